@@ -1,0 +1,9 @@
+"""The one exception that means: what you gave cannot be used, and here is why."""
+
+
+class InputError(ValueError):
+    """A mistake in what the caller gave: a file, a name, a number, a shape.
+
+    Its message is one line (a list of faults may follow) that says what was given, what is allowed
+    and what to do. The command line prints it as it is and exits with code 2.
+    """

@@ -1,0 +1,288 @@
+"""VGG-19 as a feature network: an image in, named feature maps ("taps") out.
+
+Simonyan and Zisserman, arXiv 1409.1556, configuration E, convolutions only. Gatys et al.,
+arXiv 1508.06576, replace its max pooling by average pooling; that is the default here.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from nst_jax.conv import conv3x3
+from nst_jax.errors import InputError
+
+Pooling = Literal["average", "max", "l2"]
+Padding = Literal["zeros", "replicate"]
+
+# ImageNet's statistics over sRGB in [0, 1]: torchvision's networks see (image - mean) / std.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+# The architecture: output channels of every convolution, block by block; a pooling between blocks.
+CHANNELS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One row of the architecture table: the 3x3 convolution `conv{block}_{index}`."""
+
+    block: int
+    index: int
+    inputs: int
+    outputs: int
+
+    @property
+    def name(self) -> str:
+        """The tap before the ReLU, and the stem of the parameters' names."""
+        return f"conv{self.block}_{self.index}"
+
+    @property
+    def relu(self) -> str:
+        """The tap after the ReLU."""
+        return f"relu{self.block}_{self.index}"
+
+
+def _architecture() -> tuple[Conv, ...]:
+    rows, inputs = [], 3
+    for block, widths in enumerate(CHANNELS, start=1):
+        for index, outputs in enumerate(widths, start=1):
+            rows.append(Conv(block, index, inputs, outputs))
+            inputs = outputs
+    return tuple(rows)
+
+
+CONVS = _architecture()
+TAPS = tuple(tap for conv in CONVS for tap in (conv.name, conv.relu))
+
+
+def normalize(image: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+    """Take sRGB in [0, 1] to the network's own input space, (image - MEAN) / STD."""
+    return (image - _colors(MEAN, image)) / _colors(STD, image)
+
+
+def denormalize(variable: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+    """Invert `normalize`; nothing is clipped."""
+    return variable * _colors(STD, variable) + _colors(MEAN, variable)
+
+
+def _colors(values: tuple[float, ...], image: Array) -> Array:
+    return jnp.asarray(values, image.dtype).reshape((1,) * (image.ndim - 1) + (3,))
+
+
+def check_taps(taps: Iterable[str]) -> tuple[str, ...]:
+    """Return `taps` without repeats in network order.
+
+    Raises:
+      InputError: if there is none, or a name is not in `TAPS`.
+    """
+    wanted = set(taps)
+    unknown = sorted(wanted - set(TAPS))
+    if unknown or not wanted:
+        given = ", ".join(map(repr, unknown)) or "none"
+        raise InputError(
+            f"unknown VGG-19 layer: {given}; allowed are conv1_1 … conv5_4 (before the ReLU) and "
+            f"relu1_1 … relu5_4 (after it), with indices {_indices()}"
+        )
+    return tuple(tap for tap in TAPS if tap in wanted)
+
+
+def _indices() -> str:
+    return ", ".join(f"{b}_1-{b}_{len(widths)}" for b, widths in enumerate(CHANNELS, start=1))
+
+
+def minimum_size(taps: Iterable[str]) -> int:
+    """Shortest side in px of the smallest image for which every tap has at least one position."""
+    deepest = max(TAPS.index(tap) for tap in check_taps(taps)) // 2
+    return int(2 ** (CONVS[deepest].block - 1))
+
+
+def check_size(height: int, width: int, taps: Iterable[str]) -> None:
+    """Raise InputError if a height x width image is too small for `taps`."""
+    names = check_taps(taps)
+    least = minimum_size(names)
+    if min(height, width) < least:
+        raise InputError(
+            f"an image of {width}x{height} px is too small for the layer {names[-1]}: "
+            f"both sides must be at least {least} px"
+        )
+
+
+def _safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    # The inner `where` keeps the gradient at zero finite (zero) instead of infinity times zero.
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def _pool(x: Float[Array, "n h w c"], pooling: Pooling) -> Float[Array, "n p q c"]:
+    # VALID rounds odd sizes down, as torch does.
+    window = (1, 2, 2, 1)
+    if pooling == "max":
+        least = np.asarray(-np.inf, x.dtype)
+        largest: Array = jax.lax.reduce_window(x, least, jax.lax.max, window, window, "VALID")
+        return largest
+    values = x * x if pooling == "l2" else x
+    zero = np.asarray(0, x.dtype)
+    sums = jax.lax.reduce_window(values, zero, jax.lax.add, window, window, "VALID")
+    # "l2" is torch.nn.LPPool2d(2, 2): the root of the sum, not of the mean.
+    return _safe_sqrt(sums) if pooling == "l2" else sums / 4
+
+
+class FrozenConv(nnx.Module):
+    """A 3x3 convolution with bias; `kernel` is (3, 3, inputs, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, param_dtype: DTypeLike):
+        draw = nnx.initializers.he_normal()
+        self.kernel = nnx.Param(draw(rngs.params(), (3, 3, inputs, outputs), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((outputs,), param_dtype))
+
+    def __call__(self, x: Float[Array, "n h w inputs"]) -> Float[Array, "n h w outputs"]:
+        """Convolve in the type of `x`; zeros are padded."""
+        bias = self.bias[...].astype(x.dtype).reshape(1, 1, 1, -1)
+        return conv3x3(x, self.kernel[...].astype(x.dtype)) + bias
+
+
+class VGG19(nnx.Module):
+    """The 16 convolutions of VGG-19, a plain pytree of arrays that works under `jax.jit`.
+
+    Pass it to compiled functions as an argument: closed over, its 80 MB become constants of the
+    program.
+
+    Attributes:
+      convs: one `FrozenConv` for each row of `CONVS`.
+      pooling: "average" (Gatys et al.), "max" (as trained) or "l2" (root of the sum of squares),
+        each 2x2 with stride 2; odd sizes are rounded down.
+      pool_scale: pooled maps are multiplied by it.
+      padding: how conv1_1 pads the normalized image, "zeros" (as trained) or "replicate"; all other
+        convolutions pad with zeros.
+      dtype: what the network computes in and the type of its taps.
+    """
+
+    def __init__(
+        self,
+        *,
+        rngs: nnx.Rngs,
+        pooling: Pooling = "average",
+        pool_scale: float = 1.0,
+        padding: Padding = "zeros",
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        for name, value, allowed in (("pooling", pooling, Pooling), ("padding", padding, Padding)):
+            if value not in get_args(allowed):
+                raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
+        self.pooling, self.pool_scale = pooling, pool_scale
+        self.padding, self.dtype = padding, jnp.dtype(dtype)
+        self.convs = nnx.List(
+            FrozenConv(conv.inputs, conv.outputs, rngs=rngs, param_dtype=param_dtype)
+            for conv in CONVS
+        )
+
+    def __call__(
+        self, image: Float[Array, "*batch height width 3"], taps: Iterable[str] = TAPS
+    ) -> OrderedDict[str, Array]:
+        """Compute the named feature maps of an image.
+
+        Args:
+          image: sRGB in [0, 1] (values outside are taken as they are), NHWC, or HWC for one.
+          taps: any of `TAPS`: `conv{b}_{i}` before the ReLU, `relu{b}_{i}` after it. torchvision's
+            ReLUs work in place, so what its users call conv1_1 is most often relu1_1.
+
+        Returns:
+          A map (*batch, height / 2**(b-1), width / 2**(b-1), channels) for each tap, in `dtype` and
+          in network order. Nothing deeper than the deepest tap is computed.
+
+        Raises:
+          InputError: for unknown taps, an image too small for them, or one that is not RGB floats.
+        """
+        if image.ndim < 3 or image.shape[-1] != 3 or not jnp.issubdtype(image.dtype, jnp.floating):
+            raise InputError(
+                f"the image is {image.dtype}{list(image.shape)}; "
+                "allowed are floats in [0, 1] of shape (height, width, 3) or (n, height, width, 3)"
+            )
+        wanted = check_taps(taps)
+        check_size(image.shape[-3], image.shape[-2], wanted)
+        found: OrderedDict[str, Array] = OrderedDict()
+        batch = image.shape[:-3]
+        x = normalize(image.reshape(-1, *image.shape[-3:])).astype(self.dtype)
+        if self.padding == "replicate":
+            # conv1_1 then sees one more ring, which is cut off again below.
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        for row, conv in zip(CONVS, self.convs, strict=True):
+            if row.index == 1 and row.block > 1:
+                x = _pool(x, self.pooling) * jnp.asarray(self.pool_scale, self.dtype)
+            x = conv(x)
+            if row is CONVS[0] and self.padding == "replicate":
+                x = x[:, 1:-1, 1:-1]
+            for tap in (row.name, row.relu):
+                x = x if tap == row.name else jax.nn.relu(x)
+                if tap in wanted:
+                    found[tap] = x.reshape(*batch, *x.shape[1:])
+                if tap == wanted[-1]:
+                    return found
+        raise AssertionError("unreachable: the last wanted tap is one of the network's")
+
+
+def parameter_shapes() -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by name: "conv1_1.kernel" is (3, 3, inputs, outputs), and so on."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for conv in CONVS:
+        shapes[f"{conv.name}.kernel"] = (3, 3, conv.inputs, conv.outputs)
+        shapes[f"{conv.name}.bias"] = (conv.outputs,)
+    return shapes
+
+
+def build_vgg19(
+    params: dict[str, np.ndarray],
+    *,
+    pooling: Pooling = "average",
+    pool_scale: float = 1.0,
+    padding: Padding = "zeros",
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+) -> VGG19:
+    """Build a network from named arrays, without initializing it at random first.
+
+    Args:
+      params: an array for each name of `parameter_shapes`, in any float type.
+      pooling: see `VGG19`.
+      pool_scale: see `VGG19`.
+      padding: see `VGG19`.
+      dtype: see `VGG19`.
+      param_dtype: the type that the parameters are converted to.
+
+    Raises:
+      InputError: if a parameter is missing, unknown or of the wrong shape; it lists all of them.
+    """
+    shapes = parameter_shapes()
+    faults = [f"{name} is missing" for name in shapes if name not in params]
+    faults += [f"{name} is not a parameter of VGG-19" for name in params if name not in shapes]
+    faults += [
+        f"{name} has shape {params[name].shape}, not {shape}"
+        for name, shape in shapes.items()
+        if name in params and params[name].shape != shape
+    ]
+    if faults:
+        raise InputError("these are not VGG-19's parameters:\n  " + "\n  ".join(faults))
+    network = nnx.eval_shape(
+        lambda: VGG19(
+            rngs=nnx.Rngs(0),
+            pooling=pooling,
+            pool_scale=pool_scale,
+            padding=padding,
+            dtype=dtype,
+            param_dtype=param_dtype,
+        )
+    )
+    for row, conv in zip(CONVS, network.convs, strict=True):
+        for leaf in ("kernel", "bias"):
+            array = jnp.asarray(params[f"{row.name}.{leaf}"], dtype=param_dtype)
+            setattr(conv, leaf, nnx.Param(array))
+    return network

@@ -1,0 +1,126 @@
+"""Shared fixtures. No test reaches beyond this machine or into the user's own cache."""
+
+import os
+from pathlib import Path
+
+# Before JAX starts: the tests are about numbers on a CPU, wherever they run.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _strict_ranks():
+    """Silent broadcasts between ranks are errors."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def strict_dtypes():
+    """Silent promotions between types are errors; not for all tests, as optax relies on some."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path_factory, monkeypatch):
+    """An empty cache of its own for each test, and a place for downloads where nobody listens."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("NST_JAX_CACHE", str(cache / "nst_jax"))
+    monkeypatch.setenv("TORCH_HOME", str(cache / "torch"))
+    monkeypatch.setenv("NST_JAX_PRETRAINED_URL", "http://127.0.0.1:9/vgg19-01234567.pth")
+    return cache / "nst_jax"
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """Skip the test where torch is absent."""
+    module = pytest.importorskip("torch", reason="torch is not installed: pip install '.[test]'")
+    module.set_num_threads(2)
+    return module
+
+
+@pytest.fixture(scope="session")
+def reference(torch):
+    """The PyTorch side of every comparison."""
+    from nst_jax import pytorch_reference
+
+    return pytorch_reference
+
+
+@pytest.fixture(scope="session")
+def torchvision_vgg19(torch, reference):
+    """A randomly initialized torchvision VGG-19, classifier included (570 MB)."""
+    torchvision = reference.import_torchvision()
+    torch.manual_seed(0)
+    return torchvision.models.vgg19(weights=None).eval()
+
+
+@pytest.fixture(scope="session")
+def torch_file(torchvision_vgg19, torch, tmp_path_factory):
+    """Its convolutions as a state-dict file, with biases that are not zero."""
+    state = {k: v for k, v in torchvision_vgg19.state_dict().items() if k.startswith("features")}
+    generator = torch.Generator().manual_seed(1)
+    for key, value in state.items():
+        if key.endswith("bias"):
+            state[key] = 0.1 * torch.randn(value.shape, generator=generator)
+    path = tmp_path_factory.mktemp("torch") / "vgg19.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """Parameters that need no torch: He-normal kernels, small biases."""
+    from nst_jax.vgg import parameter_shapes
+
+    rng = np.random.default_rng(0)
+    return {
+        name: (
+            rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape)
+            if name.endswith("kernel")
+            else rng.normal(0, 0.1, shape)
+        ).astype(np.float32)
+        for name, shape in parameter_shapes().items()
+    }
+
+
+@pytest.fixture(scope="session")
+def photographs():
+    """Two small images with structure and odd sizes: 37x45 and 53x41 (height x width)."""
+
+    def draw(seed: int, height: int, width: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        y, x = np.mgrid[:height, :width]
+        waves = [
+            np.sin(rng.uniform(0.05, 0.9) * x + rng.uniform(0.05, 0.9) * y + phase)
+            for phase in rng.uniform(0, 6, 9)
+        ]
+        image = 0.5 + 0.12 * np.stack(waves).reshape(3, 3, height, width).sum(axis=0)
+        noise = rng.uniform(-0.05, 0.05, image.shape)
+        return np.clip(image + noise, 0, 1).transpose(1, 2, 0).astype(np.float32)
+
+    return draw(1, 37, 45), draw(2, 53, 41)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder with trained weights and photographs that lies beside some checkouts."""
+    if not (SHARED / "weights" / "vgg19_features.pth").exists():
+        pytest.skip("no trained weights beside this checkout (../shared)")
+    return SHARED
+
+
+@pytest.fixture
+def unchecked():
+    """Run without the tests' type checks, as users do: for arguments of the wrong type."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

@@ -1,0 +1,186 @@
+from collections import OrderedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nst_jax import vgg
+from nst_jax.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+
+def test_architecture_is_configuration_e():
+    # Simonyan and Zisserman, arXiv 1409.1556, table 1, column E.
+    assert [c.outputs for c in vgg.CONVS] == [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
+    assert vgg.CONVS[0].inputs == 3
+    assert all(a.outputs == b.inputs for a, b in zip(vgg.CONVS, vgg.CONVS[1:], strict=False))
+    assert len(vgg.TAPS) == 32
+    assert vgg.TAPS[:4] == ("conv1_1", "relu1_1", "conv1_2", "relu1_2")
+    assert vgg.TAPS[-1] == "relu5_4"
+
+
+# Compiled whole: op by op, the tests would take three times as long.
+compute = jax.jit(lambda network, image, taps: network(image, taps), static_argnums=2)
+
+
+@pytest.fixture(scope="module")
+def network(random_params):
+    return vgg.build_vgg19(random_params)
+
+
+def numpy_features(params, image, *, pool, padding="constant"):
+    """The network in float64 numpy, loop over taps of the kernel; independent of XLA."""
+    x = (image.astype(np.float64) - vgg.MEAN) / vgg.STD
+    found = {}
+    for conv in vgg.CONVS:
+        if conv.index == 1 and conv.block > 1:
+            h, w, c = x.shape
+            windows = x[: h // 2 * 2, : w // 2 * 2].reshape(h // 2, 2, w // 2, 2, c)
+            x = pool(windows.transpose(0, 2, 4, 1, 3).reshape(h // 2, w // 2, c, 4))
+        mode = padding if conv.name == "conv1_1" else "constant"
+        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode=mode)
+        h, w, _ = x.shape
+        kernel = params[f"{conv.name}.kernel"].astype(np.float64)
+        x = sum(padded[i : i + h, j : j + w] @ kernel[i, j] for i in range(3) for j in range(3))
+        found[conv.name] = x = x + params[f"{conv.name}.bias"]
+        found[conv.relu] = x = np.maximum(x, 0)
+    return found
+
+
+POOLS = {
+    "average": lambda windows: windows.mean(axis=-1),
+    "max": lambda windows: windows.max(axis=-1),
+    "l2": lambda windows: np.sqrt((windows**2).sum(axis=-1)),
+}
+
+
+@pytest.mark.parametrize("pooling", ["average", "max", "l2"])
+def test_every_tap_matches_numpy(random_params, photographs, pooling):
+    # Odd sizes at every level: 37x45, 18x22, 9x11, 4x5, 2x2.
+    image, scale = photographs[0], 1.5
+    expected = numpy_features(random_params, image, pool=lambda w: scale * POOLS[pooling](w))
+    network = vgg.build_vgg19(random_params, pooling=pooling, pool_scale=scale)
+    actual = compute(network, image, vgg.TAPS)
+    assert tuple(actual) == vgg.TAPS
+    for tap, theirs in expected.items():
+        assert actual[tap].shape == theirs.shape
+        error = np.linalg.norm(actual[tap] - theirs) / np.linalg.norm(theirs)
+        assert error < 5e-6, tap  # float32 rounding through 16 layers
+
+
+def test_replicate_padding_touches_only_the_first_convolution(random_params, photographs):
+    image = photographs[0]
+    expected = numpy_features(random_params, image, pool=POOLS["average"], padding="edge")
+    network = vgg.build_vgg19(random_params, padding="replicate")
+    actual = compute(network, image, ("conv1_1", "relu2_2"))
+    for tap in actual:
+        np.testing.assert_allclose(actual[tap], expected[tap], atol=2e-5)
+    zeros = compute(vgg.build_vgg19(random_params), image, ("conv1_1",))["conv1_1"]
+    assert np.abs(zeros - actual["conv1_1"])[1:-1, 1:-1].max() < 1e-6
+    assert np.abs(zeros - actual["conv1_1"])[0].max() > 0.1
+
+
+def test_taps_come_in_network_order_whatever_is_asked(network, photographs):
+    taps = ("relu3_1", "conv1_2", "conv3_1", "relu1_1", "relu3_1")
+    found = compute(network, photographs[0], taps)
+    assert isinstance(found, OrderedDict)
+    assert list(found) == ["relu1_1", "conv1_2", "conv3_1", "relu3_1"]
+    np.testing.assert_array_equal(found["relu3_1"], np.maximum(found["conv3_1"], 0))
+
+
+@pytest.mark.parametrize(("tap", "convolutions"), [("conv1_1", 1), ("relu2_2", 4), ("conv5_1", 13)])
+def test_nothing_deeper_than_the_deepest_tap_is_computed(network, tap, convolutions):
+    program = jax.make_jaxpr(lambda x: network(x, [tap]))(jnp.zeros((32, 32, 3)))
+    assert str(program).count("conv_general_dilated[") == convolutions
+
+
+def test_a_batch_is_its_images(network, photographs):
+    image = jnp.asarray(photographs[0])
+    batch = jnp.stack([image, image[::-1]])
+    together = compute(network, batch, ("relu3_1",))["relu3_1"]
+    assert together.shape == (2, 9, 11, 256)
+    for i in range(2):
+        alone = compute(network, batch[i], ("relu3_1",))["relu3_1"]
+        np.testing.assert_allclose(together[i], alone, atol=1e-4)
+    mapped = jax.vmap(compute, in_axes=(None, 0, None))(network, batch, ("relu3_1",))["relu3_1"]
+    np.testing.assert_allclose(together, mapped, atol=1e-4)
+
+
+def test_compute_type(random_params, photographs):
+    image = jnp.asarray(photographs[0])
+    exact = compute(vgg.build_vgg19(random_params), image, ("relu3_1",))["relu3_1"]
+    narrow = vgg.build_vgg19(random_params, dtype=jnp.bfloat16)
+    half = compute(narrow, image, ("relu3_1",))["relu3_1"]
+    assert half.dtype == jnp.bfloat16
+    error = jnp.linalg.norm(half.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+    assert 1e-4 < error < 0.05  # 8 bits in each of 5 layers
+    with jax.enable_x64(True):
+        wide = vgg.build_vgg19(random_params, dtype=np.float64, param_dtype=np.float64)
+        found = compute(wide, jnp.asarray(image, np.float64), ("conv1_1",))
+        assert found["conv1_1"].dtype == np.float64
+
+
+def test_network_is_a_plain_pytree(network):
+    leaves = jax.tree.leaves(network)
+    assert len(leaves) == 32
+    assert sum(leaf.size for leaf in leaves) == 20_024_384  # VGG-19 without its classifier
+    twice = jax.tree.map(lambda x: 2 * x, network)
+    np.testing.assert_array_equal(
+        twice.convs[3].kernel[...], 2 * np.asarray(network.convs[3].kernel[...])
+    )
+
+
+def test_gradient_of_l2_pooling_is_finite_at_zero(random_params):
+    network = vgg.build_vgg19({k: np.zeros_like(v) for k, v in random_params.items()}, pooling="l2")
+    gradient = jax.jit(jax.grad(lambda x: network(x, ["relu2_1"])["relu2_1"].sum()))
+    assert np.isfinite(gradient(jnp.full((8, 8, 3), 0.5))).all()
+
+
+def test_normalize_and_back(photographs):
+    image = jnp.asarray(photographs[0])
+    z = vgg.normalize(image)
+    expected = (photographs[0] - np.array(vgg.MEAN)) / np.array(vgg.STD)
+    np.testing.assert_allclose(z, expected, atol=2e-6)
+    np.testing.assert_allclose(vgg.denormalize(z), image, atol=1e-6)
+
+
+@given(st.sampled_from(vgg.TAPS), st.integers(1, 40), st.integers(1, 40))
+def test_the_named_smallest_size_is_the_smallest(tap, height, width):
+    sides = [height, width]
+    for _ in range(int(tap[4]) - 1):
+        sides = [side // 2 for side in sides]
+    if min(sides) >= 1:
+        vgg.check_size(height, width, [tap])
+    else:
+        least = vgg.minimum_size([tap])
+        with pytest.raises(InputError, match=rf"{width}x{height} px.*{tap}.*at least {least} px"):
+            vgg.check_size(height, width, [tap])
+
+
+def test_what_cannot_be_computed_is_refused(network, random_params, unchecked):
+    with pytest.raises(InputError, match=r"at least 16 px"):
+        network(jnp.zeros((64, 15, 3)), ["relu1_1", "relu5_1"])
+    with pytest.raises(InputError, match=r"unknown VGG-19 layer: 'relu6_1', 'relu9'"):
+        network(jnp.zeros((64, 64, 3)), ["relu6_1", "relu1_1", "relu9"])
+    with pytest.raises(InputError, match="unknown VGG-19 layer: none"):
+        network(jnp.zeros((64, 64, 3)), [])
+    for bad in (jnp.zeros((64, 64)), jnp.zeros((64, 64, 4)), jnp.zeros((64, 64, 3), np.uint8)):
+        with pytest.raises(InputError, match=r"the image is .*allowed are floats"):
+            network(bad, ["relu1_1"])
+    with pytest.raises(InputError, match=r"pooling is 'mean'; allowed are average, max, l2"):
+        vgg.build_vgg19(random_params, pooling="mean")
+
+
+def test_parameters_that_do_not_fit_are_all_listed(random_params):
+    params = dict(random_params)
+    del params["conv1_1.bias"]
+    params["conv9_9.kernel"] = np.zeros(3)
+    params["conv2_1.kernel"] = params["conv2_1.kernel"].transpose(3, 2, 0, 1)
+    with pytest.raises(InputError) as error:
+        vgg.build_vgg19(params)
+    for fault in ("conv1_1.bias is missing", "conv9_9.kernel is not", "(128, 64, 3, 3), not (3, 3"):
+        assert fault in str(error.value)
