@@ -1,0 +1,234 @@
+"""Read and write image files: path <-> float32 HWC sRGB in [0, 1].
+
+The only module that knows files, bytes, EXIF, ICC, alpha and pixels. Pillow does the work; what is
+here settles the questions it leaves open, so that every picture becomes what a viewer shows.
+"""
+
+import io
+import os
+import warnings
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+
+from nst_jax.errors import InputError
+from nst_jax.files import atomic_write, check_writable
+
+StrPath = str | os.PathLike[str]
+
+# No profile is embedded: without one, sRGB is what every reader assumes.
+_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"quality": 95}),
+    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
+}
+WRITABLE_SUFFIXES = tuple(_FORMATS)
+
+
+def load_image(
+    path: StrPath, *, size: int | None = None, shape: tuple[int, int] | None = None
+) -> Float[np.ndarray, "height width 3"]:
+    """Load an image of any format and mode that Pillow opens, as float32 sRGB in [0, 1].
+
+    The EXIF orientation and the ICC profile are applied, transparency is laid over white, and of
+    an animation the first frame is taken. Without `size` and `shape` the image keeps its pixels.
+
+    Args:
+        path: The image file.
+        size: Length in pixels of the longest side, up or down; the aspect ratio is kept.
+        shape: Exact (height, width) in pixels instead; the aspect ratio is not kept.
+
+    Raises:
+        InputError: The file cannot be read or is no sound image, has more pixels than Pillow's
+            limit, or holds numbers without a known white; `size` and `shape` are both given, not
+            whole, below 1, or too large.
+    """
+    name = repr(os.fspath(path))
+    if size is not None and shape is not None:
+        raise InputError(f"cannot load {name}: give size or shape, not both")
+    if size is not None and not _is_side(size):
+        raise InputError(f"cannot load {name}: size must be whole pixels, at least 1, not {size!r}")
+    if shape is not None and not (len(shape) == 2 and all(map(_is_side, shape))):
+        raise InputError(
+            f"cannot load {name}: shape must be (height, width), both whole pixels, at least 1, "
+            f"not {shape!r}"
+        )
+    pixels = _resized(_to_srgb(_read(path, name), name), size, shape, name)
+    return np.asarray(pixels, dtype=np.float32) / 255
+
+
+def save_image(path: StrPath, image: Float[np.ndarray, "height width 3"]) -> None:
+    """Save sRGB values, clipped to [0, 1] and rounded to 8 bits, in the format of the suffix.
+
+    The file is replaced in one step: if anything fails, an earlier file at `path` stays intact.
+
+    Raises:
+        InputError: `image` is not of this shape, not floating-point, empty, or has a NaN; or
+            `path` cannot be written, or its format cannot hold the image (too many pixels, say).
+    """
+    check_output(path)
+    name = repr(os.fspath(path))
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.size == 0 or array.dtype.kind != "f":
+        raise InputError(
+            f"cannot save {name}: the image must be floats of shape (height, width, 3), "
+            f"not {array.dtype} of shape {array.shape}"
+        )
+    if np.isnan(array).any():
+        raise InputError(f"cannot save {name}: the image has NaN values, which are no color")
+    pixels: UInt8[np.ndarray, "height width 3"] = np.rint(np.clip(array, 0, 1) * 255).astype("u1")
+    codec, options = _FORMATS[Path(path).suffix.lower()]
+    try:
+        with atomic_write(path) as temporary:
+            Image.fromarray(pixels).save(temporary, format=codec, **options)
+    except (OSError, ValueError) as error:  # a full disk, or more pixels than the format allows
+        raise InputError(
+            f"cannot save {name} ({codec}, {array.shape[1]}x{array.shape[0]}): {_reason(error)}"
+        ) from error
+
+
+def check_output(path: StrPath) -> None:
+    """Raise an InputError if `save_image` could not write to `path`: meant for before the work."""
+    if Path(path).suffix.lower() not in _FORMATS:
+        raise InputError(
+            f"cannot write the image {os.fspath(path)!r}: its name must end in one of "
+            + ", ".join(WRITABLE_SUFFIXES)
+        )
+    check_writable(path, what="the image")
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and value >= 1  # True is an int, but no length
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split()).rstrip(".")
+
+
+def _read(path: StrPath, name: str) -> Image.Image:
+    """Decode a file in the mode that it has, upright; `name` is for messages."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed below; here only its own errors are caught)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise InputError(
+            f"cannot load {name}: {_reason(error)}; give a readable image file"
+        ) from error
+    # Big pictures are legitimate, and broken metadata is no reason to speak up.
+    with file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            if not file.peek(1):
+                raise EOFError("the file is empty")
+            with Image.open(file) as image:
+                _fix_color_key(image)
+                tags = getattr(image, "tag_v2", {})  # of a TIFF; 262 is 0 where 0 means white
+                if image.mode == "I;16" and (tags.get(258) == (12,) or tags.get(262) == 0):
+                    raise ValueError("Pillow misreads 12-bit and inverted 16-bit grey")
+                image.load()
+                try:
+                    image.getexif()  # Pillow keeps it; without the bytes it writes nothing back,
+                    image.info.pop("exif", None)  # which fails for many an odd tag
+                    upright = ImageOps.exif_transpose(image)
+                except Exception:  # corrupt EXIF data; a tilted picture is better than none
+                    upright = image.copy()
+        except Image.DecompressionBombError as error:
+            raise InputError(f"cannot load {name}: {_reason(error)}; scale it down") from error
+        except Exception as error:  # damaged files make the decoders raise nearly everything
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = "no known image format" if unknown else _reason(error)
+            raise InputError(
+                f"cannot load {name}: not a readable image ({reason}); "
+                "give a complete PNG, JPEG, WebP, TIFF, GIF or other file that Pillow opens"
+            ) from error
+    return upright
+
+
+def _fix_color_key(image: ImageFile.ImageFile) -> None:
+    """Bring the color that a PNG declares transparent from the file's bit depth to 8 bits.
+
+    Pillow converts the pixels but not this key, and then finds no pixel that equals it.
+    """
+    if image.format != "PNG" or "transparency" not in image.info:
+        return
+    key, rawmode = image.info["transparency"], image.tile[0].args
+    if rawmode == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    elif rawmode in ("L;2", "L;4"):
+        image.info["transparency"] = key * {"L;2": 85, "L;4": 17}[rawmode]
+
+
+def _to_srgb(image: Image.Image, name: str) -> Image.Image:
+    """Turn an image of any mode into 8-bit sRGB over white (mode RGB); `name` is for messages."""
+    profile = image.info.get("icc_profile")
+    if image.mode[0] in "IF":
+        image = _grey8(image, name)
+    if image.mode == "La":
+        image = image.convert("LA")  # the only conversion that Pillow has for it
+    # The color apart from the alpha, in the color space to which a profile applies.
+    alpha = None
+    grey = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        image = image.convert("LA" if grey else "RGBA")
+        alpha = image.getchannel("A")
+    if image.mode not in ("CMYK", "LAB"):
+        image = image.convert("L" if grey else "RGB")
+    image = _apply_profile(image, profile) if profile else image.convert("RGB")
+    if alpha is None:
+        return image
+    return Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+
+
+def _grey8(image: Image.Image, name: str) -> Image.Image:
+    """Scale 16-bit grey to 8 bits (L, or LA if one value is transparent): Pillow would clip it."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise InputError(
+            f"cannot load {name}: pixels of mode {image.mode} (32 bits) have no known white; "
+            "convert the image to 8 or 16 bits"
+        )
+    grey = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if "transparency" in image.info:
+        opaque = values != image.info["transparency"]
+        grey.putalpha(Image.fromarray(opaque.astype(np.uint8) * np.uint8(255)))
+    return grey
+
+
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert to sRGB (mode RGB) through the ICC profile, or without it if it is of no use."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        fine = ImageCms.Flags.HIGHRESPRECALC  # matters in the shadows of grey
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB", flags=fine)
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # broken, or for another mode
+        converted = None
+    return converted or image.convert("RGB")
+
+
+def _resized(
+    image: Image.Image, size: int | None, shape: tuple[int, int] | None, name: str
+) -> Image.Image:
+    """Resize to exactly `shape`, or to a longest side of `size`, or not at all."""
+    if shape is not None:
+        height, width = shape
+    elif size is not None:
+        longest = max(image.size)  # in fractions: exact for every int
+        width, height = (max(1, round(Fraction(side * size, longest))) for side in image.size)
+    else:
+        return image
+    # What Pillow refuses to open makes no sense to create either.
+    limit = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else width * height
+    if width * height > limit:
+        raise InputError(
+            f"cannot load {name}: {width}x{height} pixels are too many; the limit is {limit}"
+        )
+    return image.resize((width, height), Image.Resampling.LANCZOS)
