@@ -1,0 +1,133 @@
+"""Fetch one large file over HTTP: with progress, resumed after a break, checked by its hash."""
+
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+
+from filelock import FileLock
+
+from nst_jax.errors import InputError
+
+# Seconds without a byte after which the connection is given up.
+TIMEOUT = 20.0
+_BLOCK = 1 << 20
+
+# Called with the bytes that are there and the bytes there will be (None if the server is silent).
+Progress = Callable[[int, int | None], None]
+
+
+class DownloadError(InputError):
+    """The file cannot be had: no network, no such file, a broken transfer or a wrong hash."""
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_prefix(name: str) -> str:
+    """Return the digits between the last "-" and the suffix, as in "vgg19-dcbb9e9d.pth".
+
+    This is torch.hub's convention for the start of a file's SHA-256.
+
+    Raises:
+      InputError: if the name carries none.
+    """
+    match = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
+    if not match:
+        raise InputError(
+            f"{name}: the name must end in the start of its SHA-256: name-1234abcd.pth"
+        )
+    return match[1]
+
+
+def check_hash(path: Path) -> None:
+    """Raise DownloadError if a file's SHA-256 does not start with the digits in its name."""
+    expected, digest = hash_prefix(path.name), sha256_of(path)
+    if not digest.startswith(expected):
+        raise DownloadError(
+            f"{path} is altered or truncated: its SHA-256 starts with {digest[: len(expected)]}, "
+            f"its name says {expected}; delete it and try again"
+        )
+
+
+def download(url: str, folder: Path, *, progress: Progress | None = None) -> Path:
+    """Download `url` into `folder` unless it is there, and check the hash in its name.
+
+    What has arrived is kept in a `.part` file, which the next call continues, even after this
+    process was killed. A lock keeps two processes from writing it at once.
+
+    Args:
+      url: its last part is the file's name, which carries the start of its SHA-256.
+      folder: made if it does not exist.
+      progress: called after every block.
+
+    Raises:
+      DownloadError: if the file cannot be had or is not the right one.
+    """
+    name = Path(urllib.parse.urlsplit(url).path).name
+    hash_prefix(name)
+    target, part = folder / name, folder / f"{name}.part"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{name}.lock"):
+        if target.exists():
+            check_hash(target)
+            return target
+        try:
+            _fetch(url, part, progress)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise DownloadError(f"cannot download {url}: {_reason(error)}") from error
+        expected, digest = hash_prefix(name), sha256_of(part)
+        if not digest.startswith(expected):
+            part.unlink()  # there is nothing in it that is worth continuing
+            raise DownloadError(
+                f"what {url} sent is not the file: its SHA-256 starts with "
+                f"{digest[: len(expected)]}, not with {expected}; try again"
+            )
+        os.replace(part, target)
+    return target
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answered {error.code} {error.reason}"
+    reason = getattr(error, "reason", error)
+    return " ".join(f"{reason}".split()) or type(error).__name__
+
+
+def _fetch(url: str, part: Path, progress: Progress | None) -> None:
+    """Append to `part` whatever the server still has to send."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "nst-jax"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            return  # nothing is left to send; the hash tells whether what is there is right
+        raise
+    with response:
+        resumed = response.status == HTTPStatus.PARTIAL_CONTENT
+        have = have if resumed else 0
+        left = response.headers.get("Content-Length")
+        total = have + int(left) if left else None
+        with part.open("ab" if resumed else "wb") as file:
+            while block := response.read(_BLOCK):
+                file.write(block)
+                have += len(block)
+                if progress:
+                    progress(have, total)
+    if total is not None and have < total:
+        raise ConnectionError(
+            f"the connection broke after {have} of {total} bytes; run again to continue there"
+        )

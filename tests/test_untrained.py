@@ -1,0 +1,34 @@
+import jax
+import numpy as np
+import pytest
+
+from nst_jax.untrained import untrained_params
+from nst_jax.vgg import TAPS, build_vgg19, parameter_shapes
+
+
+@pytest.fixture(scope="module")
+def params():
+    return untrained_params(7)
+
+
+def test_same_seed_same_network_other_seed_another(params):
+    again, other = untrained_params(7), untrained_params(8)
+    assert {name: array.shape for name, array in params.items()} == parameter_shapes()
+    for name, array in params.items():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, again[name])
+        assert not np.array_equal(array, other[name])
+
+
+def test_activations_are_well_scaled_down_to_the_deepest_layer(params):
+    # On an image that it was not calibrated on.
+    y, x = np.mgrid[:96, :128] / 16
+    image = np.stack([0.5 + 0.4 * np.sin(x * k + y) for k in (1, 2, 3)], axis=-1)
+    maps = jax.jit(lambda network, x: network(x))(build_vgg19(params), image.astype(np.float32))
+    for tap in TAPS:
+        size = float(np.sqrt(np.mean(np.square(maps[tap]))))
+        assert 0.1 < size < 10, tap
+    # Channels of a deep layer are no copies of each other.
+    deep = np.asarray(maps["relu4_1"]).reshape(-1, 512)
+    correlations = np.corrcoef(deep[:, deep.std(axis=0) > 0].T)
+    assert np.median(np.abs(correlations)) < 0.5
