@@ -1,0 +1,98 @@
+"""Minimize a function of one pytree with any optax optimizer; the state is a pytree too.
+
+Nothing here knows style transfer. `init`, `step` and `run` are pure: jit, vmap, grad or shard them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+LossFn = Callable[[PyTree[Array]], tuple[Float[Array, ""], Any]]
+
+
+class State(NamedTuple):
+    """Where an optimization stands.
+
+    Attributes:
+      variable: what is optimized.
+      optimizer: the optimizer's own state.
+      step: how many updates have been made.
+    """
+
+    variable: PyTree[Array]
+    optimizer: optax.OptState
+    step: Int[Array, ""]
+
+
+def init(variable: PyTree[Array], *, optimizer: optax.GradientTransformation) -> State:
+    """Start at `variable` with no update made."""
+    return State(variable, optimizer.init(variable), jnp.zeros((), jnp.int32))
+
+
+def step(
+    state: State, *, loss: LossFn, optimizer: optax.GradientTransformation
+) -> tuple[State, Any]:
+    """Make one update.
+
+    Args:
+      state: from `init` or an earlier `step`.
+      loss: takes the variable to (scalar, auxiliary values).
+      optimizer: any optax transformation; those that search a line are given the value, the
+        gradient and the function.
+
+    Returns:
+      The new state, and the auxiliary values at the variable *before* the update.
+    """
+    (value, auxiliary), gradient = jax.value_and_grad(loss, has_aux=True)(state.variable)
+    updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
+        gradient,
+        state.optimizer,
+        state.variable,
+        value=value,
+        grad=gradient,
+        value_fn=lambda variable: loss(variable)[0],
+    )
+    variable = optax.apply_updates(state.variable, updates)
+    return State(variable, optimizer_state, state.step + 1), auxiliary
+
+
+def run(
+    state: State,
+    steps: int | Int[Array, ""],
+    *,
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    capacity: int,
+) -> tuple[State, Any]:
+    """Make `steps` updates in one call to the device.
+
+    The number of updates is a run-time value, so one compiled program serves chunks of any length.
+
+    Args:
+      state: where to start.
+      steps: how many updates, at most `capacity`.
+      loss: see `step`.
+      optimizer: see `step`.
+      capacity: length of the records.
+
+    Returns:
+      The new state, and the auxiliary values of each update stacked along a new first axis of
+      length `capacity`; rows from `steps` on are not a number (zero for integers).
+    """
+
+    def body(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
+        state, records = carry
+        state, auxiliary = step(state, loss=loss, optimizer=optimizer)
+        return state, jax.tree.map(lambda record, x: record.at[i].set(x), records, auxiliary)
+
+    def blank(x: jax.ShapeDtypeStruct) -> Array:
+        fill = jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0
+        return jnp.full((capacity, *x.shape), fill, x.dtype)
+
+    records = jax.tree.map(blank, jax.eval_shape(loss, state.variable)[1])
+    carry: tuple[State, Any] = jax.lax.fori_loop(0, steps, body, (state, records))
+    return carry

@@ -1,0 +1,86 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nst_jax import optimize
+
+
+def rosenbrock(xy):
+    value = (1 - xy[0]) ** 2 + 100 * (xy[1] - xy[0] ** 2) ** 2
+    return value, {"value": value, "x": xy[0], "count": jnp.asarray(1)}
+
+
+START = np.array([-1.0, 1.0])
+
+
+def test_adam_follows_torch(torch):
+    with jax.enable_x64(True):
+        optimizer = optax.adam(0.02, b1=0.5, b2=0.999, eps=1e-8)
+        state = optimize.init(jnp.asarray(START), optimizer=optimizer)
+        advance = jax.jit(
+            functools.partial(optimize.run, loss=rosenbrock, optimizer=optimizer, capacity=100)
+        )
+        state, records = advance(state, 100)
+    x = torch.tensor(START, requires_grad=True)
+    adam = torch.optim.Adam([x], lr=0.02, betas=(0.5, 0.999))
+    values = []
+    for _ in range(100):
+        adam.zero_grad()
+        value = rosenbrock_torch(x)
+        value.backward()
+        adam.step()
+        values.append(value.item())
+    np.testing.assert_allclose(records["value"], values, rtol=1e-9)
+    np.testing.assert_allclose(state.variable, x.detach().numpy(), rtol=1e-9)
+    assert state.step == 100
+
+
+def rosenbrock_torch(xy):
+    return (1 - xy[0]) ** 2 + 100 * (xy[1] - xy[0] ** 2) ** 2
+
+
+def test_chunks_of_any_length_share_one_program_and_make_one_trajectory():
+    optimizer = optax.adam(0.02)
+    traces = 0
+
+    def counted(xy):
+        nonlocal traces
+        traces += 1
+        return rosenbrock(xy)
+
+    advance = jax.jit(
+        functools.partial(optimize.run, loss=counted, optimizer=optimizer, capacity=16)
+    )
+    start = optimize.init(jnp.asarray(START, np.float32), optimizer=optimizer)
+    whole, records = advance(start, 12)
+    before = traces
+    state, values = start, []
+    for steps in (1, 4, 7):
+        state, part = advance(state, steps)
+        values.append(part["value"][:steps])
+        assert np.isnan(part["value"][steps:]).all()
+        assert (part["count"][steps:] == 0).all()
+    assert traces == before
+    np.testing.assert_array_equal(np.concatenate(values), records["value"][:12])
+    jax.tree.map(np.testing.assert_array_equal, state, whole)
+
+
+def test_records_belong_to_the_variable_before_the_update():
+    optimizer = optax.sgd(1e-3)
+    start = optimize.init(jnp.asarray(START, np.float32), optimizer=optimizer)
+    state, auxiliary = optimize.step(start, loss=rosenbrock, optimizer=optimizer)
+    assert auxiliary["x"] == START[0]
+    assert state.variable[0] != START[0]
+    assert state.step == 1
+
+
+@pytest.mark.parametrize("optimizer", [optax.lbfgs(), optax.adamw(0.1), optax.sgd(0.1)])
+def test_one_code_path_for_every_optimizer(optimizer):
+    bowl = lambda x: (jnp.sum((x - 1) ** 2), None)  # noqa: E731
+    advance = jax.jit(functools.partial(optimize.run, loss=bowl, optimizer=optimizer, capacity=60))
+    state, _ = advance(optimize.init(jnp.asarray(START), optimizer=optimizer), 60)
+    assert bowl(state.variable)[0] < 1e-2

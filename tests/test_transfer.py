@@ -1,0 +1,143 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nst_jax import Config, build_vgg19, stylize, transfer
+from nst_jax.errors import InputError
+
+LAYERS = ("relu1_1", "relu2_1")  # two layers compile fast
+CONFIG = Config(steps=6, learning_rate=0.02, content_layers=LAYERS, style_layers=LAYERS)
+
+
+@pytest.fixture(scope="module")
+def network(random_params):
+    return build_vgg19(random_params)
+
+
+def test_snapshots_fall_on_multiples_and_the_end(network, photographs):
+    content, style = photographs
+    snapshots = list(stylize(content, style, network=network, config=CONFIG, snapshot_every=4))
+    assert [s.step for s in snapshots] == [4, 6]
+    assert [s.losses.total.shape for s in snapshots] == [(4,), (2,)]
+    assert all(s.finite for s in snapshots)
+    image = np.asarray(snapshots[-1].image)
+    assert image.shape == content.shape
+    assert image.dtype == np.float32
+    assert 0 <= image.min() <= image.max() <= 1
+    totals = np.concatenate([s.losses.total for s in snapshots])
+    assert totals[-1] < totals[0]
+    assert np.abs(image - content).max() > 0.01
+    # The caller's arrays are untouched, and so is the picture of an earlier snapshot.
+    assert not np.array_equal(snapshots[0].image, snapshots[1].image)
+
+
+def test_how_it_is_cut_into_chunks_changes_nothing(network, photographs):
+    content, style = photographs
+    run = lambda **options: list(  # noqa: E731
+        stylize(content, style, network=network, config=CONFIG, **options)
+    )
+    whole, timed, single = run(), run(snapshot_seconds=1e-9), run(snapshot_every=1)
+    assert len(whole) == 1
+    assert [s.step for s in timed] == [s.step for s in single] == [1, 2, 3, 4, 5, 6]
+    for other in (timed, single):
+        np.testing.assert_array_equal(whole[-1].image, other[-1].image)
+        np.testing.assert_array_equal(
+            whole[0].losses.total, np.concatenate([s.losses.total for s in other])
+        )
+
+
+def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photographs):
+    content, style = photographs
+    programs = transfer._advance._cache_size
+    list(stylize(content, style, network=network, config=CONFIG, snapshot_every=4))
+    before = programs()
+    for change in ({"steps": 9}, {"style_weight": 3.0}, {"learning_rate": 0.1}, {"seed": 3}):
+        config = Config(**{**vars(CONFIG), **change})
+        list(stylize(content, style, network=network, config=config, snapshot_every=2))
+    assert programs() == before
+
+
+def test_the_network_is_no_constant_of_the_program(network, photographs):
+    content, style = map(jnp.asarray, photographs)
+    numbers = transfer._Numbers(0.02, 1.0, 100.0)
+    program = transfer._Program(LAYERS, 0.5, 0.999)
+    targets = transfer._targets(network, content, style, LAYERS, LAYERS)
+    state = transfer._start(content, numbers, program)
+    lowered = transfer._advance.lower(state, 3, network, targets, numbers, program)
+    assert len(lowered.as_text()) < 200_000
+    donated = lowered.compile().memory_analysis().alias_size_in_bytes
+    assert donated >= 3 * content.nbytes  # the picture and Adam's two moments, in place
+
+
+def test_a_batch_is_independent_pictures(network, photographs):
+    content, style = photographs
+    batch = np.stack([content, content[:, ::-1]])
+    *_, together = stylize(batch, style, network=network, config=CONFIG)
+    assert together.image.shape == batch.shape
+    for i in range(2):
+        *_, alone = stylize(batch[i], style, network=network, config=CONFIG)
+        # Adam's first steps turn rounding into small differences of the picture.
+        np.testing.assert_allclose(together.image[i], alone.image, atol=5e-3)
+
+
+def test_starts_from_the_content(network, photographs):
+    content, style = photographs
+    *_, last = stylize(content, style, network=network, config=CONFIG)
+    assert last.losses.content[0] < 1e-6 * last.losses.content[-1]
+
+
+@pytest.mark.parametrize("rate", [1e38, 1e20])
+def test_a_loss_that_is_not_finite_is_a_value_with_the_last_good_picture(
+    network, photographs, rate
+):
+    content, style = photographs
+    config = Config(**{**vars(CONFIG), "learning_rate": rate, "steps": 40})
+    snapshots = list(stylize(content, style, network=network, config=config, snapshot_every=2))
+    assert not snapshots[-1].finite
+    assert all(s.finite for s in snapshots[:-1])
+    assert snapshots[-1].step < 40
+    assert not np.isfinite(snapshots[-1].losses.total).all()
+    assert np.isfinite(snapshots[-1].image).all()
+
+
+def test_mistakes(network, photographs, unchecked):
+    content, style = photographs
+    small = np.zeros((1, 40, 3), np.float32)
+    cases = [
+        ((content, small), {}, "the style image: an image of 40x1 px is too small"),
+        ((small, style), {}, "the content image: an image of 40x1 px is too small"),
+        ((content[..., :2], style), {}, "the content image is float32"),
+        (((255 * content).astype(np.uint8), style), {}, "the content image is uint8"),
+        ((content, style), {"snapshot_every": 0}, "snapshot_every is 0"),
+        ((content, style), {"config": Config(pooling="max")}, "the network's pooling is 'average'"),
+        ((content, style), {"config": Config(style_layers=("relu7_1",))}, "'relu7_1'"),
+    ]
+    for images, options, said in cases:
+        # Before the first snapshot is asked for.
+        with pytest.raises(InputError, match=said):
+            stylize(*images, **{"network": network, "config": CONFIG, **options})
+
+
+def test_nothing_is_printed(network, photographs, capfd):
+    list(stylize(*photographs, network=network, config=CONFIG))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_import_has_no_side_effects_and_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, nst_jax, nst_jax.cli, nst_jax.convert\n"
+        "assert not {'torch', 'torchvision'} & set(sys.modules)\n"
+        "import jax; assert not jax._src.xla_bridge._backends, 'a backend was started'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_devices_are_free_to_choose(network, photographs):
+    with jax.default_device(jax.devices("cpu")[0]):
+        *_, last = stylize(*photographs, network=network, config=CONFIG)
+    assert last.finite
