@@ -1,0 +1,8 @@
+"""Convert torchvision's VGG-19 weights: `python convert_weights.py`; --help lists the flags."""
+
+import sys
+
+from nst_jax.convert import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The command line of the conversion: `python convert_weights.py`, or `nst-jax-convert`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from nst_jax.download import DownloadError, check_hash
+from nst_jax.errors import InputError
+from nst_jax.files import check_writable
+from nst_jax.flags import EXIT_FAILURE, Parser, download_bar, exit_code
+from nst_jax.vgg import TAPS, build_vgg19
+from nst_jax.weights import (
+    DTypeName,
+    Layout,
+    Params,
+    cached_weights,
+    convert,
+    fetch_pretrained,
+    save_weights,
+)
+
+PROGRAM = "nst-jax-convert"
+# Largest relative error ‖a − b‖/‖b‖ of a tap that the proof accepts. float32 rounding through 16
+# layers gives about 1e-6; a wrong layout or key gives about 1. The others: their weights carry
+# 11 and 8 bits, so each layer adds about 3e-4 and 2e-3.
+_BUDGET = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-2}
+
+
+def _parser() -> Parser:
+    parser = Parser(prog=PROGRAM, description="Convert torch's VGG-19 weights for nst-jax.")
+    parser.add_argument(
+        "--source",
+        default="pretrained",
+        metavar="pretrained|FILE",
+        help="torchvision's VGG19_Weights.IMAGENET1K_V1, or a state dict file of your own",
+    )
+    parser.add_argument(
+        "--layout",
+        default="torchvision",
+        choices=get_args(Layout),
+        help="input that the source expects; caffe: BGR, 0 to 255, mean subtracted",
+    )
+    parser.add_argument("--output", metavar="FILE", help="default: where the main job looks for it")
+    parser.add_argument(
+        "--dtype", default="float32", choices=get_args(DTypeName), help="type to store"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with the given arguments, by default the process's; return its code."""
+    flags = _parser().parse_args(argv)
+    return exit_code(PROGRAM, lambda: _run(flags))
+
+
+def _run(flags: argparse.Namespace) -> int:
+    output = Path(flags.output) if flags.output else cached_weights()
+    if not flags.output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    elif output.suffix != ".safetensors":
+        raise InputError(f"--output {output}: the name must end in .safetensors")
+    check_writable(output, what="converted weights")
+    reference = _reference()
+    source = _source(flags.source, flags.layout, reference)
+    params, metadata = convert(source, layout=flags.layout, dtype=flags.dtype)
+    if reference is None:
+        print("proof skipped: it runs the torch network, and torch is not installed")
+    elif not _prove(params, source, flags.layout, _BUDGET[flags.dtype], reference):
+        print(f"{PROGRAM}: the proof failed; nothing was written", file=sys.stderr)
+        return EXIT_FAILURE
+    save_weights(output, params, metadata)
+    print(f"wrote {output}")
+    return 0
+
+
+def _reference() -> ModuleType | None:
+    try:
+        from nst_jax import pytorch_reference
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return None
+    return pytorch_reference
+
+
+def _source(source: str, layout: str, reference: ModuleType | None) -> Path:
+    if source != "pretrained":
+        return Path(source).expanduser()
+    if layout != "torchvision":
+        raise InputError(f"--source pretrained is in the layout torchvision, not {layout}")
+    if reference is not None:
+        try:
+            path: Path = reference.download_pretrained()
+        except ModuleNotFoundError:
+            pass  # torch without torchvision: our own way does the same
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise DownloadError(f"torchvision cannot download its weights: {reason}") from error
+        else:
+            check_hash(path)  # torchvision checks only what it has just downloaded
+            return path
+    with download_bar(Console(stderr=True)) as bar:
+        return fetch_pretrained(progress=bar)
+
+
+def _prove(params: Params, source: Path, layout: str, budget: float, reference: ModuleType) -> bool:
+    """Run both networks on one random image; print and judge the relative error of every tap."""
+    image = np.random.default_rng(0).random((1, 48, 64, 3), np.float32)
+    expected = reference.all_taps(reference.load_state(source), image, layout=layout)
+    with jax.default_matmul_precision("highest"):
+        actual = jax.jit(build_vgg19(params).__call__)(jnp.asarray(image))
+    worst = 0.0
+    for tap, theirs in zip(TAPS, expected, strict=True):
+        error = float(np.linalg.norm(np.asarray(actual[tap]) - theirs) / np.linalg.norm(theirs))
+        worst = max(worst, error if np.isfinite(error) else np.inf)
+        print(f"{tap:8} {error:.2e}")
+    verdict = "within" if worst <= budget else "OVER"
+    print(f"largest relative error against torch: {worst:.2e}, {verdict} the budget of {budget:g}")
+    return worst <= budget
+
+
+if __name__ == "__main__":
+    sys.exit(main())

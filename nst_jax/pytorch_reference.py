@@ -1,0 +1,207 @@
+"""The PyTorch program that this project reimplements, in plain PyTorch.
+
+It is the reference of the cross-checks and shares no numerical code with the JAX side. Its one
+subtlety: torchvision's ReLUs work in place, so a convolution's output that is kept in a list is
+rectified by the time a loss is computed from it. `extract` relies on that, as the original does.
+
+Importing this module needs torch (`pip install 'nst-jax[convert]'`).
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(1, 3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(1, 3, 1, 1)
+
+# Positions in torchvision's `vgg19().features` of conv1_1, conv2_1, conv3_1, conv4_1, conv5_1.
+LAYERS = (0, 5, 10, 19, 28)
+# torchvision's configuration "E": output channels of the convolutions, "P" for pooling.
+PLAN = [64, 64, "P", 128, 128, "P", *[256] * 4, "P", *[512] * 4, "P", *[512] * 4]
+
+
+def normalize(image: torch.Tensor) -> torch.Tensor:
+    """Take NCHW sRGB in [0, 1] to the space that the target lives in."""
+    return (image - MEAN.to(image.dtype)) / STD.to(image.dtype)
+
+
+def denormalize(target: torch.Tensor) -> torch.Tensor:
+    """Invert `normalize`, without clamping."""
+    return target * STD.to(target.dtype) + MEAN.to(target.dtype)
+
+
+def vgg19_features(state: Mapping[str, torch.Tensor] | None = None) -> nn.Sequential:
+    """Build torchvision's `features` with average pooling, frozen.
+
+    Args:
+      state: torchvision's state dict, with or without the classifier; None keeps random weights.
+    """
+    modules: list[nn.Module] = []
+    channels = 3
+    for width in PLAN:
+        if isinstance(width, int):
+            modules += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            channels = width
+        else:
+            modules.append(nn.AvgPool2d(2, 2))
+    network = nn.Sequential(*modules)
+    if state is not None:
+        prefix = "features."
+        kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        network.load_state_dict(kept)
+    return network.eval().requires_grad_(False)
+
+
+def extract(network: nn.Sequential, x: torch.Tensor) -> list[torch.Tensor]:
+    """Collect the program's five feature maps; the next module rectifies each one in place."""
+    maps = []
+    for position, module in enumerate(network):
+        x = module(x)
+        if position in LAYERS:
+            maps.append(x)
+        if position > LAYERS[-1]:
+            break
+    return maps
+
+
+def gram_matrix(features: torch.Tensor) -> torch.Tensor:
+    """Return F Fᵀ of a 1 x C x H x W map."""
+    _, channels, height, width = features.shape
+    flat = features.reshape(channels, height * width)
+    return flat @ flat.T
+
+
+def losses(
+    network: nn.Sequential,
+    target: torch.Tensor,
+    content_maps: list[torch.Tensor],
+    style_maps: list[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the content and the style loss of a normalized target."""
+    content = style = torch.zeros((), dtype=target.dtype)
+    for f, f_content, f_style in zip(
+        extract(network, target), content_maps, style_maps, strict=True
+    ):
+        _, channels, height, width = f.shape
+        content = content + torch.mean((f - f_content) ** 2)
+        difference = gram_matrix(f) - gram_matrix(f_style)
+        style = style + torch.mean(difference**2) / (channels * height * width)
+    return content, style
+
+
+class Step(NamedTuple):
+    """The losses before an update, and the normalized target after it (the live tensor)."""
+
+    content: float
+    style: float
+    total: float
+    target: torch.Tensor
+
+
+def stylize(
+    network: nn.Sequential,
+    content: torch.Tensor,
+    style: torch.Tensor,
+    *,
+    steps: int = 2000,
+    style_weight: float = 100.0,
+    learning_rate: float = 0.003,
+    betas: tuple[float, float] = (0.5, 0.999),
+) -> Iterator[Step]:
+    """Run the program; images are 1 x 3 x H x W sRGB in [0, 1]."""
+    with torch.no_grad():
+        content_maps = extract(network, normalize(content))
+        style_maps = extract(network, normalize(style))
+    target = normalize(content).clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([target], lr=learning_rate, betas=betas)
+    for _ in range(steps):
+        content_loss, style_loss = losses(network, target, content_maps, style_maps)
+        total = content_loss + style_weight * style_loss
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        yield Step(content_loss.item(), style_loss.item(), total.item(), target)
+
+
+def load_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict with torch's own reader; names as conv1_1 become positions."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    positions, block, index, position = {}, 1, 1, 0
+    for width in PLAN:
+        if width == "P":
+            block, index, position = block + 1, 1, position + 1
+        else:
+            positions[f"conv{block}_{index}"] = position
+            index, position = index + 1, position + 2  # the convolution and its ReLU
+    renamed = {}
+    for key, value in state.items():
+        name, _, leaf = key.partition(".")
+        renamed[f"features.{positions[name]}.{leaf}" if name in positions else key] = value.float()
+    return renamed
+
+
+def all_taps(
+    state: Mapping[str, torch.Tensor], image: np.ndarray, *, layout: str = "torchvision"
+) -> list[np.ndarray]:
+    """Compute every map before and after each ReLU, NHWC, in network order.
+
+    Args:
+      state: torchvision's key names.
+      image: NHWC sRGB in [0, 1].
+      layout: "torchvision", or "caffe" for weights that expect BGR in [0, 255] minus the original
+        mean. The image is padded before it is brought to that input, with ImageNet's mean color,
+        as a network that expects torchvision's input pads.
+    """
+    network = vgg19_features(state)
+    x = normalize(torch.from_numpy(image).permute(0, 3, 1, 2))
+    if layout == "caffe":
+        mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+        x = 255 * denormalize(nn.functional.pad(x, (1, 1, 1, 1))).flip(1) - mean
+        first: Any = network[0]
+        first.padding = (0, 0)
+    maps = []
+    for module in network:
+        x = module(x)
+        if not isinstance(module, nn.AvgPool2d):
+            maps.append(x.permute(0, 2, 3, 1).numpy().copy())
+    return maps
+
+
+def import_torchvision() -> Any:
+    """Import torchvision, also beside a CPU build of torch.
+
+    PyPI's torchvision is built for CUDA. Beside a CPU torch its operators are not loaded, and the
+    import fails because it registers shape rules for two of them: declaring the two cures that.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision
+
+        torchvision._nst_jax_operators = library  # the declarations live as long as it does
+    return torchvision
+
+
+def download_pretrained() -> Path:
+    """Fetch VGG19_Weights.IMAGENET1K_V1 through torchvision's API and return the file's path.
+
+    Raises:
+      OSError or RuntimeError: from torch.hub, for a network error or a wrong hash.
+    """
+    weights = import_torchvision().models.VGG19_Weights.IMAGENET1K_V1
+    weights.get_state_dict(progress=True, check_hash=True)
+    return Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
