@@ -1,0 +1,254 @@
+"""The command line of the main job: `python main.py`, or `nst-jax` where it is installed."""
+
+import argparse
+import dataclasses
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from nst_jax import __version__
+from nst_jax.config import PRESETS, Config, preset
+from nst_jax.errors import InputError
+from nst_jax.flags import (
+    EXIT_FAILURE,
+    Parser,
+    add_setting_flags,
+    download_bar,
+    exit_code,
+)
+from nst_jax.images import check_output, load_image, save_image
+from nst_jax.transfer import Snapshot, check_inputs, stylize
+from nst_jax.vgg import build_vgg19
+from nst_jax.weights import CONVERT_COMMAND, Weights, find_weights
+
+PROGRAM = "nst-jax"
+# How often the progress moves, and how long Ctrl-C may take; plain lines come more rarely.
+_SECONDS, _LINE_SECONDS = 0.5, 5.0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=PROGRAM, description="Paint a content image in the manner of a style image."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("--content", required=True, metavar="PATH", help="image to paint")
+    parser.add_argument("--style", required=True, metavar="PATH", help="image that shows how")
+    parser.add_argument("--output", default="stylized.png", metavar="PATH", help="picture to write")
+    parser.add_argument(
+        "--preset", default="pytorch", metavar="NAME", help=f"settings: {', '.join(PRESETS)}"
+    )
+    parser.add_argument(
+        "--weights",
+        default="auto",
+        metavar="W",
+        help="auto (cached, else downloaded, else untrained), pretrained (fails where auto goes "
+        "untrained), untrained[:SEED], or a file: converted .safetensors or torch .pth",
+    )
+    parser.add_argument(
+        "--save-every", type=_positive, metavar="N", help="also write the picture every N steps"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
+    add_setting_flags(parser)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _config(flags: argparse.Namespace) -> Config:
+    given = {f.name for f in dataclasses.fields(Config)} & set(vars(flags))
+    return dataclasses.replace(
+        preset(flags.preset), **{name: getattr(flags, name) for name in given}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with the given arguments, by default the process's; return its code."""
+    flags = _parser().parse_args(argv)
+    return exit_code(PROGRAM, lambda: _run(flags))
+
+
+def _run(flags: argparse.Namespace) -> int:
+    # Everything a user can get wrong is found out before the work starts.
+    config = _config(flags)
+    output = Path(flags.output)
+    check_output(output)
+    for path in (flags.content, flags.style):
+        if output.exists() and os.path.exists(path) and os.path.samefile(output, path):
+            raise InputError(f"--output {output} is the input image {path}; name another file")
+    content = load_image(flags.content, size=config.size)
+    # As the PyTorch program does: the style image takes the content's size, whatever its shape.
+    style = load_image(flags.style, shape=content.shape[:2])
+    check_inputs(content, style, config)
+    device = _device()
+
+    console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
+    with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
+        weights = find_weights(flags.weights, seed=config.seed, progress=bar)
+    height, width, _ = content.shape
+    for label, text in (
+        ("device", device),
+        ("content", f"{flags.content}, {width}x{height} px"),
+        ("style", f"{flags.style}, at the same size"),
+        ("weights", weights.origin),
+        ("steps", f"{config.steps}, preset {flags.preset}"),
+    ):
+        console.print(f"{label:<8} {escape(text)}")
+    _warn_if_untrained(weights)
+
+    network = build_vgg19(
+        weights.params,
+        pooling=config.pooling,
+        pool_scale=config.pool_scale,
+        padding=config.padding,
+    )
+    snapshots = stylize(
+        content,
+        style,
+        network=network,
+        config=config,
+        snapshot_every=flags.save_every or config.steps,
+        snapshot_seconds=_SECONDS,
+    )
+    began = time.perf_counter()
+    try:
+        last, signum = _follow(snapshots, config, output, flags.save_every, console)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _complain(f"out of memory at {width}x{height} px on {device}; give a smaller --size")
+        return EXIT_FAILURE
+    seconds = time.perf_counter() - began
+    try:
+        save_image(output, np.asarray(last.image))
+    except (InputError, OSError) as error:  # hours of work are not lost with a full disk
+        rescue = Path(tempfile.mkdtemp(prefix="nst-jax-"), output.name)
+        save_image(rescue, np.asarray(last.image))
+        _complain(f"{error}; the picture is {rescue}")
+        return EXIT_FAILURE
+    console.print(escape(f"wrote    {output} after {last.step} steps in {seconds:.1f} s"))
+    _warn_if_untrained(weights)
+    if not last.finite:
+        _complain(
+            f"the loss became infinite or not a number by step {last.step}: {output} is the last "
+            f"good picture; give a smaller --learning-rate than {config.learning_rate}"
+        )
+        return EXIT_FAILURE
+    if signum:
+        _complain(f"stopped by {signal.Signals(signum).name}: {output} is the picture so far")
+        return 128 + signum
+    return 0
+
+
+def _complain(message: str) -> None:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+
+def _device() -> str:
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:  # JAX_PLATFORMS names what is not there
+        raise InputError(f"JAX finds no device: {str(error).splitlines()[0]}") from None
+    return f"{devices[0].platform} ({devices[0].device_kind})"
+
+
+def _warn_if_untrained(weights: Weights) -> None:
+    if not weights.trained:
+        why = weights.reason or "an untrained network was asked for"
+        _complain(
+            f"WARNING: THE NETWORK IS NOT TRAINED ({weights.origin}), so this is not the picture "
+            f"that trained weights give. Why: {why}. To get them: {CONVERT_COMMAND}"
+        )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect the first Ctrl-C or SIGTERM instead of dying of it; the second one kills as usual."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def receive(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        restore()
+        _complain("stopping after this step; once more to stop at once")
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        restore()
+
+
+def _follow(
+    snapshots: Iterator[Snapshot],
+    config: Config,
+    output: Path,
+    save_every: int | None,
+    console: Console,
+) -> tuple[Snapshot, int]:
+    """Show the progress and save pictures; return the last snapshot and the signal received."""
+    progress = Progress(
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        disable=not console.is_terminal or console.quiet,
+    )
+    task = progress.add_task("compiling", total=config.steps)
+    first_step, first_time, line_time = 0, 0.0, 0.0
+    digits = len(str(config.steps))
+    with _stop_signals() as received, progress:
+        for snapshot in snapshots:
+            now = time.perf_counter()
+            rate = (snapshot.step - first_step) / (now - first_time) if first_step else 0.0
+            if not first_step:  # the first one has waited for the compiler
+                first_step, first_time = snapshot.step, now
+            text = _describe(snapshot, rate, config.steps)
+            progress.update(task, completed=snapshot.step, description=text)
+            ended = snapshot.step == config.steps or not snapshot.finite or bool(received)
+            if progress.disable and (ended or now - line_time >= _LINE_SECONDS):
+                console.print(f"step {snapshot.step:>{digits}}/{config.steps}  {text}")
+                line_time = now
+            if save_every and snapshot.step % save_every == 0 and snapshot.finite:
+                name = f"{output.stem}_{snapshot.step:0{digits}}{output.suffix}"
+                save_image(output.with_name(name), np.asarray(snapshot.image))
+            if ended:
+                break
+    return snapshot, received[0] if received else 0
+
+
+def _describe(snapshot: Snapshot, rate: float, steps: int) -> str:
+    losses = snapshot.losses
+    text = (
+        f"content {losses.content[-1]:.4g}  style {losses.style[-1]:.4g}  "
+        f"total {losses.total[-1]:.6g}"
+    )
+    if rate:
+        minutes, seconds = divmod(round((steps - snapshot.step) / rate), 60)
+        text += f"  {rate:.2f} steps/s  {minutes}:{seconds:02} left"
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""The command line, mostly in this process; what concerns processes (signals, exit) in others."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nst_jax import cli, load_image, save_image, weights
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    from nst_jax.untrained import untrained_params
+
+    return untrained_params(0)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch, photographs, untrained):
+    """Two images and a fast job; calibrating the untrained network once serves all tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "untrained_params", lambda seed: untrained)
+    for name, image in zip(("content.png", "style.png"), photographs, strict=True):
+        save_image(tmp_path / name, image)
+    return ["--content=content.png", "--style", "style.png", "--size=24", "--steps=4"]
+
+
+def run(flags):
+    try:
+        return cli.main(flags)
+    except SystemExit as exit:
+        return exit.code
+
+
+def test_the_whole_job(job, capfd):
+    assert run([*job, "--output=out.jpg"]) == 0
+    printed = capfd.readouterr()
+    assert re.search(r"device +cpu", printed.out)
+    assert "content.png, 24x20 px" in printed.out
+    assert re.search(r"step 4/4  content \S+  style \S+  total \S+", printed.out)
+    assert "wrote    out.jpg after 4 steps" in printed.out
+    # Unmistakable at the start and at the end: which weights, why, and what to do.
+    assert printed.err.count("WARNING: THE NETWORK IS NOT TRAINED (untrained, seed 0)") == 2
+    assert printed.err.count("cannot download") == 2
+    assert printed.err.count("python -m nst_jax.convert") == 2
+    assert load_image("out.jpg").shape == (20, 24, 3)
+    assert sorted(os.listdir()) == ["content.png", "out.jpg", "style.png"]
+
+
+def test_flags_reach_the_settings(job, capfd, monkeypatch):
+    seen = {}
+
+    def stylize(content, style, *, network, config, **options):
+        seen.update(vars(config), content=content, network=network, options=options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "stylize", stylize)
+    flags = ["--preset=pytorch", "--learning-rate", "0.5", "--content-weight=2", "--seed=3"]
+    flags += ["--style-weight=7.5", "--pooling=max", "--padding=replicate", "--save-every=3"]
+    assert run([*job, *flags]) == 130
+    assert (seen["learning_rate"], seen["content_weight"]) == (0.5, 2.0)
+    assert (seen["style_weight"], seen["seed"], seen["steps"]) == (7.5, 3, 4)
+    assert (seen["network"].pooling, seen["network"].padding) == ("max", "replicate")
+    assert seen["beta1"] == 0.5  # the preset's
+    assert seen["options"]["snapshot_every"] == 3
+    assert "interrupted" in capfd.readouterr().err
+
+
+def test_save_every_writes_pictures_on_the_way(job):
+    assert run([*job, "--steps=10", "--save-every=4", "--output=o.png", "--quiet"]) == 0
+    assert {"o.png", "o_04.png", "o_08.png"} < set(os.listdir())
+    pictures = [load_image(name) for name in ("o_04.png", "o_08.png", "o.png")]
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[1], pictures[2])
+
+
+def test_quiet_prints_warnings_only(job, capfd):
+    assert run([*job, "--quiet", "--weights=untrained:3"]) == 0
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 2
+    assert "an untrained network was asked for" in printed.err
+
+
+def test_the_result_does_not_depend_on_the_day(job):
+    assert run([*job, "--output=a.png"]) == run([*job, "--output=b.png"]) == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--content=missing.png"], "missing.png"),
+        (["--content=."], "'.'"),
+        (["--style=notes.txt"], "not a readable image"),
+        (["--output=missing/out.png"], "missing"),
+        (["--output=out.gif"], ".png, .jpg"),
+        (["--output=."], "must end in"),
+        (["--output=folder.png"], "folder"),
+        (["--output=content.png"], "is the input image content.png"),
+        (["--preset=paper"], "preset is 'paper'; allowed are pytorch"),
+        (["--size=0"], "size is 0; it must be at least 1"),
+        (["--size=1.5"], "'1.5' is not a whole number"),
+        (["--size=12"], "at least 16 px"),
+        (["--steps=-3"], "steps is -3; it must be at least 1"),
+        (["--learning-rate=0"], "it must be above 0"),
+        (["--learning-rate=fast"], "'fast' is not a number"),
+        (["--style-weight=inf"], "style-weight is inf"),
+        (["--pooling=mean"], "allowed are average, max, l2"),
+        (["--save-every=0"], "'0' is not a whole number of at least 1"),
+        (["--weights=nothing.pth"], "nothing.pth"),
+        (["--weights=pretrained"], "cannot download"),
+        (["--weights=notes.txt"], "notes.txt"),
+        (["--sizes=3"], "--sizes"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(job, flags, said, capfd):
+    Path("notes.txt").write_text("no image")
+    Path("folder.png").mkdir()
+    before = {name: Path(name).stat().st_mtime for name in os.listdir()}
+    assert run([*job, *flags]) == 2
+    printed = capfd.readouterr()
+    assert said in printed.err
+    assert printed.err.startswith("nst-jax: error: ")
+    assert printed.err.count("\n") == 1
+    assert {name: Path(name).stat().st_mtime for name in os.listdir()} == before
+
+
+def test_no_arguments(capfd):
+    assert run([]) == 2
+    assert "required: --content, --style" in capfd.readouterr().err
+
+
+def test_diverging_keeps_the_last_good_picture(job, capfd):
+    assert run([*job, "--steps=30", "--learning-rate=1e38", "--output=o.png"]) == 1
+    assert "give a smaller --learning-rate" in capfd.readouterr().err
+    assert load_image("o.png").shape == (20, 24, 3)
+
+
+def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(job, capfd, monkeypatch):
+    Path("folder").mkdir()
+    right = cli.save_image
+
+    def full_disk(path, image):
+        if Path(path).parent.name == "folder":
+            raise OSError(28, "No space left on device")
+        right(path, image)
+
+    monkeypatch.setattr(cli, "save_image", full_disk)
+    assert run([*job, "--output=folder/o.png"]) == 1
+    error = capfd.readouterr().err
+    rescued = Path(re.search(r"the picture is (\S+)", error)[1])
+    assert load_image(rescued).shape == (20, 24, 3)
+    rescued.unlink()
+
+
+def start(folder, *flags):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *flags],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_it_writes_the_picture_so_far(job, tmp_path, number, code):
+    process = start(tmp_path, *job, "--steps=100000", "--output=o.png")
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    time.sleep(0.5)
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "o.png is the picture so far" in error
+    steps = int(re.search(r"after (\d+) steps", out)[1])
+    assert 0 < steps < 100_000
+    assert load_image(tmp_path / "o.png").shape == (20, 24, 3)
+    assert "Traceback" not in error
+
+
+def test_main_py_on_a_terminal_shows_a_bar(job, tmp_path):
+    """A pseudo-terminal gets a live bar instead of lines."""
+    pty = pytest.importorskip("pty")
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *job],
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "150"},
+        stdout=child,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            part = os.read(parent, 4096)
+        except OSError:  # the other end was closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(parent)
+    assert process.wait(timeout=60) == 0
+    assert "4/4" in shown.decode()
+    assert "━" in shown.decode()
+    assert "step 4/4" not in shown.decode()
+
+
+@pytest.mark.slow
+def test_photograph_and_painting_with_trained_weights(shared, tmp_path, capfd):
+    images, output = shared / "images", tmp_path / "out.png"
+    flags = [f"--content={images / 'tubingen.jpg'}", f"--style={images / 'starry_night.jpg'}"]
+    flags += [f"--weights={shared / 'weights' / 'vgg19_features.pth'}", f"--output={output}"]
+    assert run([*flags, "--size=128", "--steps=30", "--learning-rate=0.02"]) == 0
+    printed = capfd.readouterr()
+    assert "NOT TRAINED" not in printed.err
+    content, picture = load_image(images / "tubingen.jpg", size=128), load_image(output)
+    style = load_image(images / "starry_night.jpg", shape=(96, 128))
+    # The colors have moved from the photograph's toward the painting's.
+    mean = lambda image: image.mean(axis=(0, 1))  # noqa: E731
+    before = np.linalg.norm(mean(content) - mean(style))
+    assert np.linalg.norm(mean(picture) - mean(style)) < 0.5 * before
