@@ -2,6 +2,7 @@
 
 from nst_jax.config import PRESETS as PRESETS
 from nst_jax.config import Config as Config
+from nst_jax.config import preset as preset
 from nst_jax.errors import InputError as InputError
 from nst_jax.images import load_image as load_image
 from nst_jax.images import save_image as save_image
@@ -16,5 +17,6 @@ from nst_jax.transfer import Snapshot as Snapshot
 from nst_jax.transfer import stylize as stylize
 from nst_jax.vgg import VGG19 as VGG19
 from nst_jax.vgg import build_vgg19 as build_vgg19
+from nst_jax.weights import load_vgg19 as load_vgg19
 
 __version__ = "0.1.0"

@@ -45,16 +45,25 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument("--content", required=True, metavar="PATH", help="image to paint")
     parser.add_argument("--style", required=True, metavar="PATH", help="image that shows how")
-    parser.add_argument("--output", default="stylized.png", metavar="PATH", help="picture to write")
     parser.add_argument(
-        "--preset", default="pytorch", metavar="NAME", help=f"settings: {', '.join(PRESETS)}"
+        "--output",
+        default="stylized.png",
+        metavar="PATH",
+        help="picture to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--preset",
+        default="pytorch",
+        metavar="NAME",
+        help=f"settings: {', '.join(PRESETS)} (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",
         default="auto",
         metavar="W",
         help="auto (cached, else downloaded, else untrained), pretrained (fails where auto goes "
-        "untrained), untrained[:SEED], or a file: converted .safetensors or torch .pth",
+        "untrained), untrained[:SEED], or a file: converted .safetensors or torch .pth "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--save-every", type=_positive, metavar="N", help="also write the picture every N steps"
@@ -164,7 +173,8 @@ def _device() -> str:
         devices = jax.devices()
     except RuntimeError as error:  # JAX_PLATFORMS names what is not there
         raise InputError(f"JAX finds no device: {str(error).splitlines()[0]}") from None
-    return f"{devices[0].platform} ({devices[0].device_kind})"
+    platform, kind = devices[0].platform, devices[0].device_kind
+    return platform if kind == platform else f"{platform} ({kind})"
 
 
 def _warn_if_untrained(weights: Weights) -> None:
@@ -232,7 +242,10 @@ def _follow(
                 line_time = now
             if save_every and snapshot.step % save_every == 0 and snapshot.finite:
                 name = f"{output.stem}_{snapshot.step:0{digits}}{output.suffix}"
-                save_image(output.with_name(name), np.asarray(snapshot.image))
+                try:
+                    save_image(output.with_name(name), np.asarray(snapshot.image))
+                except (InputError, OSError) as error:  # the run itself is worth more
+                    _complain(f"{error}; going on")
             if ended:
                 break
     return snapshot, received[0] if received else 0

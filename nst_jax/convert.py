@@ -40,17 +40,22 @@ def _parser() -> Parser:
         "--source",
         default="pretrained",
         metavar="pretrained|FILE",
-        help="torchvision's VGG19_Weights.IMAGENET1K_V1, or a state dict file of your own",
+        help="torchvision's VGG19_Weights.IMAGENET1K_V1, or a state dict file of your own "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--layout",
         default="torchvision",
         choices=get_args(Layout),
-        help="input that the source expects; caffe: BGR, 0 to 255, mean subtracted",
+        help="input that the source expects; caffe: BGR, 0 to 255, mean subtracted "
+        "(default: %(default)s)",
     )
     parser.add_argument("--output", metavar="FILE", help="default: where the main job looks for it")
     parser.add_argument(
-        "--dtype", default="float32", choices=get_args(DTypeName), help="type to store"
+        "--dtype",
+        default="float32",
+        choices=get_args(DTypeName),
+        help="type to store (default: %(default)s)",
     )
     return parser
 

@@ -76,8 +76,14 @@ def download(url: str, folder: Path, *, progress: Progress | None = None) -> Pat
     name = Path(urllib.parse.urlsplit(url).path).name
     hash_prefix(name)
     target, part = folder / name, folder / f"{name}.part"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{name}.lock"):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / f"{name}.lock").acquire()
+    except OSError as error:
+        raise DownloadError(
+            f"cannot write to {folder}: {error.strerror}; NST_JAX_CACHE names another folder"
+        ) from error
+    with held:
         if target.exists():
             check_hash(target)
             return target

@@ -132,7 +132,7 @@ def _read(path: StrPath, name: str) -> Image.Image:
                 _fix_color_key(image)
                 tags = getattr(image, "tag_v2", {})  # of a TIFF; 262 is 0 where 0 means white
                 if image.mode == "I;16" and (tags.get(258) == (12,) or tags.get(262) == 0):
-                    raise ValueError("Pillow misreads 12-bit and inverted 16-bit grey")
+                    raise ValueError("Pillow misreads 12-bit and inverted 16-bit gray")
                 image.load()
                 try:
                     image.getexif()  # Pillow keeps it; without the bytes it writes nothing back,
@@ -170,36 +170,36 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
     """Turn an image of any mode into 8-bit sRGB over white (mode RGB); `name` is for messages."""
     profile = image.info.get("icc_profile")
     if image.mode[0] in "IF":
-        image = _grey8(image, name)
+        image = _gray8(image, name)
     if image.mode == "La":
         image = image.convert("LA")  # the only conversion that Pillow has for it
     # The color apart from the alpha, in the color space to which a profile applies.
     alpha = None
-    grey = image.mode in ("1", "L", "LA")
+    gray = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
-        image = image.convert("LA" if grey else "RGBA")
+        image = image.convert("LA" if gray else "RGBA")
         alpha = image.getchannel("A")
     if image.mode not in ("CMYK", "LAB"):
-        image = image.convert("L" if grey else "RGB")
+        image = image.convert("L" if gray else "RGB")
     image = _apply_profile(image, profile) if profile else image.convert("RGB")
     if alpha is None:
         return image
     return Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
 
 
-def _grey8(image: Image.Image, name: str) -> Image.Image:
-    """Scale 16-bit grey to 8 bits (L, or LA if one value is transparent): Pillow would clip it."""
+def _gray8(image: Image.Image, name: str) -> Image.Image:
+    """Scale 16-bit gray to 8 bits (L, or LA if one value is transparent): Pillow would clip it."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise InputError(
             f"cannot load {name}: pixels of mode {image.mode} (32 bits) have no known white; "
             "convert the image to 8 or 16 bits"
         )
-    grey = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    gray = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if "transparency" in image.info:
         opaque = values != image.info["transparency"]
-        grey.putalpha(Image.fromarray(opaque.astype(np.uint8) * np.uint8(255)))
-    return grey
+        gray.putalpha(Image.fromarray(opaque.astype(np.uint8) * np.uint8(255)))
+    return gray
 
 
 def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
@@ -207,7 +207,7 @@ def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.createProfile("sRGB")
-        fine = ImageCms.Flags.HIGHRESPRECALC  # matters in the shadows of grey
+        fine = ImageCms.Flags.HIGHRESPRECALC  # matters in the shadows of gray
         converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB", flags=fine)
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # broken, or for another mode
         converted = None

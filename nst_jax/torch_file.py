@@ -289,9 +289,7 @@ def _storage(reference: object) -> _Storage:
     raise _Fault("is altered: it refers to a storage in an unknown way; get it again")
 
 
-def _update(mapping: object, items: Iterable[Any]) -> dict[str, object]:
-    if not isinstance(mapping, dict):
-        raise _Fault(f"is altered: it sets items in type {_kind(mapping)}; get it again")
+def _update(mapping: Any, items: Iterable[Any]) -> Any:
     for key, value in items:
         mapping[_text(key)] = value
     return mapping

@@ -158,22 +158,26 @@ def _snapshots(
     targets = _targets(network, content, style, config.content_layers, config.style_layers)
     state = _start(content, numbers, program)
     done, image, pace = 0, content, _Pace(snapshot_seconds)
+    parts: list[Losses] = []
     while done < config.steps:
-        chunk = min(config.steps - done, snapshot_every - done % snapshot_every, _CAPACITY)
-        chunk = min(chunk, pace.steps())
+        chunk = min(config.steps - done, snapshot_every - done % snapshot_every, pace.steps())
         state, new_image, records = _advance(state, chunk, network, targets, numbers, program)
-        losses = jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records))
+        parts.append(jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records)))
         pace.made(chunk)
         done += chunk
-        finite = bool(np.isfinite(losses.total).all()) and bool(jnp.isfinite(new_image).all())
+        finite = bool(np.isfinite(parts[-1].total).all() and jnp.isfinite(new_image).all())
         image = new_image if finite else image
-        yield Snapshot(step=done, image=jnp.clip(image, 0, 1), losses=losses, finite=finite)
+        due = snapshot_seconds is not None or done % snapshot_every == 0 or done == config.steps
+        if due or not finite:
+            losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
+            yield Snapshot(step=done, image=jnp.clip(image, 0, 1), losses=losses, finite=finite)
+            parts = []
         if not finite:
             return
 
 
 class _Pace:
-    """How many steps fit into the seconds between two snapshots, from the steps made so far."""
+    """How many steps to make in one call, from the seconds that the last ones took."""
 
     def __init__(self, seconds: float | None):
         self._seconds, self._calls, self._per_step = seconds, 0, 0.0
@@ -184,7 +188,9 @@ class _Pace:
             return _CAPACITY
         self._since = time.perf_counter()
         # The first call compiles, so its time says nothing.
-        return max(1, int(self._seconds / self._per_step)) if self._calls > 1 else 1
+        if self._calls < 2:
+            return 1
+        return min(max(1, int(self._seconds / self._per_step)), _CAPACITY)
 
     def made(self, steps: int) -> None:
         self._calls += 1

@@ -41,7 +41,14 @@ CONVERT_COMMAND = "python -m nst_jax.convert"
 
 _FORMAT = "nst_jax.vgg19.1"
 _DIGEST = "sha256"
-_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+# The element types of safetensors that a state dict may hold.
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+}
 # The original network's input: BGR, 0 to 255, minus this mean (given here as RGB).
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
 
@@ -234,18 +241,26 @@ def load_weights(path: Path) -> Weights:
 _REPAIR = f"delete it and convert again: {CONVERT_COMMAND}"
 
 
-def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
+def _read_metadata(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-        tensors = safetensors.deserialize(path.read_bytes())
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is truncated or altered ({error}); {_REPAIR}") from error
+
+
+def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
+    # safetensors.numpy.load_file does not know bfloat16.
+    metadata = _read_metadata(path)
+    try:
         params = {
             name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            for name, entry in tensors
-            if entry["dtype"] in _DTYPES
+            for name, entry in safetensors.deserialize(path.read_bytes())
         }
+    except KeyError as error:
+        raise InputError(f"{path} holds numbers of type {error}, not floats") from None
     except (safetensors.SafetensorError, ValueError) as error:
         raise InputError(f"{path} is truncated or altered ({error}); {_REPAIR}") from error
     return params, metadata
@@ -326,7 +341,7 @@ def find_weights(spec: str, *, seed: int = 0, progress: Progress | None = None) 
         raise InputError(
             f"no weights at {spec}; allowed are auto, pretrained, untrained[:SEED] or a file"
         )
-    if path.suffix == ".safetensors" and _read_safetensors(path)[1].get("format") == _FORMAT:
+    if path.suffix == ".safetensors" and _read_metadata(path).get("format") == _FORMAT:
         return load_weights(path)
     return Weights(convert(path)[0], trained=True, origin=f"{path} (converted on the fly)")
 

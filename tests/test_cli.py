@@ -155,8 +155,9 @@ def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(job, capfd, mon
         right(path, image)
 
     monkeypatch.setattr(cli, "save_image", full_disk)
-    assert run([*job, "--output=folder/o.png"]) == 1
+    assert run([*job, "--output=folder/o.png", "--save-every=2"]) == 1
     error = capfd.readouterr().err
+    assert error.count("going on") == 2
     rescued = Path(re.search(r"the picture is (\S+)", error)[1])
     assert load_image(rescued).shape == (20, 24, 3)
     rescued.unlink()

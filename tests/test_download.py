@@ -104,6 +104,12 @@ def test_two_at_once_make_one_file(server, tmp_path):
     assert server.requests == [None]
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DownloadError, match=r"cannot write to .*NST_JAX_CACHE"):
+        download(f"http://127.0.0.1:9/{NAME}", tmp_path / "file" / "cache")
+
+
 def test_names_carry_hashes():
     assert hash_prefix("vgg19-dcbb9e9d.pth") == "dcbb9e9d"
     for name in ("vgg19.pth", "vgg-19.pth", "dcbb9e9d.pth"):

@@ -198,12 +198,12 @@ def test_rgb_comes_back_to_the_bit(tmp_path, suffix):
     np.testing.assert_array_equal(levels(str(path)), noise())
 
 
-def test_grey_and_black_and_white(tmp_path):
-    grey = noise(channels=1)[..., 0]
-    path = saved(tmp_path, Image.fromarray(grey))
-    np.testing.assert_array_equal(levels(path), np.repeat(grey[..., None], 3, axis=2))
-    path = saved(tmp_path, Image.fromarray(grey > 99))
-    np.testing.assert_array_equal(levels(path), 255 * np.repeat(grey[..., None] > 99, 3, axis=2))
+def test_gray_and_black_and_white(tmp_path):
+    gray = noise(channels=1)[..., 0]
+    path = saved(tmp_path, Image.fromarray(gray))
+    np.testing.assert_array_equal(levels(path), np.repeat(gray[..., None], 3, axis=2))
+    path = saved(tmp_path, Image.fromarray(gray > 99))
+    np.testing.assert_array_equal(levels(path), 255 * np.repeat(gray[..., None] > 99, 3, axis=2))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".webp"])
@@ -214,10 +214,10 @@ def test_alpha_is_laid_over_white(tmp_path, suffix):
     assert_close(levels(path), over_white(rgba[..., :3], rgba[..., 3:]), 0.51)
 
 
-def test_grey_with_alpha_is_laid_over_white(tmp_path):
-    grey, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
-    path = saved(tmp_path, Image.fromarray(np.stack([grey, alpha], axis=-1)))
-    assert_close(levels(path), over_white(grey, alpha)[..., None], 0.51)
+def test_gray_with_alpha_is_laid_over_white(tmp_path):
+    gray, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    path = saved(tmp_path, Image.fromarray(np.stack([gray, alpha], axis=-1)))
+    assert_close(levels(path), over_white(gray, alpha)[..., None], 0.51)
 
 
 @pytest.mark.parametrize(("straight", "premultiplied"), [("LA", "La"), ("RGBA", "RGBa")])
@@ -290,7 +290,7 @@ def test_palette_with_alpha_channel():
         (16, b"\x00\x00\x50\x50\x50\x51\xff\xff", 0x5050, [0, 255, 80, 255]),
     ],
 )
-def test_transparent_grey_level(tmp_path, depth, row, key, expected):
+def test_transparent_gray_level(tmp_path, depth, row, key, expected):
     path = tmp_path / "key.png"
     path.write_bytes(png([row], 4, depth, 0, (b"tRNS", struct.pack(">H", key))))
     np.testing.assert_array_equal(levels(path)[0], np.repeat(np.reshape(expected, (4, 1)), 3, 1))
@@ -347,7 +347,7 @@ RAMP = np.arange(65536).reshape(256, 256)
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff <", "tiff >", "tiff deflate", "pgm", "32-bit tiff"])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path, kind):
+def test_16_bit_gray_is_scaled_not_clipped(tmp_path, kind):
     path = tmp_path / f"ramp.{kind.split()[-1]}"
     if kind == "png":
         path.write_bytes(png([row.astype(">u2").tobytes() for row in RAMP], 256, 16, 0))
@@ -403,7 +403,7 @@ def test_tiff_that_pillow_misreads_is_refused(tmp_path, bits, photometric):
     """Pillow does not scale 12 bits and does not invert 16 bits of which 0 is white."""
     path = tmp_path / "deep.tiff"
     path.write_bytes(tiff(bytes(bits), (1, 8, 1), bits, photometric))
-    assert "grey" in refusal(load_image, path)
+    assert "gray" in refusal(load_image, path)
     path.write_bytes(tiff(bytes(8), (1, 8, 1), 8, 0))
     assert load_image(path).min() == 1
 
@@ -447,7 +447,7 @@ def test_profile_of_a_palette_image(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
-def test_grey_profile_is_applied(tmp_path, mode):
+def test_gray_profile_is_applied(tmp_path, mode):
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     if mode == "I;16":
         image = Image.fromarray(ramp.astype(np.uint16) * 257)
@@ -478,7 +478,7 @@ def test_srgb_profile_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     "profile",
     [b"nonsense", WIDE[:200], WIDE[:128] + b"\xff" * 200, DARK_GREY, cmyk_profile((50, 0, 0))],
-    ids=["nonsense", "truncated", "broken tags", "for grey", "for CMYK"],
+    ids=["nonsense", "truncated", "broken tags", "for gray", "for CMYK"],
 )
 def test_useless_profile_is_ignored(tmp_path, profile):
     path = saved(tmp_path, Image.fromarray(noise()), icc_profile=profile)
@@ -714,7 +714,7 @@ def sound_files():
         "png": encoded(rgb, format="PNG", exif=exif, icc_profile=WIDE),
         "png palette": encoded(palette, format="PNG", transparency=bytes(range(16))),
         "png key": png([b"\x1b\x2d"] * 4, 8, 2, 0, (b"tRNS", b"\0\1")),
-        "png grey": png([b"\0\1\2\3"] * 4, 2, 16, 0, (b"tRNS", b"\0\1"), (b"gAMA", b"\0\0\1\0")),
+        "png gray": png([b"\0\1\2\3"] * 4, 2, 16, 0, (b"tRNS", b"\0\1"), (b"gAMA", b"\0\0\1\0")),
         "jpeg": encoded(rgb, format="JPEG", exif=exif, icc_profile=WIDE),
         "jpeg cmyk": encoded(rgb.convert("CMYK"), format="JPEG", progressive=True),
         "tiff": encoded(alpha, format="TIFF", exif=exif, icc_profile=WIDE),
@@ -791,7 +791,7 @@ def test_lossy_round_trip_is_close(tmp_path, suffix, tolerance):
 
 
 def test_jpeg_keeps_the_full_resolution_of_color(tmp_path):
-    """Stripes of pure red and blue, one pixel wide, would turn grey under chroma subsampling."""
+    """Stripes of pure red and blue, one pixel wide, would turn gray under chroma subsampling."""
     stripes = np.zeros((16, 16, 3), np.float32)
     stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 1
     save_image(tmp_path / "out.jpg", stripes)

@@ -355,13 +355,14 @@ STATE = b"}" + text("__class__") + text("x") + b"s"
         tensor(storage("zip")) + text("x") + b"Ns",
         tensor(storage("zip")) + b"Na",
         text("abc") + b"Na",
+        b"]" + text("x") + b"Ns",
+        b"}Na",
     ],
 )
 def test_nothing_but_mappings_and_lists_can_be_changed(read, content):
-    whole = ordered_dict({"w": tensor(storage("zip")), "x": content + b"0N"})
-    refuses(read, build("zip", whole), "weights.pth")
-    refuses(read, build("zip", content), "weights.pth")
-    read(build("zip", ordered_dict({"w": tensor(storage("zip"))})))  # nor was anything since
+    # As an attribute, where nobody looks at what comes of it: only the change itself can fail.
+    whole = ordered_dict({"w": tensor(storage("zip"))}) + b"}" + text("a") + content + b"sb"
+    refuses(read, build("zip", whole), "altered|pickle instruction|makes no plain tensor")
 
 
 def test_pickle_that_exhausts_memory(read):
@@ -459,6 +460,9 @@ def test_storage_of_another_length_than_the_file_says(read, fmt, total):
         assert read(data)["w"] == [0]
     else:
         refuses(read, data, "altered|truncated")
+    if total < 0:
+        unused = ordered_dict({}) + b"}" + text("a") + storage(fmt, total=total) + b"sb"
+        refuses(read, build(fmt, unused), "refers to a storage in an unknown way")
 
 
 @pytest.mark.parametrize("total", [7, 2**40, 2**62 + 6, -1, -6])
@@ -501,7 +505,7 @@ def test_storage_of_two_types_or_lengths(read, fmt, other):
 @pytest.mark.parametrize(
     "reference",
     [
-        sequence(text("module"), named("torch", "FloatStorage"), text("f.py"), text("pass")),
+        sequence(text("module"), named("torch", "FloatStorage"), text("0"), text("cpu"), number(6)),
         sequence(text("storage"), text("torch.ComplexStorage"), text("0"), text("cpu"), number(6)),
         sequence(text("storage"), b"N", text("0"), text("cpu"), number(6)),
         sequence(
@@ -562,6 +566,11 @@ def test_no_file(tmp_path):
         read_state_dict(str(tmp_path))
 
 
+def test_legacy_file_of_another_version(read):
+    for other in (1000, 1002, 2**70):
+        refuses(read, LEGACY_2017.replace(b"M\xe9\x03.", number(other) + b"."), "another version")
+
+
 def test_archives_of_another_kind(read, scratch):
     more = {"constants_dot_pkl": b"", "code/__torch___dot_py": b""}
     refuses(read, build_zip(ordered_dict({}), {}, **more), "is a TorchScript archive")
@@ -569,6 +578,9 @@ def test_archives_of_another_kind(read, scratch):
     data = scratch.with_suffix(".npz").read_bytes()
     refuses(read, data, "a zip archive, but not one of torch.save")
     refuses(read, build_zip(ordered_dict({}), {}, byteorder=b"middle"), "altered")
+    misplaced = bytearray(build_zip(ordered_dict({}), {}))
+    misplaced[misplaced.index(b"PK\1\2") + 42] += 1  # where data.pkl is
+    refuses(read, bytes(misplaced), "its table of contents names a wrong place")
     encrypted = bytearray(build_zip(ordered_dict({}), {}))
     encrypted[encrypted.index(b"PK\1\2") + 8] |= 1
     refuses(read, bytes(encrypted), "altered")
@@ -643,12 +655,11 @@ def test_truncated_2017_file(scratch):
         assert outcome(scratch, LEGACY_2017[:length]) is None, length
 
 
-@pytest.mark.parametrize("change", [0x01, 0x80])
-def test_altered_anywhere(small_file, scratch, change):
+def test_altered_anywhere(small_file, scratch):
     outcomes = []
     for place in range(len(small_file)):
         data = bytearray(small_file)
-        data[place] ^= change
+        data[place] ^= 1 << place % 8
         outcomes.append(outcome(scratch, bytes(data)))
     assert None in outcomes
     assert any(outcomes)
@@ -792,7 +803,6 @@ def test_like_torch_on_hand_built_files(torch, scratch):
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_objects_of_torch_that_are_no_state_dict(torch, scratch, tmp_path, fmt):
     module = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     lazy = torch.zeros(2, dtype=torch.complex64).conj().imag
     assert lazy.is_neg()
     path = tmp_path / "weights.pth"
@@ -802,7 +812,7 @@ def test_objects_of_torch_that_are_no_state_dict(torch, scratch, tmp_path, fmt):
         ({**module.state_dict(), "epoch": 1}, "holds epoch of type int"),
         (list(module.parameters()), "holds an object of type list"),
         (torch.zeros(2), "holds an object of type tensor"),
-        (optimizer.state_dict(), "holds state of type dict"),
+        ({"state": {}, "param_groups": [{"lr": 0.1}]}, "holds state of type dict"),
         ({"w": torch.zeros(2, dtype=torch.complex64)}, "torch.ComplexFloatStorage"),
         ({"w": torch.zeros(2).to_sparse()}, "_rebuild_sparse_tensor"),
         ({"w": lazy}, "makes no plain tensor"),

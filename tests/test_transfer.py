@@ -47,6 +47,17 @@ def test_how_it_is_cut_into_chunks_changes_nothing(network, photographs):
         )
 
 
+def test_snapshots_may_be_further_apart_than_one_call_reaches(network, photographs, monkeypatch):
+    monkeypatch.setattr(transfer, "_CAPACITY", 2)
+    transfer._advance.clear_cache()
+    content, style = photographs
+    snapshots = list(stylize(content, style, network=network, config=CONFIG, snapshot_every=5))
+    transfer._advance.clear_cache()
+    assert [s.step for s in snapshots] == [5, 6]
+    assert [len(s.losses.total) for s in snapshots] == [5, 1]
+    assert np.isfinite(snapshots[0].losses.total).all()
+
+
 def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photographs):
     content, style = photographs
     programs = transfer._advance._cache_size

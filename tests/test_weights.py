@@ -175,6 +175,13 @@ def test_a_truncated_file_is_named_as_such(converted, tmp_path, fraction):
         weights.load_weights(path)
 
 
+def test_types_that_are_no_floats(tmp_path):
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file({"features.0.weight": np.zeros(3, np.uint8)}, path)
+    with pytest.raises(InputError, match="numbers of type 'U8'"):
+        weights.convert(path)
+
+
 def test_other_safetensors_files_are_no_converted_weights(state_file):
     with pytest.raises(InputError, match="holds no converted VGG-19; convert it first"):
         weights.load_weights(state_file)
