@@ -93,23 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> int:
-    # Everything a user can get wrong is found out before the work starts.
-    config = _config(flags)
-    output = Path(flags.output)
-    check_output(output)
-    for path in (flags.content, flags.style):
-        if output.exists() and os.path.exists(path) and os.path.samefile(output, path):
-            raise InputError(f"--output {output} is the input image {path}; name another file")
-    content = load_image(flags.content, size=config.size)
-    # As the PyTorch program does: the style image takes the content's size, whatever its shape.
-    style = load_image(flags.style, shape=content.shape[:2])
-    check_inputs(content, style, config)
-    device = _device()
-
+    config, content, style = _checked_inputs(flags)
+    device, (height, width, _) = _device(), content.shape
     console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
     with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
         weights = find_weights(flags.weights, seed=config.seed, progress=bar)
-    height, width, _ = content.shape
     for label, text in (
         ("device", device),
         ("content", f"{flags.content}, {width}x{height} px"),
@@ -134,6 +122,7 @@ def _run(flags: argparse.Namespace) -> int:
         snapshot_every=flags.save_every or config.steps,
         snapshot_seconds=_SECONDS,
     )
+    output = Path(flags.output)
     began = time.perf_counter()
     try:
         last, signum = _follow(snapshots, config, output, flags.save_every, console)
@@ -143,25 +132,46 @@ def _run(flags: argparse.Namespace) -> int:
         _complain(f"out of memory at {width}x{height} px on {device}; give a smaller --size")
         return EXIT_FAILURE
     seconds = time.perf_counter() - began
-    try:
-        save_image(output, np.asarray(last.image))
-    except (InputError, OSError) as error:  # hours of work are not lost with a full disk
-        rescue = Path(tempfile.mkdtemp(prefix="nst-jax-"), output.name)
-        save_image(rescue, np.asarray(last.image))
-        _complain(f"{error}; the picture is {rescue}")
-        return EXIT_FAILURE
-    console.print(escape(f"wrote    {output} after {last.step} steps in {seconds:.1f} s"))
+    saved = _save_or_rescue(output, last)
+    if saved:
+        console.print(escape(f"wrote    {output} after {last.step} steps in {seconds:.1f} s"))
     _warn_if_untrained(weights)
     if not last.finite:
         _complain(
-            f"the loss became infinite or not a number by step {last.step}: {output} is the last "
-            f"good picture; give a smaller --learning-rate than {config.learning_rate}"
+            f"the loss became infinite or not a number by step {last.step}: the picture is the "
+            f"last good one; give a smaller --learning-rate than {config.learning_rate}"
         )
-        return EXIT_FAILURE
     if signum:
         _complain(f"stopped by {signal.Signals(signum).name}: {output} is the picture so far")
         return 128 + signum
-    return 0
+    return 0 if saved and last.finite else EXIT_FAILURE
+
+
+def _checked_inputs(flags: argparse.Namespace) -> tuple[Config, np.ndarray, np.ndarray]:
+    """Find out everything that a user can get wrong before the work starts; load the images."""
+    config, output = _config(flags), Path(flags.output)
+    check_output(output)
+    for path in (flags.content, flags.style):
+        if output.exists() and os.path.exists(path) and os.path.samefile(output, path):
+            raise InputError(f"--output {output} is the input image {path}; name another file")
+    content = load_image(flags.content, size=config.size)
+    # As the PyTorch program does: the style image takes the content's size, whatever its shape.
+    style = load_image(flags.style, shape=content.shape[:2])
+    check_inputs(content, style, config)
+    return config, content, style
+
+
+def _save_or_rescue(output: Path, snapshot: Snapshot) -> bool:
+    """Save the picture; where that fails, save it in a temporary folder: hours are not lost."""
+    image = np.asarray(snapshot.image)
+    try:
+        save_image(output, image)
+    except (InputError, OSError) as error:
+        rescue = Path(tempfile.mkdtemp(prefix="nst-jax-"), output.name)
+        save_image(rescue, image)
+        _complain(f"{error}; the picture is {rescue}")
+        return False
+    return True
 
 
 def _complain(message: str) -> None:
