@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from nst_jax import __version__
 from nst_jax.config import PRESETS, Config, preset
@@ -228,16 +229,16 @@ def _follow(
     console: Console,
 ) -> tuple[Snapshot, int]:
     """Show the progress and save pictures; return the last snapshot and the signal received."""
+    digits = len(str(config.steps))
     progress = Progress(
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=20),  # the one column that may shrink
+        MofNCompleteColumn(table_column=Column(min_width=2 * digits + 1)),
         TextColumn("{task.description}"),
         console=console,
         disable=not console.is_terminal or console.quiet,
     )
     task = progress.add_task("compiling", total=config.steps)
     first_step, first_time, line_time = 0, 0.0, 0.0
-    digits = len(str(config.steps))
     with _stop_signals() as received, progress:
         for snapshot in snapshots:
             now = time.perf_counter()
@@ -264,12 +265,12 @@ def _follow(
 def _describe(snapshot: Snapshot, rate: float, steps: int) -> str:
     losses = snapshot.losses
     text = (
-        f"content {losses.content[-1]:.4g}  style {losses.style[-1]:.4g}  "
-        f"total {losses.total[-1]:.6g}"
+        f"content {losses.content[-1]:.4g} style {losses.style[-1]:.4g} "
+        f"total {losses.total[-1]:.4g}"
     )
     if rate:
         minutes, seconds = divmod(round((steps - snapshot.step) / rate), 60)
-        text += f"  {rate:.2f} steps/s  {minutes}:{seconds:02} left"
+        text += f" {rate:.2f} steps/s {minutes}:{seconds:02} left"
     return text
 
 

@@ -106,9 +106,9 @@ def _source(source: str, layout: str, reference: ModuleType | None) -> Path:
             path: Path = reference.download_pretrained()
         except ModuleNotFoundError:
             pass  # torch without torchvision: our own way does the same
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # a damaged file in torch's cache makes it raise anything
             reason = " ".join(str(error).split())
-            raise DownloadError(f"torchvision cannot download its weights: {reason}") from error
+            raise DownloadError(f"torchvision cannot get its weights: {reason}") from error
         else:
             check_hash(path)  # torchvision checks only what it has just downloaded
             return path

@@ -62,8 +62,9 @@ def check_hash(path: Path) -> None:
 def download(url: str, folder: Path, *, progress: Progress | None = None) -> Path:
     """Download `url` into `folder` unless it is there, and check the hash in its name.
 
-    What has arrived is kept in a `.part` file, which the next call continues, even after this
-    process was killed. A lock keeps two processes from writing it at once.
+    What has arrived is kept in a `.part` file. After a break it is continued at once, as long as
+    every try brings something; else the next call continues it, even after this process was
+    killed. A lock keeps two processes from writing it at once.
 
     Args:
       url: its last part is the file's name, which carries the start of its SHA-256.
@@ -87,10 +88,7 @@ def download(url: str, folder: Path, *, progress: Progress | None = None) -> Pat
         if target.exists():
             check_hash(target)
             return target
-        try:
-            _fetch(url, part, progress)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise DownloadError(f"cannot download {url}: {_reason(error)}") from error
+        _fetch_all(url, part, progress)
         expected, digest = hash_prefix(name), sha256_of(part)
         if not digest.startswith(expected):
             part.unlink()  # there is nothing in it that is worth continuing
@@ -102,6 +100,20 @@ def download(url: str, folder: Path, *, progress: Progress | None = None) -> Pat
     return target
 
 
+def _fetch_all(url: str, part: Path, progress: Progress | None) -> None:
+    while True:
+        before = _size(part)
+        try:
+            return _fetch(url, part, progress)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if _size(part) <= before:
+                raise DownloadError(f"cannot download {url}: {_reason(error)}") from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answered {error.code} {error.reason}"
@@ -111,7 +123,7 @@ def _reason(error: Exception) -> str:
 
 def _fetch(url: str, part: Path, progress: Progress | None) -> None:
     """Append to `part` whatever the server still has to send."""
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "nst-jax"})
     if have:
         request.add_header("Range", f"bytes={have}-")

@@ -6,9 +6,15 @@ from pathlib import Path
 # Before JAX starts: the tests are about numbers on a CPU, wherever they run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
+
+# How long an example takes is the machine's business; a loaded one is no failure.
+hypothesis.settings.register_profile("nst_jax", deadline=None)
+if "CI" not in os.environ:  # there, hypothesis's own profile is steadier still
+    hypothesis.settings.load_profile("nst_jax")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

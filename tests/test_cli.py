@@ -45,7 +45,7 @@ def test_the_whole_job(job, capfd):
     printed = capfd.readouterr()
     assert re.search(r"device +cpu", printed.out)
     assert "content.png, 24x20 px" in printed.out
-    assert re.search(r"step 4/4  content \S+  style \S+  total \S+", printed.out)
+    assert re.search(r"step 4/4  content \S+ style \S+ total \S+", printed.out)
     assert "wrote    out.jpg after 4 steps" in printed.out
     # Unmistakable at the start and at the end: which weights, why, and what to do.
     assert printed.err.count("WARNING: THE NETWORK IS NOT TRAINED (untrained, seed 0)") == 2

@@ -115,20 +115,25 @@ class TestPretrained:
             monkeypatch.setattr(reference.import_torchvision().models, "VGG19_Weights", fakes)
             torch.hub.set_dir(str(tmp_path / "hub"))
             assert convert.main([]) == 0
+            cached = tmp_path / "hub" / "checkpoints" / name
+            torch.save({"another": torch.zeros(1)}, cached)  # torchvision does not look again
+            assert convert.main([]) == 2
+            assert f"{name} is altered or truncated" in capsys.readouterr().err
+            cached.write_bytes(b"no state dict")
+            assert convert.main([]) == 2
+            assert "torchvision cannot get its weights" in capsys.readouterr().err
+            cached.unlink()
             server.content = b"something else"
-            (tmp_path / "hub" / "checkpoints" / name).unlink()
             assert convert.main([]) == 2
         assert "invalid hash value" in capsys.readouterr().err
         assert name in weights.find_weights("pretrained").origin
 
-    def test_without_torch_by_our_own_download(self, torch_file, monkeypatch, capsys):
+    def test_without_torch_by_our_own_download(self, torch_file, monkeypatch):
         monkeypatch.setattr(convert, "_reference", lambda: None)
         name = f"vgg19-{sha256_of(torch_file)[:8]}.pth"
         with serving(torch_file.read_bytes()) as server:
             monkeypatch.setenv("NST_JAX_PRETRAINED_URL", f"{server.url}/{name}")
             server.breaks_after = 1_000_000
-            assert convert.main([]) == 2
-            assert "run again to continue there" in capsys.readouterr().err
             assert convert.main([]) == 0
         assert server.requests == [None, "bytes=1000000-"]
         assert weights.find_weights("pretrained").trained

@@ -30,20 +30,31 @@ def test_whole_file_with_progress(server, tmp_path):
     assert len(server.requests) == 1  # it was there
 
 
-def test_a_break_is_said_and_the_next_call_continues(server, tmp_path):
+def test_after_a_break_it_is_continued(server, tmp_path):
     server.breaks_after = 3_000_000
+    path = download(f"{server.url}/{NAME}", tmp_path)
+    assert server.requests == [None, "bytes=3000000-"]
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_server_that_goes_away_is_said_and_the_next_call_continues(server, tmp_path):
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:3_000_000])
+    server.breaks_after = 0
     with pytest.raises(DownloadError, match="broke after 3000000 of 5120000 bytes; run again"):
         download(f"{server.url}/{NAME}", tmp_path)
     assert not (tmp_path / NAME).exists()
     path = download(f"{server.url}/{NAME}", tmp_path)
-    assert server.requests == [None, "bytes=3000000-"]
+    assert server.requests == ["bytes=3000000-"] * 2
     assert path.read_bytes() == CONTENT
 
 
 def test_a_server_that_cannot_resume_sends_all_again(server, tmp_path):
     (tmp_path / f"{NAME}.part").write_bytes(b"x" * 100)
     server.ranges = False
-    assert download(f"{server.url}/{NAME}", tmp_path).read_bytes() == CONTENT
+    seen = []
+    path = download(f"{server.url}/{NAME}", tmp_path, progress=lambda *x: seen.append(x))
+    assert path.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
 
 
 def test_a_complete_part_is_not_sent_again(server, tmp_path):

@@ -32,6 +32,13 @@ def test_snapshots_fall_on_multiples_and_the_end(network, photographs):
     assert not np.array_equal(snapshots[0].image, snapshots[1].image)
 
 
+def test_pictures_are_clipped_to_what_can_be_shown(network, photographs):
+    config = Config(**{**vars(CONFIG), "learning_rate": 1.0})
+    *_, last = stylize(*photographs, network=network, config=config)
+    image = np.asarray(last.image)
+    assert (image.min(), image.max()) == (0, 1)
+
+
 def test_how_it_is_cut_into_chunks_changes_nothing(network, photographs):
     content, style = photographs
     run = lambda **options: list(  # noqa: E731

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from nst_jax.untrained import untrained_params
+from nst_jax.untrained import _natural_noise, untrained_params
 from nst_jax.vgg import TAPS, build_vgg19, parameter_shapes
 
 
@@ -18,6 +18,15 @@ def test_same_seed_same_network_other_seed_another(params):
         assert array.dtype == np.float32
         np.testing.assert_array_equal(array, again[name])
         assert not np.array_equal(array, other[name])
+
+
+def test_every_channel_is_standardized_on_the_calibration_image(params):
+    image = _natural_noise(np.random.default_rng(7))
+    maps = jax.jit(lambda network, x: network(x))(build_vgg19(params), image)
+    for tap in TAPS[::2]:  # before the ReLU
+        # Rounding alone: the same numbers take another way through 16 layers.
+        np.testing.assert_allclose(maps[tap].mean(axis=(0, 1)), 0, atol=2e-3, err_msg=tap)
+        np.testing.assert_allclose(maps[tap].std(axis=(0, 1)), 1, atol=2e-3, err_msg=tap)
 
 
 def test_activations_are_well_scaled_down_to_the_deepest_layer(params):
