@@ -28,6 +28,9 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: self.server.breaks_after]
             self.server.breaks_after = None
         self.wfile.write(body)
+        if len(body) < len(content) - start:
+            self.wfile.flush()
+            self.server.before_break.wait(30)
 
     def log_message(self, *args):
         pass
@@ -39,6 +42,8 @@ def serving(content: bytes) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.content, server.status, server.ranges = content, 200, True
     server.length, server.breaks_after, server.requests = True, None, []
+    server.before_break = threading.Event()  # cleared, it keeps a broken answer waiting
+    server.before_break.set()
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

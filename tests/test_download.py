@@ -1,5 +1,8 @@
 import hashlib
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -46,6 +49,27 @@ def test_a_server_that_goes_away_is_said_and_the_next_call_continues(server, tmp
     path = download(f"{server.url}/{NAME}", tmp_path)
     assert server.requests == ["bytes=3000000-"] * 2
     assert path.read_bytes() == CONTENT
+
+
+def test_a_killed_process_is_continued_by_the_next(server, tmp_path):
+    server.breaks_after = 3_000_000
+    server.before_break.clear()
+    code = "import sys, pathlib; from nst_jax.download import download\n"
+    code += "download(sys.argv[1], pathlib.Path(sys.argv[2]))"
+    part = tmp_path / f"{NAME}.part"
+    process = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/{NAME}", str(tmp_path)])
+    patience = time.monotonic() + 60
+    while not part.exists() or part.stat().st_size < 2_000_000:
+        assert process.poll() is None
+        assert time.monotonic() < patience
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    server.before_break.set()
+    there = part.stat().st_size
+    assert 0 < there < len(CONTENT)
+    assert download(f"{server.url}/{NAME}", tmp_path).read_bytes() == CONTENT
+    assert server.requests == [None, f"bytes={there}-"]
 
 
 def test_a_server_that_cannot_resume_sends_all_again(server, tmp_path):
