@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -153,9 +152,3 @@ def test_import_has_no_side_effects_and_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_devices_are_free_to_choose(network, photographs):
-    with jax.default_device(jax.devices("cpu")[0]):
-        *_, last = stylize(*photographs, network=network, config=CONFIG)
-    assert last.finite
