@@ -26,12 +26,12 @@ from nst_jax.flags import (
     EXIT_FAILURE,
     Parser,
     add_setting_flags,
+    device_name,
     download_bar,
     exit_code,
 )
 from nst_jax.images import check_output, load_image, save_image
-from nst_jax.transfer import Snapshot, check_inputs, stylize
-from nst_jax.vgg import build_vgg19
+from nst_jax.transfer import Snapshot, build_network, check_inputs, stylize
 from nst_jax.weights import CONVERT_COMMAND, Weights, find_weights
 
 PROGRAM = "nst-jax"
@@ -82,9 +82,11 @@ def _positive(text: str) -> int:
 
 def _config(flags: argparse.Namespace) -> Config:
     given = {f.name for f in dataclasses.fields(Config)} & set(vars(flags))
-    return dataclasses.replace(
+    config = dataclasses.replace(
         preset(flags.preset), **{name: getattr(flags, name) for name in given}
     )
+    config.check_given(given)
+    return config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace) -> int:
     config, content, style = _checked_inputs(flags)
-    device, (height, width, _) = _device(), content.shape
+    with jax.enable_x64(config.dtype == "float64"):
+        return _paint(flags, config, content, style)
+
+
+def _paint(
+    flags: argparse.Namespace, config: Config, content: np.ndarray, style: np.ndarray
+) -> int:
+    device, (height, width, _) = device_name(), content.shape
     console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
     with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
         weights = find_weights(flags.weights, seed=config.seed, progress=bar)
@@ -104,17 +113,12 @@ def _run(flags: argparse.Namespace) -> int:
         ("content", f"{flags.content}, {width}x{height} px"),
         ("style", f"{flags.style}, at the same size"),
         ("weights", weights.origin),
-        ("steps", f"{config.steps}, preset {flags.preset}"),
+        ("steps", f"{config.steps} of {config.optimizer}, preset {flags.preset}"),
     ):
         console.print(f"{label:<8} {escape(text)}")
     _warn_if_untrained(weights)
 
-    network = build_vgg19(
-        weights.params,
-        pooling=config.pooling,
-        pool_scale=config.pool_scale,
-        padding=config.padding,
-    )
+    network = build_network(weights.params, config)
     snapshots = stylize(
         content,
         style,
@@ -177,15 +181,6 @@ def _save_or_rescue(output: Path, snapshot: Snapshot) -> bool:
 
 def _complain(message: str) -> None:
     print(f"{PROGRAM}: {message}", file=sys.stderr)
-
-
-def _device() -> str:
-    try:
-        devices = jax.devices()
-    except RuntimeError as error:  # JAX_PLATFORMS names what is not there
-        raise InputError(f"JAX finds no device: {str(error).splitlines()[0]}") from None
-    platform, kind = devices[0].platform, devices[0].device_kind
-    return platform if kind == platform else f"{platform} ({kind})"
 
 
 def _warn_if_untrained(weights: Weights) -> None:

@@ -5,16 +5,26 @@ This is the only home of defaults: the command line makes its flags from these f
 
 import dataclasses
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from nst_jax.errors import InputError
 from nst_jax.vgg import Padding, Pooling
 
+Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
+Precision = Literal["highest", "high", "default"]
+ComputeDType = Literal["float32", "bfloat16", "float64"]
+_LBFGS = ("lbfgs", "lbfgs-torch")
+
 
 def _setting(default: Any, help: str, **metadata: Any) -> Any:
-    """Make a field; least, above and below bound its number, flag gives it a command-line flag."""
+    """Make a field.
+
+    In its metadata least, above and below bound its number, flag gives it a command-line flag, and
+    optimizers names those that it is for (all, if absent).
+    """
     return field(default=default, metadata={"help": help, "flag": True, **metadata})
 
 
@@ -28,7 +38,17 @@ class Config:
 
     size: int = _setting(400, "longest side of the picture in px", least=1)
     steps: int = _setting(2000, "updates of the picture", least=1)
-    learning_rate: float = _setting(0.003, "Adam's step size in normalized units", above=0)
+    optimizer: Optimizer = _setting(
+        "adam",
+        "lbfgs searches a line (optax), lbfgs-torch takes the steps of torch.optim.LBFGS; "
+        "both take full steps",
+    )
+    learning_rate: float = _setting(
+        0.003, "Adam's step size in normalized units", above=0, optimizers=("adam",)
+    )
+    memory_size: int = _setting(
+        100, "pairs that L-BFGS remembers, two pictures each", least=1, optimizers=_LBFGS
+    )
     beta1: float = _setting(0.5, "Adam's decay of the mean gradient", least=0, below=1, flag=False)
     beta2: float = _setting(0.999, "Adam's decay of its square", least=0, below=1, flag=False)
     content_weight: float = _setting(1.0, "factor of the content loss", least=0)
@@ -42,12 +62,30 @@ class Config:
     pooling: Pooling = _setting("average", "pooling of the network")
     pool_scale: float = _setting(1.0, "factor of the pooled maps", above=0)
     padding: Padding = _setting("zeros", "padding of the network's first convolution")
+    dtype: ComputeDType = _setting(
+        "float32", "type of the feature maps; float64 also makes the picture and all sums float64"
+    )
+    precision: Precision = _setting(
+        "default",
+        "of float32 products on a GPU or TPU: highest is exact, default is what JAX does unless "
+        "told otherwise; no difference on a CPU",
+    )
     seed: int = _setting(0, "seed of everything drawn at random", least=0, below=2**32)
 
     def __post_init__(self) -> None:
         """Check every value."""
         for setting in dataclasses.fields(self):
             check_setting(setting, getattr(self, setting.name))
+
+    def check_given(self, names: Collection[str]) -> None:
+        """Raise InputError if one of the settings named was given but means nothing here."""
+        for setting in dataclasses.fields(self):
+            optimizers = setting.metadata.get("optimizers", (self.optimizer,))
+            if setting.name in names and self.optimizer not in optimizers:
+                raise InputError(
+                    f"{setting.name.replace('_', '-')} is a setting of {' and '.join(optimizers)}, "
+                    f"but the optimizer is {self.optimizer}; leave it out"
+                )
 
 
 def check_setting(setting: "dataclasses.Field[Any]", value: Any) -> None:

@@ -30,7 +30,12 @@ class State(NamedTuple):
 
 def init(variable: PyTree[Array], *, optimizer: optax.GradientTransformation) -> State:
     """Start at `variable` with no update made."""
-    return State(variable, optimizer.init(variable), jnp.zeros((), jnp.int32))
+    # Some optimizers start with weakly typed numbers, which an update makes strong: a program that
+    # is compiled for the one would be compiled once more for the other.
+    strong = jax.tree.map(
+        lambda x: jax.lax.convert_element_type(x, x.dtype), optimizer.init(variable)
+    )
+    return State(variable, strong, jnp.zeros((), jnp.int32))
 
 
 def step(

@@ -1,5 +1,6 @@
 """The whole job on arrays: two images and a network in, snapshots of the picture out."""
 
+import contextlib
 import functools
 import operator
 import time
@@ -15,10 +16,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from nst_jax import optimize
-from nst_jax.config import Config
+from nst_jax.config import Config, Optimizer, Precision
 from nst_jax.errors import InputError
+from nst_jax.lbfgs import torch_lbfgs
 from nst_jax.objective import Losses, Targets, make_targets, style_transfer_loss
-from nst_jax.vgg import VGG19, check_size, check_taps, denormalize, normalize
+from nst_jax.vgg import VGG19, build_vgg19, check_size, check_taps, denormalize, normalize
 
 # The most steps in one call to the device; only the length of a few arrays of scalars.
 _CAPACITY = 256
@@ -43,7 +45,7 @@ class Snapshot:
     finite: bool
 
 
-class _Numbers(NamedTuple):
+class Numbers(NamedTuple):
     """The settings that the compiled program takes at run time: changing one compiles nothing."""
 
     learning_rate: float | Float[Array, ""]
@@ -51,27 +53,90 @@ class _Numbers(NamedTuple):
     style_weight: float | Float[Array, ""]
 
 
-class _Program(NamedTuple):
+class Program(NamedTuple):
     """The settings that make another program. Adam's decays too: as float32 numbers that are known
     only at run time, 1 - 0.999 would lose half its digits.
     """
 
     taps: tuple[str, ...]
+    optimizer: Optimizer
+    memory_size: int
     beta1: float
     beta2: float
 
 
-def _optimizer(numbers: _Numbers, program: _Program) -> optax.GradientTransformation:
-    """Adam, Kingma and Ba, arXiv 1412.6980, with the epsilon that torch and optax share."""
-    return optax.adam(numbers.learning_rate, b1=program.beta1, b2=program.beta2, eps=1e-8)
+def split_config(config: Config) -> tuple[Numbers, Program]:
+    """Take apart what a run knows at run time and what it compiles.
+
+    Raises:
+      InputError: if a layer does not exist.
+    """
+    return (
+        Numbers(config.learning_rate, config.content_weight, config.style_weight),
+        Program(
+            check_taps(config.content_layers + config.style_layers),
+            config.optimizer,
+            config.memory_size,
+            config.beta1,
+            config.beta2,
+        ),
+    )
+
+
+def build_network(params: dict[str, np.ndarray], config: Config) -> VGG19:
+    """Build the network that the settings describe; see `build_vgg19`."""
+    return build_vgg19(
+        params,
+        pooling=config.pooling,
+        pool_scale=config.pool_scale,
+        padding=config.padding,
+        dtype=config.dtype,
+        param_dtype="float64" if config.dtype == "float64" else "float32",
+    )
+
+
+def make_optimizer(numbers: Numbers, program: Program) -> optax.GradientTransformation:
+    """Return the optimizer that the settings name."""
+    match program.optimizer:
+        case "adam":  # Kingma and Ba, arXiv 1412.6980, with the epsilon that torch and optax share
+            return optax.adam(numbers.learning_rate, b1=program.beta1, b2=program.beta2, eps=1e-8)
+        case "lbfgs":
+            return optax.lbfgs(memory_size=program.memory_size)
+        case "lbfgs-torch":
+            return torch_lbfgs(memory_size=program.memory_size)
+
+
+def variable_loss(
+    variable: Float[Array, "*batch height width 3"],
+    network: VGG19,
+    targets: Targets,
+    numbers: Numbers,
+    program: Program,
+) -> tuple[Float[Array, ""], Losses]:
+    """Compute the loss that is minimized, as a function of the normalized image."""
+    return style_transfer_loss(
+        denormalize(variable),
+        targets,
+        features=functools.partial(network, taps=program.taps),
+        content_weight=numbers.content_weight,
+        style_weight=numbers.style_weight,
+    )
+
+
+def matmul_precision(precision: Precision) -> contextlib.AbstractContextManager[None]:
+    """Set how exactly JAX multiplies float32 numbers; "default" leaves it as the caller has it."""
+    if precision == "default":
+        return contextlib.nullcontext()
+    context: contextlib.AbstractContextManager[None] = jax.default_matmul_precision(precision)
+    return context
 
 
 def check_inputs(
     content: Float[np.ndarray | Array, "..."],
     style: Float[np.ndarray | Array, "..."],
     config: Config,
-) -> tuple[str, ...]:
-    """Check that both images are large enough for the layers; return the layers' names.
+) -> None:
+    """Check that both images are large enough for the layers.
 
     Raises:
       InputError: if they are not, or a layer does not exist.
@@ -82,7 +147,6 @@ def check_inputs(
             check_size(image.shape[-3], image.shape[-2], taps)
         except InputError as error:
             raise InputError(f"the {role} image: {error}") from None
-    return taps
 
 
 def stylize(
@@ -103,7 +167,7 @@ def stylize(
       content: sRGB floats in [0, 1], HWC, or NHWC for independent pictures of one shape. It is
         used at the size it has; `images.load_image` resizes.
       style: the same; another height and width are allowed, and one image serves a whole batch.
-      network: from `load_vgg19`, with the config's pooling and padding.
+      network: from `load_vgg19`, with the config's pooling, padding and dtype.
       config: settings; the preset `pytorch` by default. `size` is not used here.
       snapshot_every: a snapshot is yielded at every multiple of this many steps and at the end.
       snapshot_seconds: if given, also about this often.
@@ -113,24 +177,36 @@ def stylize(
       snapshot is the last one.
 
     Raises:
-      InputError: for images that are too small, or of the wrong shape or type, and for a network
-        that does not pool or pad as the config says.
+      InputError: for images that are too small, or of the wrong shape or type, for a network that
+        does not pool, pad or compute as the config says, for a batch with L-BFGS, which would make
+        one problem of it, and for float64 without `jax_enable_x64`.
     """
     config = Config() if config is None else config
-    for name in ("pooling", "pool_scale", "padding"):
-        if getattr(network, name) != getattr(config, name):
+    if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise InputError("dtype is float64; it needs jax.config.update('jax_enable_x64', True)")
+    for name in ("pooling", "pool_scale", "padding", "dtype"):
+        theirs, wanted = getattr(network, name), getattr(config, name)
+        theirs = str(theirs) if name == "dtype" else theirs
+        if theirs != wanted:
             raise InputError(
-                f"the network's {name} is {getattr(network, name)!r}, the config's is "
-                f"{getattr(config, name)!r}; build the network with the config's"
+                f"the network's {name} is {theirs!r}, the config's is {wanted!r}; "
+                "build the network with the config's"
             )
     if snapshot_every < 1:
         raise InputError(f"snapshot_every is {snapshot_every}; it must be at least 1")
-    content, style = _as_image(content, "content"), _as_image(style, "style")
-    taps = check_inputs(content, style, config)
-    return _snapshots(content, style, network, config, taps, snapshot_every, snapshot_seconds)
+    content, style = (
+        _as_image(image, role, config) for image, role in ((content, "content"), (style, "style"))
+    )
+    if content.ndim == 4 and config.optimizer != "adam":
+        raise InputError(
+            f"the content image is a batch of {len(content)}; {config.optimizer} takes one picture "
+            "at a time, of shape (height, width, 3)"
+        )
+    check_inputs(content, style, config)
+    return _snapshots(content, style, network, config, snapshot_every, snapshot_seconds)
 
 
-def _as_image(image: ArrayLike, role: str) -> Float[Array, "*batch height width 3"]:
+def _as_image(image: ArrayLike, role: str, config: Config) -> Float[Array, "*batch height width 3"]:
     array = jnp.asarray(image)
     if (
         array.ndim not in (3, 4)
@@ -141,7 +217,7 @@ def _as_image(image: ArrayLike, role: str) -> Float[Array, "*batch height width 
             f"the {role} image is {array.dtype}{list(array.shape)}; allowed are floats in [0, 1] "
             "of shape (height, width, 3) or (n, height, width, 3)"
         )
-    return array
+    return array.astype(jnp.float64) if config.dtype == "float64" else array
 
 
 def _snapshots(
@@ -149,19 +225,19 @@ def _snapshots(
     style: Float[Array, "*style_batch style_height style_width 3"],
     network: VGG19,
     config: Config,
-    taps: tuple[str, ...],
     snapshot_every: int,
     snapshot_seconds: float | None,
 ) -> Iterator[Snapshot]:
-    numbers = _Numbers(config.learning_rate, config.content_weight, config.style_weight)
-    program = _Program(taps, config.beta1, config.beta2)
-    targets = _targets(network, content, style, config.content_layers, config.style_layers)
+    numbers, program = split_config(config)
+    with matmul_precision(config.precision):
+        targets = _targets(network, content, style, config.content_layers, config.style_layers)
     state = _start(content, numbers, program)
     done, image, pace = 0, content, _Pace(snapshot_seconds)
     parts: list[Losses] = []
     while done < config.steps:
         chunk = min(config.steps - done, snapshot_every - done % snapshot_every, pace.steps())
-        state, new_image, records = _advance(state, chunk, network, targets, numbers, program)
+        with matmul_precision(config.precision):
+            state, new_image, records = _advance(state, chunk, network, targets, numbers, program)
         parts.append(jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records)))
         pace.made(chunk)
         done += chunk
@@ -215,9 +291,9 @@ def _targets(
 
 
 @functools.partial(jax.jit, static_argnames="program")
-def _start(content: Array, numbers: _Numbers, program: _Program) -> optimize.State:
+def _start(content: Array, numbers: Numbers, program: Program) -> optimize.State:
     # Under jit every leaf has a buffer of its own, so that the state can be donated.
-    return optimize.init(normalize(content), optimizer=_optimizer(numbers, program))
+    return optimize.init(normalize(content), optimizer=make_optimizer(numbers, program))
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
@@ -226,20 +302,14 @@ def _advance(
     steps: int | Int[Array, ""],
     network: VGG19,
     targets: Targets,
-    numbers: _Numbers,
-    program: _Program,
+    numbers: Numbers,
+    program: Program,
 ) -> tuple[optimize.State, Array, Losses]:
     """Make `steps` updates; return the state, the picture (not clipped) and the losses."""
 
     def loss(variable: Array) -> tuple[Array, Losses]:
-        return style_transfer_loss(
-            denormalize(variable),
-            targets,
-            features=functools.partial(network, taps=program.taps),
-            content_weight=numbers.content_weight,
-            style_weight=numbers.style_weight,
-        )
+        return variable_loss(variable, network, targets, numbers, program)
 
-    optimizer = _optimizer(numbers, program)
+    optimizer = make_optimizer(numbers, program)
     state, records = optimize.run(state, steps, loss=loss, optimizer=optimizer, capacity=_CAPACITY)
     return state, denormalize(state.variable), records

@@ -74,6 +74,18 @@ def test_flags_reach_the_settings(job, capfd, monkeypatch):
     assert "interrupted" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--optimizer=lbfgs-torch", "--memory-size=3"],
+        ["--dtype=float64", "--precision=highest"],
+    ],
+)
+def test_other_optimizers_and_types(job, capfd, flags):
+    assert run([*job, *flags, "--output=o.png"]) == 0
+    assert load_image("o.png").shape == (20, 24, 3)
+
+
 def test_save_every_writes_pictures_on_the_way(job):
     assert run([*job, "--steps=10", "--save-every=4", "--output=o.png", "--quiet"]) == 0
     assert {"o.png", "o_04.png", "o_08.png"} < set(os.listdir())
@@ -115,6 +127,12 @@ def test_the_result_does_not_depend_on_the_day(job):
         (["--learning-rate=fast"], "'fast' is not a number"),
         (["--style-weight=inf"], "style-weight is inf"),
         (["--pooling=mean"], "allowed are average, max, l2"),
+        (["--optimizer=sgd"], "allowed are adam, lbfgs, lbfgs-torch"),
+        (["--optimizer=lbfgs", "--learning-rate=1"], "is a setting of adam, but the optimizer is"),
+        (["--memory-size=5"], "memory-size is a setting of lbfgs and lbfgs-torch"),
+        (["--optimizer=lbfgs", "--memory-size=0"], "memory-size is 0; it must be at least 1"),
+        (["--dtype=float16"], "allowed are float32, bfloat16, float64"),
+        (["--precision=low"], "allowed are highest, high, default"),
         (["--save-every=0"], "'0' is not a whole number of at least 1"),
         (["--weights=nothing.pth"], "nothing.pth"),
         (["--weights=pretrained"], "cannot download"),

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -77,8 +78,7 @@ def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photogra
 
 def test_the_network_is_no_constant_of_the_program(network, photographs):
     content, style = map(jnp.asarray, photographs)
-    numbers = transfer._Numbers(0.02, 1.0, 100.0)
-    program = transfer._Program(LAYERS, 0.5, 0.999)
+    numbers, program = transfer.split_config(CONFIG)
     targets = transfer._targets(network, content, style, LAYERS, LAYERS)
     state = transfer._start(content, numbers, program)
     lowered = transfer._advance.lower(state, 3, network, targets, numbers, program)
@@ -128,7 +128,13 @@ def test_mistakes(network, photographs, unchecked):
         (((255 * content).astype(np.uint8), style), {}, "the content image is uint8"),
         ((content, style), {"snapshot_every": 0}, "snapshot_every is 0"),
         ((content, style), {"config": Config(pooling="max")}, "the network's pooling is 'average'"),
+        (
+            (content, style),
+            {"config": Config(dtype="bfloat16")},
+            "the network's dtype is 'float32'",
+        ),
         ((content, style), {"config": Config(style_layers=("relu7_1",))}, "'relu7_1'"),
+        ((content[None], style), {"config": Config(optimizer="lbfgs")}, "lbfgs takes one picture"),
     ]
     for images, options, said in cases:
         # Before the first snapshot is asked for.
@@ -152,3 +158,55 @@ def test_import_has_no_side_effects_and_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "lbfgs-torch"])
+def test_lbfgs_descends_from_one_program(network, photographs, optimizer):
+    config = Config(**{**vars(CONFIG), "optimizer": optimizer, "memory_size": 5, "steps": 20})
+    before = transfer._advance._cache_size()
+    snapshots = list(stylize(*photographs, network=network, config=config, snapshot_every=7))
+    assert transfer._advance._cache_size() == before + 1
+    totals = np.concatenate([s.losses.total for s in snapshots])
+    assert totals[-1] < 0.5 * totals[0]
+    assert snapshots[-1].finite
+
+
+def test_bfloat16_maps_leave_the_picture_and_the_sums_in_float32(random_params, photographs):
+    config = Config(**{**vars(CONFIG), "dtype": "bfloat16"})
+    network = transfer.build_network(random_params, config)
+    *_, last = stylize(*photographs, network=network, config=config)
+    *_, exact = stylize(
+        *photographs, network=transfer.build_network(random_params, CONFIG), config=CONFIG
+    )
+    assert last.image.dtype == last.losses.total.dtype == np.float32
+    difference = np.abs(last.losses.total / exact.losses.total - 1).max()
+    assert 1e-6 < difference < 0.05  # bfloat16 has 8 bits
+
+
+def test_float64_makes_everything_float64(random_params, photographs):
+    config = Config(**{**vars(CONFIG), "dtype": "float64"})
+    with jax.enable_x64(True):
+        network = transfer.build_network(random_params, config)
+        *_, last = stylize(*photographs, network=network, config=config)
+    assert last.image.dtype == last.losses.total.dtype == np.float64
+    assert last.losses.content_terms["relu1_1"].dtype == np.float64
+    with pytest.raises(InputError, match="jax_enable_x64"):
+        stylize(*photographs, network=network, config=config)
+
+
+def test_precision_reaches_the_compiled_program(network, photographs):
+    def products(precision):
+        numbers, program = transfer.split_config(CONFIG)
+        content, style = map(jnp.asarray, photographs)
+        with transfer.matmul_precision(precision):
+            targets = transfer._targets(network, content, style, LAYERS, LAYERS)
+            state = transfer._start(content, numbers, program)
+            text = transfer._advance.lower(state, 1, network, targets, numbers, program).as_text()
+        lines = [x for x in text.splitlines() if "dot_general" in x or "stablehlo.convolution" in x]
+        assert len(lines) > 8
+        return lines
+
+    assert all("HIGHEST" in line for line in products("highest"))
+    assert all("HIGHEST" not in line for line in products("default"))
+    with jax.default_matmul_precision("highest"):  # the caller's own setting stays in force
+        assert all("HIGHEST" in line for line in products("default"))
