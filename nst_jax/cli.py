@@ -29,6 +29,7 @@ from nst_jax.flags import (
     device_name,
     download_bar,
     exit_code,
+    given_settings,
 )
 from nst_jax.images import check_output, load_image, save_image
 from nst_jax.transfer import Snapshot, build_network, check_inputs, stylize
@@ -81,10 +82,8 @@ def _positive(text: str) -> int:
 
 
 def _config(flags: argparse.Namespace) -> Config:
-    given = {f.name for f in dataclasses.fields(Config)} & set(vars(flags))
-    config = dataclasses.replace(
-        preset(flags.preset), **{name: getattr(flags, name) for name in given}
-    )
+    given = given_settings(flags)
+    config = dataclasses.replace(preset(flags.preset), **given)
     config.check_given(given)
     return config
 

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, get_args
 
@@ -36,19 +36,40 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 
-def add_setting_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each field of `Config`; those not given stay out of the namespace."""
-    group = parser.add_argument_group("settings (each overrides the preset's)")
+def add_setting_flags(
+    parser: argparse.ArgumentParser,
+    names: Collection[str] | None = None,
+    *,
+    base: Config | None = None,
+) -> None:
+    """Add a flag for fields of `Config`; those not given stay out of the namespace.
+
+    Args:
+      parser: takes the flags.
+      names: of the fields; by default all that want a flag.
+      base: the settings that hold where no flag is given; by default the preset's.
+    """
+    group = parser.add_argument_group(
+        "settings" + ("" if base else " (each overrides the preset's)")
+    )
     for setting in dataclasses.fields(Config):
-        if setting.metadata["flag"]:
+        if setting.metadata["flag"] if names is None else setting.name in names:
             choices = get_args(setting.type)
+            default = "default" if base else "preset pytorch"
             group.add_argument(
                 f"--{setting.name.replace('_', '-')}",
                 type=_parse_with(setting),
                 default=argparse.SUPPRESS,
                 metavar="|".join(choices) or ("N" if setting.type is int else "F"),
-                help=f"{setting.metadata['help']} (preset pytorch: {setting.default})",
+                help=f"{setting.metadata['help']} "
+                f"({default}: {getattr(base or Config(), setting.name)})",
             )
+
+
+def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings for which `add_setting_flags` has found a flag."""
+    names = {setting.name for setting in dataclasses.fields(Config)}
+    return {name: value for name, value in vars(flags).items() if name in names}
 
 
 def _parse_with(setting: "dataclasses.Field[Any]") -> Callable[[str], Any]:

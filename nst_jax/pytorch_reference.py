@@ -34,12 +34,20 @@ def denormalize(target: torch.Tensor) -> torch.Tensor:
     return target * STD.to(target.dtype) + MEAN.to(target.dtype)
 
 
-def vgg19_features(state: Mapping[str, torch.Tensor] | None = None) -> nn.Sequential:
-    """Build torchvision's `features` with average pooling, frozen.
+def vgg19_features(
+    state: Mapping[str, torch.Tensor] | None = None, *, pooling: str = "average"
+) -> nn.Sequential:
+    """Build torchvision's `features` with another pooling, frozen.
 
     Args:
       state: torchvision's state dict, with or without the classifier; None keeps random weights.
+      pooling: "average", "max" or "l2".
     """
+    pools = {
+        "average": nn.AvgPool2d(2, 2),
+        "max": nn.MaxPool2d(2, 2),
+        "l2": nn.LPPool2d(2, 2, stride=2),
+    }
     modules: list[nn.Module] = []
     channels = 3
     for width in PLAN:
@@ -47,7 +55,7 @@ def vgg19_features(state: Mapping[str, torch.Tensor] | None = None) -> nn.Sequen
             modules += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             channels = width
         else:
-            modules.append(nn.AvgPool2d(2, 2))
+            modules.append(pools[pooling])
     network = nn.Sequential(*modules)
     if state is not None:
         prefix = "features."
@@ -80,16 +88,16 @@ def losses(
     target: torch.Tensor,
     content_maps: list[torch.Tensor],
     style_maps: list[torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the content and the style loss of a normalized target."""
-    content = style = torch.zeros((), dtype=target.dtype)
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Compute the content and the style loss of a normalized target, a term for each layer."""
+    content, style = [], []
     for f, f_content, f_style in zip(
         extract(network, target), content_maps, style_maps, strict=True
     ):
         _, channels, height, width = f.shape
-        content = content + torch.mean((f - f_content) ** 2)
+        content.append(torch.mean((f - f_content) ** 2))
         difference = gram_matrix(f) - gram_matrix(f_style)
-        style = style + torch.mean(difference**2) / (channels * height * width)
+        style.append(torch.mean(difference**2) / (channels * height * width))
     return content, style
 
 
@@ -108,23 +116,44 @@ def stylize(
     style: torch.Tensor,
     *,
     steps: int = 2000,
+    content_weight: float = 1.0,
     style_weight: float = 100.0,
+    optimizer: str = "adam",
     learning_rate: float = 0.003,
     betas: tuple[float, float] = (0.5, 0.999),
+    history_size: int = 100,
 ) -> Iterator[Step]:
-    """Run the program; images are 1 x 3 x H x W sRGB in [0, 1]."""
+    """Run the program; images are 1 x 3 x H x W sRGB in [0, 1].
+
+    The optimizer is "adam", or "lbfgs": torch's, without line search, one evaluation a step; the
+    learning rate and betas are Adam's, the history L-BFGS's.
+    """
     with torch.no_grad():
         content_maps = extract(network, normalize(content))
         style_maps = extract(network, normalize(style))
-    target = normalize(content).clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([target], lr=learning_rate, betas=betas)
-    for _ in range(steps):
-        content_loss, style_loss = losses(network, target, content_maps, style_maps)
-        total = content_loss + style_weight * style_loss
-        optimizer.zero_grad()
+    # torch.optim.LBFGS takes no other layout.
+    target = normalize(content).clone(memory_format=torch.contiguous_format).requires_grad_(True)
+    method: Any
+    if optimizer == "adam":
+        method = torch.optim.Adam([target], lr=learning_rate, betas=betas)
+    else:
+        method = torch.optim.LBFGS([target], max_iter=1, history_size=history_size)
+    seen = (0.0, 0.0, 0.0)
+
+    def closure() -> torch.Tensor:
+        nonlocal seen
+        content_terms, style_terms = losses(network, target, content_maps, style_maps)
+        content_loss = sum(content_terms, start=torch.zeros(()))
+        style_loss = sum(style_terms, start=torch.zeros(()))
+        total = content_weight * content_loss + style_weight * style_loss
+        method.zero_grad()
         total.backward()
-        optimizer.step()
-        yield Step(content_loss.item(), style_loss.item(), total.item(), target)
+        seen = (content_loss.item(), style_loss.item(), total.item())
+        return total
+
+    for _ in range(steps):
+        method.step(closure)
+        yield Step(*seen, target)
 
 
 def load_state(path: Path) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from nst_jax import optimize
+from nst_jax.adam import torch_adam
 from nst_jax.config import Config, Optimizer, Precision
 from nst_jax.errors import InputError
 from nst_jax.lbfgs import torch_lbfgs
@@ -98,8 +99,8 @@ def build_network(params: dict[str, np.ndarray], config: Config) -> VGG19:
 def make_optimizer(numbers: Numbers, program: Program) -> optax.GradientTransformation:
     """Return the optimizer that the settings name."""
     match program.optimizer:
-        case "adam":  # Kingma and Ba, arXiv 1412.6980, with the epsilon that torch and optax share
-            return optax.adam(numbers.learning_rate, b1=program.beta1, b2=program.beta2, eps=1e-8)
+        case "adam":
+            return torch_adam(numbers.learning_rate, b1=program.beta1, b2=program.beta2)
         case "lbfgs":
             return optax.lbfgs(memory_size=program.memory_size)
         case "lbfgs-torch":
@@ -115,9 +116,9 @@ def variable_loss(
 ) -> tuple[Float[Array, ""], Losses]:
     """Compute the loss that is minimized, as a function of the normalized image."""
     return style_transfer_loss(
-        denormalize(variable),
+        variable,
         targets,
-        features=functools.partial(network, taps=program.taps),
+        features=functools.partial(network.from_normalized, taps=program.taps),
         content_weight=numbers.content_weight,
         style_weight=numbers.style_weight,
     )

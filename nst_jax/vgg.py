@@ -4,8 +4,9 @@ Simonyan and Zisserman, arXiv 1409.1556, configuration E, convolutions only. Gat
 arXiv 1508.06576, replace its max pooling by average pooling; that is the default here.
 """
 
+import functools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -207,27 +208,49 @@ class VGG19(nnx.Module):
                 f"the image is {image.dtype}{list(image.shape)}; "
                 "allowed are floats in [0, 1] of shape (height, width, 3) or (n, height, width, 3)"
             )
+        return self.from_normalized(normalize(image), taps)
+
+    def from_normalized(
+        self, variable: Float[Array, "*batch height width 3"], taps: Iterable[str] = TAPS
+    ) -> OrderedDict[str, Array]:
+        """Compute the same of an image that is normalized already.
+
+        For those who optimize a normalized image: to take it to sRGB and back would add rounding of
+        a few units in the last place to every evaluation.
+        """
         wanted = check_taps(taps)
-        check_size(image.shape[-3], image.shape[-2], wanted)
+        check_size(variable.shape[-3], variable.shape[-2], wanted)
         found: OrderedDict[str, Array] = OrderedDict()
-        batch = image.shape[:-3]
-        x = normalize(image.reshape(-1, *image.shape[-3:])).astype(self.dtype)
-        if self.padding == "replicate":
-            # conv1_1 then sees one more ring, which is cut off again below.
-            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        batch = variable.shape[:-3]
+        x = variable.reshape(-1, *variable.shape[-3:]).astype(self.dtype)
+        for name, operation in self.operations():
+            x = operation(x)
+            if name in wanted:
+                found[name] = x.reshape(*batch, *x.shape[1:])
+            if name == wanted[-1]:
+                break
+        return found
+
+    def operations(self) -> Iterator[tuple[str, Callable[[Array], Array]]]:
+        """Yield what the network does, in order: each tap's name, or pool1 … pool4, and a function.
+
+        The first function takes the normalized image (n, height, width, 3), each later one the
+        result of the one before.
+        """
         for row, conv in zip(CONVS, self.convs, strict=True):
             if row.index == 1 and row.block > 1:
-                x = _pool(x, self.pooling) * jnp.asarray(self.pool_scale, self.dtype)
-            x = conv(x)
-            if row is CONVS[0] and self.padding == "replicate":
-                x = x[:, 1:-1, 1:-1]
-            for tap in (row.name, row.relu):
-                x = x if tap == row.name else jax.nn.relu(x)
-                if tap in wanted:
-                    found[tap] = x.reshape(*batch, *x.shape[1:])
-                if tap == wanted[-1]:
-                    return found
-        raise AssertionError("unreachable: the last wanted tap is one of the network's")
+                yield f"pool{row.block - 1}", self._pool
+            yield row.name, functools.partial(self._first, conv) if row is CONVS[0] else conv
+            yield row.relu, jax.nn.relu
+
+    def _first(self, conv: FrozenConv, x: Float[Array, "n h w 3"]) -> Float[Array, "n h w outputs"]:
+        if self.padding == "zeros":
+            return conv(x)
+        # It then sees one more ring, which is cut off again.
+        return conv(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"))[:, 1:-1, 1:-1]
+
+    def _pool(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
+        return _pool(x, self.pooling) * jnp.asarray(self.pool_scale, x.dtype)
 
 
 def parameter_shapes() -> dict[str, tuple[int, ...]]:

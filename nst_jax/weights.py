@@ -151,6 +151,16 @@ def from_state_dict(
     return params
 
 
+def to_state_dict(params: Params) -> dict[str, np.ndarray]:
+    """Invert `from_state_dict`: float32 arrays under torchvision's keys, kernels as OIHW."""
+    state = {}
+    for name, key in torchvision_keys().items():
+        kernel = np.asarray(params[f"{name}.kernel"], np.float32)
+        state[f"{key}.weight"] = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+        state[f"{key}.bias"] = np.array(params[f"{name}.bias"], np.float32)
+    return state
+
+
 def _fold_caffe_input(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Let conv1_1 take z = (rgb - MEAN) / STD where it took 255 bgr - mean."""
     scale = 255 * np.asarray(STD)
@@ -236,6 +246,11 @@ def load_weights(path: Path) -> Weights:
         raise InputError(f"{path} is altered: its content does not match its digest; {_REPAIR}")
     origin = f"{path} (from {metadata['source']}, SHA-256 {metadata['source_sha256'][:8]})"
     return Weights(params, trained=True, origin=origin)
+
+
+def is_converted(path: Path) -> bool:
+    """Whether a file is one of `save_weights`, by what it says of itself."""
+    return path.suffix == ".safetensors" and _read_metadata(path).get("format") == _FORMAT
 
 
 _REPAIR = f"delete it and convert again: {CONVERT_COMMAND}"
@@ -341,7 +356,7 @@ def find_weights(spec: str, *, seed: int = 0, progress: Progress | None = None) 
         raise InputError(
             f"no weights at {spec}; allowed are auto, pretrained, untrained[:SEED] or a file"
         )
-    if path.suffix == ".safetensors" and _read_metadata(path).get("format") == _FORMAT:
+    if is_converted(path):
         return load_weights(path)
     return Weights(convert(path)[0], trained=True, origin=f"{path} (converted on the fly)")
 

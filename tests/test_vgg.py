@@ -189,3 +189,26 @@ def test_parameters_that_do_not_fit_are_all_listed(random_params):
         vgg.build_vgg19(params)
     for fault in ("conv1_1.bias is missing", "conv9_9.kernel is not", "(128, 64, 3, 3), not (3, 3"):
         assert fault in str(error.value)
+
+
+def test_a_normalized_image_needs_no_way_to_srgb_and_back(random_params):
+    network = vgg.build_vgg19(random_params)
+    image = jnp.asarray(np.random.default_rng(0).random((2, 9, 11, 3)), jnp.float32)
+    direct = network.from_normalized(vgg.normalize(image), ("conv2_1",))
+    np.testing.assert_array_equal(direct["conv2_1"], network(image, ("conv2_1",))["conv2_1"])
+    with pytest.raises(InputError, match="at least 2 px"):
+        network.from_normalized(image[:, :1], ("conv2_1",))
+
+
+def test_operations_are_the_network(random_params):
+    network = vgg.build_vgg19(random_params, padding="replicate", pool_scale=2.0)
+    image = jnp.asarray(np.random.default_rng(0).random((17, 19, 3)), jnp.float32)
+    maps, x = network(image), vgg.normalize(image)[None]
+    names = []
+    for name, operation in network.operations():
+        x = operation(x)
+        names.append(name)
+        if name in maps:
+            np.testing.assert_array_equal(maps[name], x[0])
+    assert [name for name in names if name in vgg.TAPS] == list(vgg.TAPS)
+    assert [name for name in names if name not in vgg.TAPS] == ["pool1", "pool2", "pool3", "pool4"]

@@ -62,6 +62,13 @@ def test_every_convolution_is_used_and_every_parameter_filled(state):
     assert all(array.dtype == np.float32 for array in params.values())
 
 
+def test_back_to_a_state_dict(state):
+    back = weights.to_state_dict(weights.from_state_dict(state))
+    assert list(back) == list(state)
+    for key, array in state.items():
+        np.testing.assert_array_equal(back[key], array)
+
+
 def test_one_error_lists_all_that_is_wrong(state):
     broken = dict(state)
     del broken["features.0.bias"]

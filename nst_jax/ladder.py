@@ -1,0 +1,339 @@
+"""The ladder of a cross-check: this program against a record of the PyTorch program, rung by rung.
+
+Operation → map → Gram matrix → loss term → gradient → update → trajectory. Each rung rests on the
+ones below, so the first that breaks tells where to look: an operation is fed with the record's own
+input and an update with the record's own gradients, so that nothing but itself can be at fault.
+
+Nothing here needs torch: a record is a plain mapping of arrays, made by `nst_jax.pytorch_record`.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from nst_jax.config import Config, Precision
+from nst_jax.losses import gram_matrix
+from nst_jax.objective import Losses, Targets, make_targets, style_transfer_loss
+from nst_jax.transfer import (
+    Numbers,
+    Program,
+    build_network,
+    make_optimizer,
+    matmul_precision,
+    split_config,
+    stylize,
+    variable_loss,
+)
+from nst_jax.vgg import TAPS, VGG19, normalize
+from nst_jax.weights import from_state_dict
+
+Record = Mapping[str, np.ndarray]
+Arithmetic = Literal["float64", "float32", "tf32", "bfloat16"]
+
+# How many updates are checked apart from the trajectory.
+UPDATES = 8
+
+
+class Budget(NamedTuple):
+    """The largest relative error that each kind of rung may have."""
+
+    operation: float
+    map: float
+    gram: float
+    term: float
+    gradient: float
+    update: float
+    adam: float
+    lbfgs: float
+
+
+# Each is ten to a hundred times what was measured (docs/numerics.md), and at most what was promised
+# there. L-BFGS without a line search amplifies rounding: at the precision of float32 and below it
+# is only asked to stay in the same range.
+BUDGETS: Mapping[Arithmetic, Budget] = {
+    "float64": Budget(1e-13, 1e-12, 1e-12, 1e-12, 1e-11, 1e-11, 1e-9, 1e-6),
+    "float32": Budget(2e-6, 5e-6, 5e-6, 5e-6, 1e-4, 1e-5, 1e-3, 0.5),
+    "tf32": Budget(1e-3, 5e-3, 1e-2, 2e-2, 1e-2, 1e-5, 5e-2, 10),
+    "bfloat16": Budget(1e-2, 5e-2, 5e-2, 5e-2, 5e-2, 1e-5, 1e-1, 10),
+}
+
+
+class Rung(NamedTuple):
+    """One comparison.
+
+    Attributes:
+      name: what was compared, as "map relu3_1".
+      error: ‖a − b‖/‖b‖ against the record b; for losses along the trajectory the largest
+        |a − b|/|b|.
+      largest: the largest absolute difference.
+      budget: what `error` may be.
+    """
+
+    name: str
+    error: float
+    largest: float
+    budget: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the budget; not a number is not."""
+        return self.error <= self.budget
+
+
+class Trajectory(NamedTuple):
+    """A run beside the record's: the total loss of every step, and the pictures at `marks`."""
+
+    totals: Float[np.ndarray, " steps"]
+    their_totals: Float[np.ndarray, " steps"]
+    pictures: dict[int, np.ndarray]
+
+    @property
+    def errors(self) -> Float[np.ndarray, " steps"]:
+        """|a − b|/|b| of the total loss of every step."""
+        errors: np.ndarray = np.abs(self.totals - self.their_totals) / np.abs(self.their_totals)
+        return errors
+
+
+def marks(steps: int) -> tuple[int, ...]:
+    """Return the steps at which pictures are compared: 1, 2, 5, 10, 20, 50, … and the last."""
+    decades = (factor * 10**power for power in range(10) for factor in (1, 2, 5))
+    return (*(step for step in decades if step < steps), steps)
+
+
+def arithmetic(config: Config) -> Arithmetic:
+    """Return what the backend really computes in, from the settings' dtype and precision."""
+    if config.dtype != "float32":
+        return config.dtype
+    backend = jax.default_backend()
+    if backend == "cpu" or config.precision == "highest":
+        return "float32"
+    if backend == "tpu":  # one pass of bfloat16, or three
+        return "bfloat16" if config.precision == "default" else "float32"
+    return "tf32"
+
+
+def network_of(record: Record, config: Config) -> VGG19:
+    """Build the network from the record's torch state dict, through the real conversion."""
+    prefix = "state/"
+    state = {key.removeprefix(prefix): x for key, x in record.items() if key.startswith(prefix)}
+    return build_network(from_state_dict(state, source="the record"), config)
+
+
+def climb(record: Record, network: VGG19, config: Config) -> Iterator[Rung]:
+    """Compare everything but the trajectory, from the bottom up.
+
+    Args:
+      record: from `pytorch_record.record`.
+      network: from `network_of`, with the config's settings.
+      config: those of the record; the dtype and precision may be others.
+    """
+    budget = BUDGETS[arithmetic(config)]
+    kind = jnp.float64 if config.dtype == "float64" else jnp.float32
+    image = {role: jnp.asarray(record[f"image/{role}"], kind) for role in _ROLES}
+    at = functools.partial(_at, config.precision)
+
+    yield _rung("normalized", normalize(image["point"]), record["normalized"], budget.operation)
+    before = record["normalized"]
+    for name, operation in network.operations():
+        after = record[f"map/{name}"]
+        ours = at(operation, jnp.asarray(before, network.dtype)[None])[0]
+        yield _rung(f"operation {name}", ours, after, budget.operation)
+        before = after
+
+    maps = at(_maps, network, image["point"])
+    for tap, ours in maps.items():
+        yield _rung(f"map {tap}", ours, record[f"map/{tap}"], budget.map)
+    grams = {layer: at(gram_matrix, maps[layer]) for layer in config.style_layers}
+    for layer, ours in grams.items():
+        yield _rung(f"Gram {layer}", ours, _term(record, "gram", layer), budget.gram)
+
+    targets = at(_targets, network, image, config)
+    losses, gradient = at(_evaluate, network, image, config, targets, {})
+    for part, terms, parts, goals in (
+        ("content", losses.content_terms, maps, targets.content),
+        ("style", losses.style_terms, grams, targets.style),
+    ):
+        for layer, ours in terms.items():
+            allowed = budget.term * _cancellation(parts[layer], goals[layer])
+            yield _rung(f"{part} {layer}", ours, _term(record, part, layer), allowed)
+    yield _rung("loss", losses.total, record["total"], budget.term)
+    # Where rounding opens or closes a ReLU the gradient jumps, whoever computes it.
+    theirs = {relu: record[f"map/{relu}"] > 0 for relu in _relus(config)}
+    flipped = sum(int(((maps[relu] > 0) != open).sum()) for relu, open in theirs.items())
+    name = "gradient"
+    if flipped:
+        name = f"gradient, {flipped} ReLUs held"
+        _, gradient = at(_evaluate, network, image, config, targets, theirs)
+    yield _rung(name, gradient, record["gradient"], budget.gradient)
+    yield from _updates(record, config, budget)
+
+
+def _at(precision: Precision, function: Callable[..., Any], *arguments: Any) -> Any:
+    # Around each call alone: a generator must not leave the setting behind while it waits.
+    with matmul_precision(precision):
+        return function(*arguments)
+
+
+def _cancellation(a: Array, b: Array) -> float:
+    """Return by how much the relative error of a may grow in a - b, at least 1."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return max(1.0, float(np.linalg.norm(x) / np.linalg.norm(x - y)))
+
+
+def _term(record: Record, kind: str, layer: str) -> np.ndarray:
+    """Return the record's value, or one that nothing agrees with if it has none of this layer."""
+    return record.get(f"{kind}/{layer}", np.array(np.nan))
+
+
+def _relus(config: Config) -> list[str]:
+    """Return the names of the ReLUs that the gradient passes through."""
+    deepest = split_config(config)[1].taps[-1]
+    return [tap for tap in TAPS[: TAPS.index(deepest) + 1] if tap.startswith("relu")]
+
+
+_ROLES = ("content", "style", "point")
+
+
+@jax.jit
+def _maps(network: VGG19, image: Array) -> dict[str, Array]:
+    return network(image, TAPS)
+
+
+def _targets(network: VGG19, image: Mapping[str, Array], config: Config) -> Targets:
+    return make_targets(
+        jax.jit(functools.partial(network.__call__, taps=split_config(config)[1].taps)),
+        image["content"],
+        image["style"],
+        content_layers=config.content_layers,
+        style_layers=config.style_layers,
+    )
+
+
+def _evaluate(
+    network: VGG19,
+    image: Mapping[str, Array],
+    config: Config,
+    targets: Targets,
+    open: Mapping[str, np.ndarray],
+) -> tuple[Losses, Float[Array, "h w 3"]]:
+    """Compute the losses and the gradient at the point; see `_held_maps` for `open`."""
+    numbers, program = split_config(config)
+    point = normalize(image["point"])
+    losses, gradient = _gradient(point, network, targets, numbers, program, dict(open))
+    return losses, gradient
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _gradient(
+    variable: Array,
+    network: VGG19,
+    targets: Targets,
+    numbers: Numbers,
+    program: Program,
+    open: dict[str, Array],
+) -> tuple[Losses, Array]:
+    def loss(variable: Array) -> tuple[Array, Losses]:
+        if not open:
+            return variable_loss(variable, network, targets, numbers, program)
+        return style_transfer_loss(
+            variable,
+            targets,
+            features=functools.partial(_held_maps, network=network, open=open),
+            content_weight=numbers.content_weight,
+            style_weight=numbers.style_weight,
+        )
+
+    gradient, losses = jax.grad(loss, has_aux=True)(variable)
+    return losses, gradient
+
+
+def _held_maps(variable: Array, *, network: VGG19, open: Mapping[str, Array]) -> dict[str, Array]:
+    """Compute the feature maps with every ReLU open where the record's is."""
+    maps, x = {}, variable.astype(network.dtype)[None]
+    for name, operation in network.operations():
+        x = x * open[name].astype(x.dtype)[None] if name in open else operation(x)
+        maps[name] = x[0]
+    return maps
+
+
+def _updates(record: Record, config: Config, budget: Budget) -> Iterator[Rung]:
+    """Feed the record's gradients to the optimizer; compare how far the variable has moved.
+
+    The variable is stored with a rounding of its own, which a small first step does not exceed by
+    much: the budget makes room for it.
+    """
+    numbers, program = split_config(config)
+    optimizer = optax.with_extra_args_support(make_optimizer(numbers, program))
+    kind = np.float64 if config.dtype == "float64" else np.float32
+    start = record["variables"][0]
+    variable = jnp.asarray(start, kind)
+    state, update = optimizer.init(variable), jax.jit(optimizer.update)
+    for number, (gradient, theirs) in enumerate(
+        zip(record["gradients"], record["variables"][1:], strict=True), start=1
+    ):
+        value = jnp.asarray(record["losses/total"][number - 1], kind)
+        change, state = update(jnp.asarray(gradient, kind), state, variable, value=value)
+        variable = optax.apply_updates(variable, change)
+        moved = np.linalg.norm(theirs - start)
+        rounding = np.finfo(kind).eps * np.linalg.norm(theirs)
+        difference = np.asarray(variable, np.float64) - theirs
+        yield Rung(
+            f"update {number}",
+            float(np.linalg.norm(difference) / moved),
+            float(np.abs(difference).max()),
+            budget.update + float(rounding / moved),
+        )
+
+
+def run_beside(record: Record, network: VGG19, config: Config) -> Trajectory:
+    """Run the main job on the record's images."""
+    totals, pictures = [], {}
+    snapshots = stylize(
+        record["image/content"],
+        record["image/style"],
+        network=network,
+        config=config,
+        snapshot_every=1,
+    )
+    for snapshot in snapshots:
+        totals.append(float(snapshot.losses.total[0]))
+        if snapshot.step in marks(config.steps):
+            pictures[snapshot.step] = np.asarray(snapshot.image)
+    missing = [np.nan] * (config.steps - len(totals))
+    return Trajectory(np.array(totals + missing), record["losses/total"], pictures)
+
+
+def trajectory_budget(config: Config) -> float:
+    """Return the largest relative difference that the losses of any step may have."""
+    budget = BUDGETS[arithmetic(config)]
+    return budget.adam if config.optimizer == "adam" else budget.lbfgs
+
+
+def trajectory_rungs(trajectory: Trajectory, record: Record, config: Config) -> Iterator[Rung]:
+    """Compare two runs: the loss at every step, the pictures at `marks`."""
+    allowed, first = trajectory_budget(config), 1
+    for last in marks(config.steps):
+        part = slice(first - 1, last)
+        largest = float(np.abs(trajectory.totals - trajectory.their_totals)[part].max())
+        steps = f"step {last}" if first == last else f"steps {first}-{last}"
+        yield Rung(f"loss, {steps}", float(trajectory.errors[part].max()), largest, allowed)
+        picture = trajectory.pictures.get(last, np.array(np.nan))
+        theirs = record[f"picture/{last}"]
+        yield _rung(f"picture, step {last}", picture, theirs, allowed)
+        first = last + 1
+
+
+def _rung(name: str, ours: Array | np.ndarray, theirs: np.ndarray, budget: float) -> Rung:
+    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if a.shape != b.shape:
+        return Rung(name, np.inf, np.inf, budget)
+    difference = np.linalg.norm(a - b)
+    # Where both are exactly zero they agree.
+    error = float(difference / (np.linalg.norm(b) or 1.0)) if difference else 0.0
+    return Rung(name, error, float(np.abs(a - b).max()), budget)
