@@ -40,8 +40,7 @@ class Config:
     steps: int = _setting(2000, "updates of the picture", least=1)
     optimizer: Optimizer = _setting(
         "adam",
-        "lbfgs searches a line (optax), lbfgs-torch takes the steps of torch.optim.LBFGS; "
-        "both take full steps",
+        "lbfgs is optax's, with a line search; lbfgs-torch takes the steps of torch.optim.LBFGS",
     )
     learning_rate: float = _setting(
         0.003, "Adam's step size in normalized units", above=0, optimizers=("adam",)

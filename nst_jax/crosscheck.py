@@ -94,6 +94,8 @@ def _run(flags: argparse.Namespace) -> int:
         _refuse_what_the_record_fixes(flags)
         record, config = _load_record(Path(flags.against))
         config = dataclasses.replace(config, **given_settings(flags))
+        console.print(f"record   {flags.against}")
+        _print_run(record, config, console)
     else:
         record, config = _make_record(flags, console)
     if flags.export:
@@ -149,23 +151,28 @@ def _make_record(flags: argparse.Namespace, console: Console) -> tuple[Record, C
     else:
         arrays = to_state_dict(weights.params)
         state = {key: reference.torch.from_numpy(array) for key, array in arrays.items()}
-    height, width, _ = content.shape
-    for label, text in (
-        ("content", f"{flags.content or 'drawn'}, {width}x{height} px"),
-        ("style", flags.style or "drawn"),
-        ("weights", weights.origin + (f" ({weights.reason})" if weights.reason else "")),
-        ("run", f"{config.steps} steps of {config.optimizer}, {config.pooling} pooling"),
-    ):
-        console.print(f"{label:<8} {text}")
+    console.print(f"content  {flags.content or 'drawn'}")
+    console.print(f"style    {flags.style or 'drawn'}")
+    reason = f" ({weights.reason})" if weights.reason else ""
+    console.print(f"weights  {weights.origin}{reason}")
     began = time.perf_counter()
     with Console(stderr=True, quiet=flags.quiet).status("running the PyTorch program"):
         record = pytorch_record.record(state, content, style, config)
     seconds = time.perf_counter() - began
+    _print_run(record, config, console)
     console.print(
         f"torch    {reference.torch.__version__}, {pytorch_record.dtype_name(config)}, "
         f"{seconds:.0f} s"
     )
     return record, config
+
+
+def _print_run(record: Record, config: Config, console: Console) -> None:
+    height, width, _ = record["image/content"].shape
+    console.print(
+        f"run      {config.steps} steps of {config.optimizer} at {width}x{height} px, "
+        f"{config.pooling} pooling"
+    )
 
 
 def _torch_side() -> tuple[ModuleType, ModuleType]:
@@ -243,8 +250,10 @@ def _compare(flags: argparse.Namespace, record: Record, config: Config, console:
 
 def _save_record(path: Path, record: Record, config: Config) -> None:
     metadata = {"format": _FORMAT, "config": json.dumps(dataclasses.asdict(config))}
+    # safetensors writes memory as it lies, and a state dict may hold transposed kernels.
+    arrays = {key: np.asarray(array, order="C") for key, array in record.items()}
     with atomic_write(path) as temporary:
-        safetensors.numpy.save_file(dict(record), temporary, metadata=metadata)
+        safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
 
 
 def _load_record(path: Path) -> tuple[Record, Config]:

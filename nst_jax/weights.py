@@ -225,6 +225,8 @@ def _digest(params: Params, metadata: Mapping[str, str]) -> str:
 
 def save_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> None:
     """Write parameters and metadata, with a digest of both, as safetensors; all or nothing."""
+    # safetensors writes memory as it lies, whatever an array's strides are.
+    params = {name: np.asarray(array, order="C") for name, array in params.items()}
     sealed = {**metadata, _DIGEST: _digest(params, metadata)}
     with atomic_write(path) as temporary:
         safetensors.numpy.save_file(params, temporary, metadata=sealed)

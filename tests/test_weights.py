@@ -138,6 +138,14 @@ def test_written_and_read_again_in_every_type(state, state_file, tmp_path, dtype
     assert network.convs[0].kernel[...].dtype == jnp.float32
 
 
+def test_arrays_may_lie_in_memory_in_any_order(state_file, tmp_path):
+    params, metadata = weights.convert(state_file)
+    turned = {name: np.asfortranarray(array) for name, array in params.items()}
+    weights.save_weights(tmp_path / "w.safetensors", turned, metadata)
+    loaded = weights.load_weights(tmp_path / "w.safetensors").params
+    np.testing.assert_array_equal(loaded["conv2_1.kernel"], params["conv2_1.kernel"])
+
+
 def test_metadata_says_where_it_comes_from(converted, state_file):
     with safetensors.safe_open(converted, framework="numpy") as file:
         metadata = file.metadata()
