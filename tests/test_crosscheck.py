@@ -333,7 +333,7 @@ def test_without_matplotlib_it_says_so_before_the_work(tmp_path):
         (["--json=missing/a.json"], "missing"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(flags, said, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_one_line_and_exit_code_2(torch, flags, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text("no record")
     try:

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from nst_jax import cli
+from nst_jax import cli, crosscheck
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,6 +25,15 @@ def test_every_main_command_parses_and_its_files_exist():
         if flags.content.startswith("png/"):
             assert (ROOT / flags.content).exists()
             assert (ROOT / flags.style).exists()
+
+
+def test_every_crosscheck_command_parses_and_its_files_exist():
+    commands = re.findall(r"python -m nst_jax\.crosscheck (--content.*)$", README, re.M)
+    assert commands
+    for command in commands:
+        flags = crosscheck._parser().parse_args(shlex.split(command))
+        assert (ROOT / flags.content).exists()
+        assert (ROOT / flags.style).exists()
 
 
 def test_every_linked_file_exists():
