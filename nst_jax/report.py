@@ -54,7 +54,7 @@ def check_plotting() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError:
-        raise InputError("--plot needs matplotlib: pip install 'nst-jax[crosscheck]'") from None
+        raise InputError("--plot needs matplotlib: pip install matplotlib") from None
 
 
 def write_plot(path: Path, trajectory: Trajectory, config: Config) -> None:

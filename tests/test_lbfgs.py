@@ -134,11 +134,46 @@ def test_at_a_minimum_nothing_moves_and_nothing_is_counted():
     assert state.optimizer.stopped
 
 
+def test_a_gradient_below_the_tolerance_moves_nothing():
+    path, _, state = run(lambda x: (jnp.sum(5e-8 * x),) * 2, np.zeros(3, np.float32), 2)
+    assert (path == 0).all()
+    assert state.optimizer.iteration == 0
+    path, _, _ = run(lambda x: (jnp.sum(5e-4 * x),) * 2, np.zeros(3, np.float32), 1)
+    assert (path != 0).all()
+
+
 def test_a_small_change_of_the_loss_is_told():
-    """A long slope that is nearly level: the steps are large, the losses hardly change."""
-    _, _, state = run(lambda x: (5 + 1e-5 * jnp.sum(x),) * 2, np.zeros(2, np.float32), 2)
+    """A slope so gentle that the loss does not change in its last digit, though the steps do."""
+    slope = lambda x: (5 + jnp.sum(1e-4 * x),) * 2  # noqa: E731
+    assert not run(slope, np.zeros(2, np.float32), 1)[2].optimizer.stopped
+    path, _, state = run(slope, np.zeros(2, np.float32), 2)
     assert state.optimizer.stopped
     assert state.optimizer.iteration == 2
+    assert (path[1] != path[0]).all()
+
+
+def test_a_flat_spot_on_the_way_is_forgotten_as_in_torch(torch):
+    slopes = np.array([[3.0, -4.0], [2.5, -3.8], [0.0, 0.0], [2.0, -3.5], [1.0, -3.0]])
+    variable, path = torch.zeros(2, dtype=torch.float64, requires_grad=True), []
+    theirs = torch.optim.LBFGS([variable], max_iter=1)
+    with jax.enable_x64(True):
+        optimizer, x = torch_lbfgs(memory_size=3), jnp.zeros(2)
+        state = optimizer.init(x)
+        for slope in slopes:
+            updates, state = optimizer.update(jnp.asarray(slope), state, value=slope @ x)
+            x = x + updates
+            path.append(np.asarray(x))
+
+            def closure(slope=slope):
+                theirs.zero_grad()
+                value = torch.from_numpy(slope) @ variable
+                value.backward()
+                return value
+
+            theirs.step(closure)
+            np.testing.assert_allclose(x, variable.detach().numpy(), rtol=1e-9)
+    np.testing.assert_array_equal(path[1], path[2])
+    assert (path[4] != path[3]).all()
 
 
 def test_any_pytree_and_bounded_memory():
