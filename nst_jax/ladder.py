@@ -30,7 +30,7 @@ from nst_jax.transfer import (
     stylize,
     variable_loss,
 )
-from nst_jax.vgg import TAPS, VGG19, normalize
+from nst_jax.vgg import CONVS, TAPS, VGG19, normalize
 from nst_jax.weights import from_state_dict
 
 Record = Mapping[str, np.ndarray]
@@ -163,12 +163,12 @@ def climb(record: Record, network: VGG19, config: Config) -> Iterator[Rung]:
             allowed = budget.term * _cancellation(parts[layer], goals[layer])
             yield _rung(f"{part} {layer}", ours, _term(record, part, layer), allowed)
     yield _rung("loss", losses.total, record["total"], budget.term)
-    # Where rounding opens or closes a ReLU the gradient jumps, whoever computes it.
-    theirs = {relu: record[f"map/{relu}"] > 0 for relu in _relus(config)}
-    flipped = sum(int(((maps[relu] > 0) != open).sum()) for relu, open in theirs.items())
+    # Where rounding turns a switch the gradient jumps, whoever computes it.
+    theirs, ours = _switches(_record_maps(record), config), _switches(maps, config)
+    turned = sum(int((theirs[name] != ours[name]).sum()) for name in theirs)
     name = "gradient"
-    if flipped:
-        name = f"gradient, {flipped} ReLUs held"
+    if turned:
+        name = f"gradient, {turned} switches held"
         _, gradient = at(_evaluate, network, image, config, targets, theirs)
     yield _rung(name, gradient, record["gradient"], budget.gradient)
     yield from _updates(record, config, budget)
@@ -191,10 +191,35 @@ def _term(record: Record, kind: str, layer: str) -> np.ndarray:
     return record.get(f"{kind}/{layer}", np.array(np.nan))
 
 
-def _relus(config: Config) -> list[str]:
-    """Return the names of the ReLUs that the gradient passes through."""
+def _record_maps(record: Record) -> dict[str, np.ndarray]:
+    """Return the record's feature maps by tap."""
+    return {tap: record[f"map/{tap}"] for tap in TAPS}
+
+
+def _switches(maps: Mapping[str, Array | np.ndarray], config: Config) -> dict[str, np.ndarray]:
+    """Say of every ReLU that the gradient passes whether it is open, and of every position before
+    a max pooling whether it is its window's largest.
+    """
     deepest = split_config(config)[1].taps[-1]
-    return [tap for tap in TAPS[: TAPS.index(deepest) + 1] if tap.startswith("relu")]
+    found: dict[str, np.ndarray] = {}
+    relu = ""
+    for conv in CONVS:
+        if conv.index == 1 and relu and config.pooling == "max":
+            before = _windows(np.asarray(maps[relu]))
+            # Where all are zero the ReLUs are closed, and it does not matter which is chosen.
+            largest = before.max(axis=(1, 3), keepdims=True)
+            found[f"pool{conv.block - 1}"] = (before == largest) & (before > 0)
+        relu = conv.relu
+        found[relu] = np.asarray(maps[relu]) > 0
+        if deepest in (conv.name, relu):
+            break
+    return found
+
+
+def _windows(x: Any) -> Any:
+    """Cut a map (h, w, c) into 2x2 windows (h/2, 2, w/2, 2, c), sizes rounded down."""
+    height, width, channels = x.shape[0] // 2, x.shape[1] // 2, x.shape[2]
+    return x[: 2 * height, : 2 * width].reshape(height, 2, width, 2, channels)
 
 
 _ROLES = ("content", "style", "point")
@@ -220,12 +245,12 @@ def _evaluate(
     image: Mapping[str, Array],
     config: Config,
     targets: Targets,
-    open: Mapping[str, np.ndarray],
+    switches: Mapping[str, np.ndarray],
 ) -> tuple[Losses, Float[Array, "h w 3"]]:
-    """Compute the losses and the gradient at the point; see `_held_maps` for `open`."""
+    """Compute the losses and the gradient at the point; see `_held_maps` for `switches`."""
     numbers, program = split_config(config)
     point = normalize(image["point"])
-    losses, gradient = _gradient(point, network, targets, numbers, program, dict(open))
+    losses, gradient = _gradient(point, network, targets, numbers, program, dict(switches))
     return losses, gradient
 
 
@@ -236,15 +261,15 @@ def _gradient(
     targets: Targets,
     numbers: Numbers,
     program: Program,
-    open: dict[str, Array],
+    switches: dict[str, Array],
 ) -> tuple[Losses, Array]:
     def loss(variable: Array) -> tuple[Array, Losses]:
-        if not open:
+        if not switches:
             return variable_loss(variable, network, targets, numbers, program)
         return style_transfer_loss(
             variable,
             targets,
-            features=functools.partial(_held_maps, network=network, open=open),
+            features=functools.partial(_held_maps, network=network, switches=switches),
             content_weight=numbers.content_weight,
             style_weight=numbers.style_weight,
         )
@@ -253,12 +278,19 @@ def _gradient(
     return losses, gradient
 
 
-def _held_maps(variable: Array, *, network: VGG19, open: Mapping[str, Array]) -> dict[str, Array]:
-    """Compute the feature maps with every ReLU open where the record's is."""
-    maps, x = {}, variable.astype(network.dtype)[None]
+def _held_maps(
+    variable: Array, *, network: VGG19, switches: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Compute the feature maps with every ReLU and max pooling switched as the record's."""
+    maps, x = {}, variable.astype(network.dtype)
     for name, operation in network.operations():
-        x = x * open[name].astype(x.dtype)[None] if name in open else operation(x)
-        maps[name] = x[0]
+        if name not in switches:
+            x = operation(x[None])[0]
+        elif name.startswith("pool"):
+            x = (_windows(x) * switches[name].astype(x.dtype)).sum(axis=(1, 3))
+        else:
+            x = x * switches[name].astype(x.dtype)
+        maps[name] = x
     return maps
 
 

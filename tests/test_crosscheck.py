@@ -216,17 +216,16 @@ def test_relus_that_rounding_opens_are_held_where_the_record_has_them(records):
     opened, before = record["map/relu1_1"].copy(), record["map/conv1_1"]
     opened[np.unravel_index(before.argmin(), before.shape)] = 1e-30
     image = {role: jnp.asarray(record[f"image/{role}"]) for role in ladder._ROLES}
-    masks = {relu: record[f"map/{relu}"] > 0 for relu in ladder._relus(config)}
-    masks["relu1_1"] = opened > 0
+    right = ladder._switches(ladder._record_maps(record), config)
+    masks = {**right, "relu1_1": opened > 0}
     targets = ladder._targets(network, image, config)
     gradient = ladder._evaluate(network, image, config, targets, masks)[1]
     changed = {**record, "map/relu1_1": opened, "gradient": np.asarray(gradient)}
     rungs = {rung.name: rung for rung in ladder.climb(changed, network, config)}
-    assert rungs["gradient, 1 ReLUs held"].passed
+    assert rungs["gradient, 1 switches held"].passed
     # Held where they are closed the gradient is another one, and without any it is the usual one.
     assert np.linalg.norm(gradient - record["gradient"]) > 1e-3 * np.linalg.norm(gradient)
-    closed = {relu: record[f"map/{relu}"] > 0 for relu in masks}
-    usual = ladder._evaluate(network, image, config, targets, closed)[1]
+    usual = ladder._evaluate(network, image, config, targets, right)[1]
     np.testing.assert_allclose(usual, record["gradient"], rtol=1e-3, atol=1e-5)
 
 

@@ -21,7 +21,7 @@ CASES = {
     "float64, L-BFGS, max": dataclasses.replace(LBFGS, dtype="float64", pooling="max"),
     "float32, Adam, l2": dataclasses.replace(ADAM, pooling="l2"),
     "float32, L-BFGS": LBFGS,
-    "bfloat16, Adam": dataclasses.replace(ADAM, dtype="bfloat16"),
+    "bfloat16, Adam, max": dataclasses.replace(ADAM, dtype="bfloat16", pooling="max"),
 }
 
 
