@@ -19,11 +19,12 @@ from jaxtyping import Array, Float
 
 from nst_jax.config import Config, Precision
 from nst_jax.losses import gram_matrix
-from nst_jax.objective import Losses, Targets, make_targets, style_transfer_loss
+from nst_jax.objective import Losses, Targets, style_transfer_loss
 from nst_jax.transfer import (
     Numbers,
     Program,
     build_network,
+    compute_targets,
     make_optimizer,
     matmul_precision,
     split_config,
@@ -153,7 +154,8 @@ def climb(record: Record, network: VGG19, config: Config) -> Iterator[Rung]:
     for layer, ours in grams.items():
         yield _rung(f"Gram {layer}", ours, _term(record, "gram", layer), budget.gram)
 
-    targets = at(_targets, network, image, config)
+    layers = (config.content_layers, config.style_layers)
+    targets = at(compute_targets, network, image["content"], image["style"], *layers)
     losses, gradient = at(_evaluate, network, image, config, targets, {})
     for part, terms, parts, goals in (
         ("content", losses.content_terms, maps, targets.content),
@@ -228,16 +230,6 @@ _ROLES = ("content", "style", "point")
 @jax.jit
 def _maps(network: VGG19, image: Array) -> dict[str, Array]:
     return network(image, TAPS)
-
-
-def _targets(network: VGG19, image: Mapping[str, Array], config: Config) -> Targets:
-    return make_targets(
-        jax.jit(functools.partial(network.__call__, taps=split_config(config)[1].taps)),
-        image["content"],
-        image["style"],
-        content_layers=config.content_layers,
-        style_layers=config.style_layers,
-    )
 
 
 def _evaluate(

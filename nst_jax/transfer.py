@@ -231,7 +231,9 @@ def _snapshots(
 ) -> Iterator[Snapshot]:
     numbers, program = split_config(config)
     with matmul_precision(config.precision):
-        targets = _targets(network, content, style, config.content_layers, config.style_layers)
+        targets = compute_targets(
+            network, content, style, config.content_layers, config.style_layers
+        )
     state = _start(content, numbers, program)
     done, image, pace = 0, content, _Pace(snapshot_seconds)
     parts: list[Losses] = []
@@ -275,13 +277,14 @@ class _Pace:
 
 
 @functools.partial(jax.jit, static_argnames=("content_layers", "style_layers"))
-def _targets(
+def compute_targets(
     network: VGG19,
     content: Array,
     style: Array,
     content_layers: tuple[str, ...],
     style_layers: tuple[str, ...],
 ) -> Targets:
+    """Compile `make_targets` with the network as an argument."""
     return make_targets(
         functools.partial(network, taps=content_layers + style_layers),
         content,

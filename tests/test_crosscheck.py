@@ -24,6 +24,7 @@ from nst_jax import (
     objective,
     optimize,
     report,
+    transfer,
     vgg,
 )
 from nst_jax.vgg import VGG19
@@ -218,7 +219,8 @@ def test_relus_that_rounding_opens_are_held_where_the_record_has_them(records):
     image = {role: jnp.asarray(record[f"image/{role}"]) for role in ladder._ROLES}
     right = ladder._switches(ladder._record_maps(record), config)
     masks = {**right, "relu1_1": opened > 0}
-    targets = ladder._targets(network, image, config)
+    layers = (config.content_layers, config.style_layers)
+    targets = transfer.compute_targets(network, image["content"], image["style"], *layers)
     gradient = ladder._evaluate(network, image, config, targets, masks)[1]
     changed = {**record, "map/relu1_1": opened, "gradient": np.asarray(gradient)}
     rungs = {rung.name: rung for rung in ladder.climb(changed, network, config)}

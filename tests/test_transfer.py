@@ -79,7 +79,7 @@ def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photogra
 def test_the_network_is_no_constant_of_the_program(network, photographs):
     content, style = map(jnp.asarray, photographs)
     numbers, program = transfer.split_config(CONFIG)
-    targets = transfer._targets(network, content, style, LAYERS, LAYERS)
+    targets = transfer.compute_targets(network, content, style, LAYERS, LAYERS)
     state = transfer._start(content, numbers, program)
     lowered = transfer._advance.lower(state, 3, network, targets, numbers, program)
     assert len(lowered.as_text()) < 200_000
@@ -199,7 +199,7 @@ def test_precision_reaches_the_compiled_program(network, photographs):
         numbers, program = transfer.split_config(CONFIG)
         content, style = map(jnp.asarray, photographs)
         with transfer.matmul_precision(precision):
-            targets = transfer._targets(network, content, style, LAYERS, LAYERS)
+            targets = transfer.compute_targets(network, content, style, LAYERS, LAYERS)
             state = transfer._start(content, numbers, program)
             text = transfer._advance.lower(state, 1, network, targets, numbers, program).as_text()
         lines = [x for x in text.splitlines() if "dot_general" in x or "stablehlo.convolution" in x]
