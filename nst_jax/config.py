@@ -76,6 +76,11 @@ class Config:
         for setting in dataclasses.fields(self):
             check_setting(setting, getattr(self, setting.name))
 
+    @property
+    def image_dtype(self) -> Literal["float32", "float64"]:
+        """The type of the picture, the optimizer and all sums: never less than float32."""
+        return "float64" if self.dtype == "float64" else "float32"
+
     def check_given(self, names: Collection[str]) -> None:
         """Raise InputError if one of the settings named was given but means nothing here."""
         for setting in dataclasses.fields(self):

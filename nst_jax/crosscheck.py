@@ -160,10 +160,7 @@ def _make_record(flags: argparse.Namespace, console: Console) -> tuple[Record, C
         record = pytorch_record.record(state, content, style, config)
     seconds = time.perf_counter() - began
     _print_run(record, config, console)
-    console.print(
-        f"torch    {reference.torch.__version__}, {pytorch_record.dtype_name(config)}, "
-        f"{seconds:.0f} s"
-    )
+    console.print(f"torch    {reference.torch.__version__}, {config.image_dtype}, {seconds:.0f} s")
     return record, config
 
 

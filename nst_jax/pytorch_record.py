@@ -29,7 +29,7 @@ def record(
       config: settings; with the dtype bfloat16 the program runs in float32, so that the errors
         found are bfloat16's own. The layers, padding and pooling factor are the program's.
     """
-    dtype = getattr(torch, dtype_name(config))
+    dtype = getattr(torch, config.image_dtype)
     network = reference.vgg19_features(state, pooling=config.pooling).to(dtype)
     # The optimizer starts at the content image, where half of the loss and of its gradient is
     # zero: the single evaluation is made halfway between the two images instead.
@@ -45,11 +45,6 @@ def record(
     _add_evaluation(found, network, tensors, config)
     _add_trajectory(found, network, tensors, config)
     return found
-
-
-def dtype_name(config: Config) -> str:
-    """Return the name of the type that the program runs in."""
-    return "float64" if config.dtype == "float64" else "float32"
 
 
 def _hwc(x: torch.Tensor) -> np.ndarray:

@@ -92,7 +92,7 @@ def build_network(params: dict[str, np.ndarray], config: Config) -> VGG19:
         pool_scale=config.pool_scale,
         padding=config.padding,
         dtype=config.dtype,
-        param_dtype="float64" if config.dtype == "float64" else "float32",
+        param_dtype=config.image_dtype,
     )
 
 

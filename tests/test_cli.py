@@ -1,5 +1,6 @@
 """The command line, mostly in this process; what concerns processes (signals, exit) in others."""
 
+import functools
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import commands
 from nst_jax import cli, load_image, save_image, weights
 
 ROOT = Path(__file__).parents[1]
@@ -33,11 +35,7 @@ def job(tmp_path, monkeypatch, photographs, untrained):
     return ["--content=content.png", "--style", "style.png", "--size=24", "--steps=4"]
 
 
-def run(flags):
-    try:
-        return cli.main(flags)
-    except SystemExit as exit:
-        return exit.code
+run = functools.partial(commands.run, cli.main)
 
 
 def test_the_whole_job(job, capfd):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from commands import run
 from nst_jax import convert, weights
 from nst_jax.download import sha256_of
 from server import serving
@@ -160,10 +161,7 @@ class TestPretrained:
 )
 def test_mistakes_are_one_line_and_exit_code_2(flags, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    try:
-        code = convert.main(flags)
-    except SystemExit as exit:
-        code = exit.code
+    code = run(convert.main, flags)
     error = capsys.readouterr().err
     assert code == 2
     assert error.count("\n") == 1

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 
+from commands import run
 from nst_jax import (
     Config,
     conv,
@@ -358,10 +359,7 @@ def test_without_matplotlib_it_says_so_before_the_work(tmp_path):
 def test_mistakes_are_one_line_and_exit_code_2(torch, flags, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text("no record")
-    try:
-        code = crosscheck.main(flags)
-    except SystemExit as exit:
-        code = exit.code
+    code = run(crosscheck.main, flags)
     error = capsys.readouterr().err
     assert code == 2
     assert error.count("\n") == 1
