@@ -5,6 +5,7 @@ float16, and bfloat16 would lose them. Leading batch dimensions are kept, so eac
 has its own value.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,15 +16,30 @@ def accumulator(x: Array) -> np.dtype:
     return x.dtype if x.dtype.itemsize > 4 else np.dtype(np.float32)
 
 
+@jax.custom_vjp
 def gram_matrix(features: Float[Array, "*batch h w c"]) -> Float[Array, "*batch c c"]:
     """Sum over positions of the products of channels, G = F Fᵀ with F the C x (H W) map.
 
     Gatys et al., arXiv 1508.06576, eq. 3. It is not divided by anything here; the losses that use
-    it name their own normalizer.
+    it name their own normalizer. The gradient is (S + Sᵀ) F for a cotangent S, one product in the
+    layout of the map; JAX's own rule makes two in another layout and transposes them. Reverse mode
+    only, as `jax.custom_vjp` is.
     """
     return jnp.einsum(
         "...hwc,...hwd->...cd", features, features, preferred_element_type=accumulator(features)
     )
+
+
+def _gram_forward(features: Array) -> tuple[Array, Array]:
+    return gram_matrix(features), features
+
+
+def _gram_backward(features: Array, cotangent: Array) -> tuple[Array]:
+    both = (cotangent + cotangent.swapaxes(-1, -2)).astype(features.dtype)
+    return (jnp.einsum("...hwc,...cd->...hwd", features, both),)
+
+
+gram_matrix.defvjp(_gram_forward, _gram_backward)
 
 
 def content_loss(

@@ -28,7 +28,7 @@ from nst_jax import (
     transfer,
     vgg,
 )
-from nst_jax.vgg import VGG19
+from nst_jax.vgg import TAPS, VGG19
 
 ROOT = Path(__file__).parents[1]
 CONFIG = Config(steps=6, learning_rate=0.2, precision="highest")
@@ -98,9 +98,9 @@ def no_relu(patch):
     patch.setattr(
         VGG19,
         "operations",
-        lambda self: (
+        lambda self, taps=TAPS: (
             (name, (lambda x: x) if name == "relu3_1" else operation)
-            for name, operation in right(self)
+            for name, operation in right(self, (*taps, "conv3_1"))
         ),
     )
 
@@ -122,11 +122,12 @@ def style_per_row(patch):
 
 
 def kernel_not_turned_in_the_gradient(patch):
-    def backward(residuals, cotangent):
-        _, kernel = residuals
-        return conv._convolve(cotangent, kernel.swapaxes(2, 3)), jnp.zeros_like(kernel)
+    def backward(rectify, residuals, cotangent):
+        _, kernel, _, _, out = residuals
+        cotangent = jnp.where(out > 0, cotangent, 0) if rectify else cotangent
+        return conv._correlate(cotangent, kernel.swapaxes(2, 3)), None, None, None
 
-    patch.setattr(conv.conv3x3, "bwd", backward)
+    patch.setattr(conv._conv3x3, "bwd", backward)
 
 
 def biased_adam(patch):

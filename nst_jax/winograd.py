@@ -1,0 +1,196 @@
+"""Winograd's F(4x4, 3x3): a 3x3 convolution with a quarter of the multiplications.
+
+A 4x4 tile of the output is a product of polynomials, taken at five finite points and at infinity
+instead of coefficient by coefficient (Lavin and Gray, arXiv 1509.09308, for the construction of
+Toom and Cook). The maps are transformed tile by tile, 36 ordinary matrix products mix the channels,
+and a second transform gives the output: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A for each tile.
+
+Two things are not in the textbooks:
+
+* The points are 0, ±5/8, ±3/2 and infinity; with the usual 0, ±1, ±2 the error is twice as large.
+* The convolution with the turned-around kernel, which the gradient needs, takes the same
+  transformed kernel: turning a polynomial around, x² k(1/x), exchanges the points for their
+  reciprocals, so that only A and B differ.
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+TILE, _WINDOW = 4, 6
+_POINTS = (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2))
+# The most bytes that a transformed map may take; a larger one is made in strips of tile rows.
+_STRIP_BYTES = 80_000_000
+
+Matrix = Float[np.ndarray, "rows columns"]
+
+
+def _from_roots(roots: tuple[Fraction, ...]) -> list[Fraction]:
+    """Return the coefficients of Π (x - root), the constant first, filled up to six."""
+    coefficients = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *coefficients]
+        coefficients = [
+            up - root * same for up, same in zip(shifted, [*coefficients, Fraction(0)], strict=True)
+        ]
+    return coefficients + [Fraction(0)] * (_WINDOW - len(coefficients))
+
+
+def _normalizer(point: Fraction, points: tuple[Fraction, ...]) -> Fraction:
+    product = Fraction(1)
+    for other in points:
+        product *= point - other if other != point else 1
+    return product
+
+
+def _as_array(rows: list[list[Fraction]]) -> Matrix:
+    return np.array([[float(value) for value in row] for row in rows])
+
+
+def kernel_matrix() -> Float[np.ndarray, "6 3"]:
+    """Return G: the kernel's polynomial at each point, over the point's normalizer."""
+    rows = [[p**k / _normalizer(p, _POINTS) for k in range(3)] for p in _POINTS]
+    return _as_array([*rows, [Fraction(0), Fraction(0), Fraction(1)]])
+
+
+@functools.cache
+def map_matrices(turned: bool) -> tuple[Float[np.ndarray, "6 6"], Float[np.ndarray, "4 6"]]:
+    """Return Bᵀ and Aᵀ, for the kernel as it is or turned around; points in the order of G."""
+    points: tuple[Fraction, ...] = _POINTS
+    scales = [Fraction(1)] * _WINDOW
+    order = list(range(_WINDOW))
+    if turned:
+        points = (Fraction(0), *(1 / p for p in _POINTS[1:]))
+        # What k's value at p has to be multiplied by to be that of x² k(1/x) at 1/p; zero and
+        # infinity change places.
+        scales = [_normalizer(p, _POINTS) / _normalizer(1 / p, points) / p**2 for p in _POINTS[1:]]
+        scales = [_normalizer(_POINTS[0], _POINTS), *scales, 1 / _normalizer(points[0], points)]
+        order = [5, 1, 2, 3, 4, 0]
+    to_points = [_from_roots(tuple(q for q in points if q != p)) for p in points]
+    to_points.append(_from_roots(points))
+    from_points = [[p**row for p in points] + [Fraction(row == TILE - 1)] for row in range(TILE)]
+    return (
+        _as_array([[scales[k] * v for v in to_points[order[k]]] for k in range(_WINDOW)]),
+        _as_array([[row[k] for k in order] for row in from_points]),
+    )
+
+
+def transform_kernel(
+    kernel: Float[Array, "3 3 inputs outputs"],
+) -> Float[Array, "36 inputs outputs"]:
+    """Compute G g Gᵀ for each pair of channels; entry 6 j + i is at (row point i, column point j).
+
+    It serves `convolve` in both directions, and takes four times the memory of the kernel.
+    """
+    G = kernel_matrix()
+    both = jnp.asarray(np.einsum("ik,jl->jikl", G, G).reshape(_WINDOW**2, 9), kernel.dtype)
+    taps = kernel.reshape(9, -1)
+    return jnp.dot(both, taps, precision="highest").reshape(_WINDOW**2, *kernel.shape[2:])
+
+
+def convolve(
+    x: Float[Array, "n h w channels"],
+    transformed: Float[Array, "36 inputs outputs"],
+    bias: Float[Array, " mixed"] | None = None,
+    *,
+    turned: bool = False,
+    rectify: bool = False,
+) -> Float[Array, "n h w mixed"]:
+    """Correlate a zero-padded map with the kernel that `transform_kernel` was given.
+
+    Args:
+      x: the map.
+      transformed: from `transform_kernel`.
+      bias: added to the result, whose channels are the kernel's outputs (its inputs if `turned`).
+      turned: correlate with the kernel turned around in both directions and with inputs and outputs
+        exchanged: the gradient of the plain one.
+      rectify: apply a ReLU to the result.
+    """
+    batch, height, width, channels = x.shape
+    tile_rows, tile_columns = -(-height // TILE), -(-width // TILE)
+    row_bytes = _WINDOW**2 * batch * tile_columns * channels * x.dtype.itemsize
+    rows = min(tile_rows, max(1, _STRIP_BYTES // row_bytes))
+    strips = -(-tile_rows // rows)
+    rows = -(-tile_rows // strips)
+    # One more tile than the output has: a tile's window reaches two positions into the next one.
+    below = TILE * (rows * strips + 1) - 1 - height
+    right = TILE * (tile_columns + 1) - 1 - width
+    padded = jnp.pad(x, ((0, 0), (1, below), (1, right), (0, 0)))
+
+    def strip(first: Array | int) -> Float[Array, "n rows w mixed"]:
+        size = TILE * (rows + 1)
+        window = jax.lax.dynamic_slice_in_dim(padded, first * TILE, size, axis=1)
+        return _convolve_tiles(window, transformed, bias, width, turned, rectify)
+
+    if strips == 1:
+        return strip(0)[:, :height]
+    parts = jax.lax.map(strip, rows * jnp.arange(strips, dtype=jnp.int32))
+    return jnp.moveaxis(parts, 0, 1).reshape(batch, -1, width, parts.shape[-1])[:, :height]
+
+
+def _convolve_tiles(
+    padded: Float[Array, "n padded_rows padded_columns channels"],
+    transformed: Float[Array, "36 inputs outputs"],
+    bias: Float[Array, " mixed"] | None,
+    width: int,
+    turned: bool,
+    rectify: bool,
+) -> Float[Array, "n rows width mixed"]:
+    BT, AT = map_matrices(turned)
+    batch, channels = padded.shape[0], padded.shape[-1]
+    rows, columns = padded.shape[1] // TILE - 1, padded.shape[2] // TILE - 1
+    always = jax.lax.optimization_barrier(jnp.asarray(True))
+
+    def down(padded: Array) -> Array:
+        tiles = padded.reshape(batch, rows + 1, TILE, -1, channels)
+        return _combine(BT, [tiles[:, k // TILE :, k % TILE][:, :rows] for k in range(_WINDOW)], 0)
+
+    def across(halfway: Array) -> Array:
+        tiles = halfway.reshape(_WINDOW, batch, rows, columns + 1, TILE, channels)
+        parts = [tiles[:, :, :, k // TILE :, k % TILE][:, :, :, :columns] for k in range(_WINDOW)]
+        return _combine(BT, parts, 0).reshape(_WINDOW**2, batch * rows * columns, channels)
+
+    def back_across(products: Array) -> Array:
+        return _combine(AT, list(products.reshape(_WINDOW, _WINDOW, *products.shape[1:])), 2)
+
+    def back_down(halfway: Array) -> Array:
+        tiles = halfway.reshape(_WINDOW, batch, rows, columns, TILE, -1)
+        out = _combine(AT, list(tiles), 2).reshape(batch, TILE * rows, TILE * columns, -1)
+        out = out[:, :, :width]
+        out = out if bias is None else out + bias.reshape(1, 1, 1, -1)
+        return jax.nn.relu(out) if rectify else out
+
+    values = _apart(always, across, _apart(always, down, padded))
+    equation = "ptd,pcd->ptc" if turned else "ptc,pcd->ptd"
+    products = jnp.einsum(equation, values, transformed)
+    return _apart(always, back_down, _apart(always, back_across, products))
+
+
+def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
+    """Multiply a small matrix with a list of arrays; its rows become a new axis."""
+    shape = [1] * (parts[0].ndim + 1)
+    shape[axis] = len(matrix)
+    terms = [
+        jnp.asarray(column, part.dtype).reshape(shape) * jnp.expand_dims(part, axis)
+        for column, part in zip(matrix.T, parts, strict=True)
+    ]
+    return functools.reduce(operator.add, terms)
+
+
+def _apart(always: Bool[Array, ""], function: Callable[[Array], Array], operand: Array) -> Array:
+    """Call `function` where XLA cannot fuse it with what is around it.
+
+    XLA's CPU backend would fuse both halves of a transform into one kernel that computes the first
+    half six times over (measured: the whole convolution takes twice as long). It stops at the
+    branches of a conditional, and that this one always goes the same way it cannot know.
+    """
+    shape = jax.eval_shape(function, operand)
+    never = lambda _: jnp.zeros(shape.shape, shape.dtype)  # noqa: E731
+    result: Array = jax.lax.cond(always, function, never, operand)
+    return result
