@@ -20,13 +20,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
 from nst_jax import __version__
+from nst_jax.backend import device_name, resolve
 from nst_jax.config import PRESETS, Config, preset
 from nst_jax.errors import InputError
 from nst_jax.flags import (
     EXIT_FAILURE,
     Parser,
     add_setting_flags,
-    device_name,
+    arithmetic_line,
     download_bar,
     exit_code,
     given_settings,
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace) -> int:
     config, content, style = _checked_inputs(flags)
+    config = resolve(config)
     with jax.enable_x64(config.dtype == "float64"):
         return _paint(flags, config, content, style)
 
@@ -115,6 +117,7 @@ def _paint(
         ("steps", f"{config.steps} of {config.optimizer}, preset {flags.preset}"),
     ):
         console.print(f"{label:<8} {escape(text)}")
+    console.print(arithmetic_line(config))
     _warn_if_untrained(weights)
 
     network = build_network(weights.params, config)

@@ -6,16 +6,18 @@ This is the only home of defaults: the command line makes its flags from these f
 import dataclasses
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from nst_jax.errors import InputError
-from nst_jax.vgg import Padding, Pooling
+from nst_jax.vgg import Convolution, Padding, Pooling
 
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
-Precision = Literal["highest", "high", "default"]
+Precision = Literal["float32", "tf32", "bfloat16", "float64"]
 ComputeDType = Literal["float32", "bfloat16", "float64"]
+# The first compute capability with matrix units for bfloat16 and TF32.
+_AMPERE = 8.0
 _LBFGS = ("lbfgs", "lbfgs-torch")
 
 
@@ -61,13 +63,15 @@ class Config:
     pooling: Pooling = _setting("average", "pooling of the network")
     pool_scale: float = _setting(1.0, "factor of the pooled maps", above=0)
     padding: Padding = _setting("zeros", "padding of the network's first convolution")
-    dtype: ComputeDType = _setting(
-        "float32", "type of the feature maps; float64 also makes the picture and all sums float64"
+    precision: Literal["auto", Precision] = _setting(
+        "auto",
+        "of the network; the picture and all sums are float32 at least. auto: bfloat16 on a TPU or "
+        "GPU that multiplies it, else float32",
     )
-    precision: Precision = _setting(
-        "default",
-        "of float32 products on a GPU or TPU: highest is exact, default is what JAX does unless "
-        "told otherwise; no difference on a CPU",
+    conv: Literal["auto", Convolution] = _setting(
+        "auto",
+        "how convolutions are computed; winograd takes fewer multiplications and rounds more. "
+        "auto: winograd on a CPU in float32, else direct",
     )
     seed: int = _setting(0, "seed of everything drawn at random", least=0, below=2**32)
 
@@ -75,6 +79,58 @@ class Config:
         """Check every value."""
         for setting in dataclasses.fields(self):
             check_setting(setting, getattr(self, setting.name))
+        if self.conv == "winograd" and self.precision in ("bfloat16", "tf32"):
+            raise InputError(
+                f"conv is winograd, which is for float32 and float64, but precision is "
+                f"{self.precision}; leave one of the two out"
+            )
+
+    def resolve(self, platform: str, *, capability: float | None = None) -> "Config":
+        """Replace every "auto" by what suits a device; nothing else changes.
+
+        Args:
+          platform: JAX's name of it: cpu, gpu (or cuda, rocm), tpu.
+          capability: the compute capability of an NVIDIA GPU, if it is known.
+
+        Raises:
+          InputError: if the device does not have the precision.
+        """
+        gpu, old = platform in ("gpu", "cuda", "rocm"), (capability or math.inf) < _AMPERE
+        if self.precision == "tf32" and (old or not gpu):
+            device = f"a GPU of compute capability {capability}" if gpu else f"a {platform}"
+            raise InputError(
+                f"precision is tf32, which {device} does not have; allowed are float32, bfloat16 "
+                "and float64, or leave it out"
+            )
+        precision, conv = self.precision, self.conv
+        if precision == "auto":
+            narrow = (gpu and not old) or platform == "tpu"
+            precision = "bfloat16" if narrow and conv != "winograd" else "float32"
+        if conv == "auto":
+            conv = "winograd" if platform == "cpu" and precision == "float32" else "direct"
+        return replace(self, precision=precision, conv=conv)
+
+    @property
+    def dtype(self) -> ComputeDType:
+        """The type of the feature maps.
+
+        Raises:
+          InputError: if the precision is auto, which is for a device to say; see `resolve`.
+        """
+        match self.precision:
+            case "auto":
+                raise InputError("precision is auto; Config.resolve makes it one for a device")
+            case "tf32":
+                return "float32"
+            case precision:
+                return precision
+
+    @property
+    def matmul_precision(self) -> Literal["highest", "tensorfloat32"] | None:
+        """What `jax.default_matmul_precision` takes, for products of float32 numbers."""
+        if self.precision == "tf32":
+            return "tensorfloat32"
+        return None if self.dtype == "bfloat16" else "highest"
 
     @property
     def image_dtype(self) -> Literal["float32", "float64"]:

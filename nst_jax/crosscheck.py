@@ -19,6 +19,7 @@ import safetensors.numpy
 from rich.console import Console
 
 from nst_jax import ladder, report
+from nst_jax.backend import device_name, resolve
 from nst_jax.config import Config, Optimizer
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write, check_writable
@@ -26,7 +27,7 @@ from nst_jax.flags import (
     EXIT_FAILURE,
     Parser,
     add_setting_flags,
-    device_name,
+    arithmetic_line,
     download_bar,
     exit_code,
     given_settings,
@@ -38,11 +39,11 @@ from nst_jax.weights import find_weights, is_converted, to_state_dict
 
 PROGRAM = "nst-jax-crosscheck"
 # An odd size, where floor and ceil differ, and a run of half a minute.
-_BASE = Config(size=131, steps=50, precision="highest")
+_BASE = Config(size=131, steps=50, precision="float32", conv="direct")
 _OPTIMIZERS: dict[str, Optimizer] = {"adam": "adam", "lbfgs": "lbfgs-torch"}
-_FORMAT = "nst_jax.record.1"
+_FORMAT = "nst_jax.record.2"
 # What may differ from the record's settings when it is checked somewhere else.
-_FREE = {"dtype", "precision"}
+_FREE = {"precision", "conv"}
 
 
 def _parser() -> Parser:
@@ -77,7 +78,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--quiet", action="store_true", help="print only what is over its budget")
     names = "size steps learning_rate memory_size content_weight style_weight pooling"
-    add_setting_flags(parser, (*names.split(), "dtype", "precision", "seed"), base=_BASE)
+    add_setting_flags(parser, (*names.split(), "precision", "conv", "seed"), base=_BASE)
     return parser
 
 
@@ -93,7 +94,7 @@ def _run(flags: argparse.Namespace) -> int:
     if flags.against:
         _refuse_what_the_record_fixes(flags)
         record, config = _load_record(Path(flags.against))
-        config = dataclasses.replace(config, **given_settings(flags))
+        config = resolve(dataclasses.replace(config, **given_settings(flags)))
         console.print(f"record   {flags.against}")
         _print_run(record, config, console)
     else:
@@ -102,7 +103,8 @@ def _run(flags: argparse.Namespace) -> int:
         _save_record(Path(flags.export), record, config)
         console.print(f"wrote    {flags.export}")
         return 0
-    console.print(f"jax      {jax.__version__} on {device_name()}, {ladder.arithmetic(config)}")
+    console.print(f"jax      {jax.__version__} on {device_name()}")
+    console.print(arithmetic_line(config))
     return _compare(flags, record, config, console)
 
 
@@ -141,6 +143,7 @@ def _make_record(flags: argparse.Namespace, console: Console) -> tuple[Record, C
     given = given_settings(flags)
     config = dataclasses.replace(_BASE, optimizer=optimizer, **given)
     config.check_given(given)
+    config = resolve(config)
     content, style = _images(flags, config)
     spec = flags.weights or "auto"
     with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
@@ -246,7 +249,9 @@ def _compare(flags: argparse.Namespace, record: Record, config: Config, console:
 
 
 def _save_record(path: Path, record: Record, config: Config) -> None:
-    metadata = {"format": _FORMAT, "config": json.dumps(dataclasses.asdict(config))}
+    # PyTorch knows no other convolution: who checks the record says which is checked.
+    settings = dataclasses.asdict(dataclasses.replace(config, conv=_BASE.conv))
+    metadata = {"format": _FORMAT, "config": json.dumps(settings)}
     # safetensors writes memory as it lies, and a state dict may hold transposed kernels.
     arrays = {key: np.asarray(array, order="C") for key, array in record.items()}
     with atomic_write(path) as temporary:

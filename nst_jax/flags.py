@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, get_args
 
-import jax
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -91,18 +90,9 @@ def _parse_with(setting: "dataclasses.Field[Any]") -> Callable[[str], Any]:
     return parse
 
 
-def device_name() -> str:
-    """Return what JAX computes on, for people.
-
-    Raises:
-      InputError: if there is nothing.
-    """
-    try:
-        devices = jax.devices()
-    except RuntimeError as error:  # JAX_PLATFORMS names what is not there
-        raise InputError(f"JAX finds no device: {str(error).splitlines()[0]}") from None
-    platform, kind = devices[0].platform, devices[0].device_kind
-    return platform if kind == platform else f"{platform} ({kind})"
+def arithmetic_line(config: Config) -> str:
+    """Return the header's line that says what a resolved config computes in, and how."""
+    return f"numbers  {config.precision}, {config.conv} convolutions"
 
 
 def exit_code(program: str, job: Callable[[], int]) -> int:

@@ -26,7 +26,6 @@ from nst_jax.transfer import (
     build_network,
     compute_targets,
     make_optimizer,
-    matmul_precision,
     split_config,
     stylize,
     variable_loss,
@@ -35,7 +34,7 @@ from nst_jax.vgg import CONVS, TAPS, VGG19, normalize
 from nst_jax.weights import from_state_dict
 
 Record = Mapping[str, np.ndarray]
-Arithmetic = Literal["float64", "float32", "tf32", "bfloat16"]
+Arithmetic = Literal[Precision, "winograd"]
 
 # How many updates are checked apart from the trajectory.
 UPDATES = 8
@@ -60,8 +59,9 @@ class Budget(NamedTuple):
 BUDGETS: Mapping[Arithmetic, Budget] = {
     "float64": Budget(1e-13, 1e-12, 1e-12, 1e-12, 1e-11, 1e-11, 1e-9, 1e-6),
     "float32": Budget(2e-6, 5e-6, 5e-6, 5e-6, 1e-4, 1e-5, 1e-3, 0.5),
-    "tf32": Budget(1e-3, 5e-3, 1e-2, 2e-2, 1e-2, 1e-5, 5e-2, 10),
-    "bfloat16": Budget(1e-2, 5e-2, 5e-2, 5e-2, 5e-2, 1e-5, 1e-1, 10),
+    "winograd": Budget(3e-5, 5e-5, 5e-5, 1e-4, 1e-4, 1e-5, 1e-3, 0.5),
+    "tf32": Budget(1e-3, 5e-3, 1e-2, 2e-2, 1e-2, 1e-5, 5e-2, 10.0),
+    "bfloat16": Budget(1e-2, 5e-2, 5e-2, 5e-2, 5e-2, 1e-5, 1e-1, 10.0),
 }
 
 
@@ -108,15 +108,11 @@ def marks(steps: int) -> tuple[int, ...]:
 
 
 def arithmetic(config: Config) -> Arithmetic:
-    """Return what the backend really computes in, from the settings' dtype and precision."""
-    if config.dtype != "float32":
-        return config.dtype
-    backend = jax.default_backend()
-    if backend == "cpu" or config.precision == "highest":
-        return "float32"
-    if backend == "tpu":  # one pass of bfloat16, or three
-        return "bfloat16" if config.precision == "default" else "float32"
-    return "tf32"
+    """Return the row of `BUDGETS` that is for a resolved config."""
+    assert config.precision != "auto" != config.conv, "the config is not resolved"
+    if config.precision == "float32" and config.conv == "winograd":
+        return "winograd"
+    return config.precision
 
 
 def network_of(record: Record, config: Config) -> VGG19:
@@ -132,11 +128,11 @@ def climb(record: Record, network: VGG19, config: Config) -> Iterator[Rung]:
     Args:
       record: from `pytorch_record.record`.
       network: from `network_of`, with the config's settings.
-      config: those of the record; the dtype and precision may be others.
+      config: those of the record, resolved; precision and conv may be others.
     """
     budget = BUDGETS[arithmetic(config)]
     image = {role: jnp.asarray(record[f"image/{role}"], config.image_dtype) for role in _ROLES}
-    at = functools.partial(_at, config.precision)
+    at = functools.partial(_at, config)
 
     yield _rung("normalized", normalize(image["point"]), record["normalized"], budget.operation)
     before = record["normalized"]
@@ -175,9 +171,9 @@ def climb(record: Record, network: VGG19, config: Config) -> Iterator[Rung]:
     yield from _updates(record, config, budget)
 
 
-def _at(precision: Precision, function: Callable[..., Any], *arguments: Any) -> Any:
+def _at(config: Config, function: Callable[..., Any], *arguments: Any) -> Any:
     # Around each call alone: a generator must not leave the setting behind while it waits.
-    with matmul_precision(precision):
+    with jax.default_matmul_precision(config.matmul_precision):
         return function(*arguments)
 
 

@@ -26,8 +26,8 @@ def record(
       state: torchvision's state dict.
       content: HWC sRGB in [0, 1].
       style: the same, of the same size.
-      config: settings; with the dtype bfloat16 the program runs in float32, so that the errors
-        found are bfloat16's own. The layers, padding and pooling factor are the program's.
+      config: settings, resolved; in bfloat16 and TF32 the program runs in float32, so that the
+        errors found are their own. The layers, padding and pooling factor are the program's.
     """
     dtype = getattr(torch, config.image_dtype)
     network = reference.vgg19_features(state, pooling=config.pooling).to(dtype)

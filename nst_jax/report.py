@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nst_jax.backend import device_name
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write
-from nst_jax.flags import device_name
 from nst_jax.ladder import Rung, Trajectory, arithmetic, trajectory_budget
 
 PLOTS = (".png", ".svg", ".pdf")

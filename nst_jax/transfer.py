@@ -1,12 +1,12 @@
 """The whole job on arrays: two images and a network in, snapshots of the picture out."""
 
-import contextlib
+import dataclasses
 import functools
 import operator
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,20 @@ from jaxtyping import Array, Float, Int
 
 from nst_jax import optimize
 from nst_jax.adam import torch_adam
-from nst_jax.config import Config, Optimizer, Precision
+from nst_jax.backend import resolve
+from nst_jax.config import Config, Optimizer
 from nst_jax.errors import InputError
 from nst_jax.lbfgs import torch_lbfgs
 from nst_jax.objective import Losses, Targets, make_targets, style_transfer_loss
-from nst_jax.vgg import VGG19, build_vgg19, check_size, check_taps, denormalize, normalize
+from nst_jax.vgg import (
+    VGG19,
+    build_vgg19,
+    check_size,
+    check_taps,
+    denormalize,
+    normalize,
+    recast_vgg19,
+)
 
 # The most steps in one call to the device; only the length of a few arrays of scalars.
 _CAPACITY = 256
@@ -85,7 +94,13 @@ def split_config(config: Config) -> tuple[Numbers, Program]:
 
 
 def build_network(params: dict[str, np.ndarray], config: Config) -> VGG19:
-    """Build the network that the settings describe; see `build_vgg19`."""
+    """Build the network that the settings describe; see `build_vgg19`.
+
+    Raises:
+      InputError: if `build_vgg19` or `backend.resolve` does.
+    """
+    config = resolve(config)
+    assert config.conv != "auto"
     return build_vgg19(
         params,
         pooling=config.pooling,
@@ -93,6 +108,7 @@ def build_network(params: dict[str, np.ndarray], config: Config) -> VGG19:
         padding=config.padding,
         dtype=config.dtype,
         param_dtype=config.image_dtype,
+        conv=config.conv,
     )
 
 
@@ -122,14 +138,6 @@ def variable_loss(
         content_weight=numbers.content_weight,
         style_weight=numbers.style_weight,
     )
-
-
-def matmul_precision(precision: Precision) -> contextlib.AbstractContextManager[None]:
-    """Set how exactly JAX multiplies float32 numbers; "default" leaves it as the caller has it."""
-    if precision == "default":
-        return contextlib.nullcontext()
-    context: contextlib.AbstractContextManager[None] = jax.default_matmul_precision(precision)
-    return context
 
 
 def check_inputs(
@@ -168,8 +176,11 @@ def stylize(
       content: sRGB floats in [0, 1], HWC, or NHWC for independent pictures of one shape. It is
         used at the size it has; `images.load_image` resizes.
       style: the same; another height and width are allowed, and one image serves a whole batch.
-      network: from `load_vgg19`, with the config's pooling, padding and dtype.
-      config: settings; the preset `pytorch` by default. `size` is not used here.
+      network: from `load_vgg19`, with the config's pooling and padding, and its dtype unless the
+        precision is auto. Its convolutions are computed as the config says.
+      config: settings; the preset `pytorch` by default. `size` is not used here. With the precision
+        auto a network in float32, as `load_vgg19` makes it, computes in what suits the device, and
+        any other in its own type.
       snapshot_every: a snapshot is yielded at every multiple of this many steps and at the end.
       snapshot_seconds: if given, also about this often.
 
@@ -179,12 +190,13 @@ def stylize(
 
     Raises:
       InputError: for images that are too small, or of the wrong shape or type, for a network that
-        does not pool, pad or compute as the config says, for a batch with L-BFGS, which would make
-        one problem of it, and for float64 without `jax_enable_x64`.
+        does not pool, pad or compute as the config says, for a precision that the device does not
+        have, for a batch with L-BFGS, which would make one problem of it, and for float64 without
+        `jax_enable_x64`.
     """
-    config = Config() if config is None else config
+    network, config = _settle(network, Config() if config is None else config)
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise InputError("dtype is float64; it needs jax.config.update('jax_enable_x64', True)")
+        raise InputError("precision is float64; it needs jax.config.update('jax_enable_x64', True)")
     for name in ("pooling", "pool_scale", "padding", "dtype"):
         theirs, wanted = getattr(network, name), getattr(config, name)
         theirs = str(theirs) if name == "dtype" else theirs
@@ -205,6 +217,17 @@ def stylize(
         )
     check_inputs(content, style, config)
     return _snapshots(content, style, network, config, snapshot_every, snapshot_seconds)
+
+
+def _settle(network: VGG19, config: Config) -> tuple[VGG19, Config]:
+    """Decide what is left to `stylize`; return the network that computes so, and the config."""
+    if config.precision == "auto" and network.dtype != jnp.float32:
+        own: Any = str(network.dtype)
+        config = dataclasses.replace(config, precision=own)
+    chosen = resolve(config)
+    assert chosen.conv != "auto"
+    dtype = chosen.dtype if config.precision == "auto" else network.dtype
+    return recast_vgg19(network, dtype=dtype, conv=chosen.conv), chosen
 
 
 def _as_image(image: ArrayLike, role: str, config: Config) -> Float[Array, "*batch height width 3"]:
@@ -230,7 +253,7 @@ def _snapshots(
     snapshot_seconds: float | None,
 ) -> Iterator[Snapshot]:
     numbers, program = split_config(config)
-    with matmul_precision(config.precision):
+    with jax.default_matmul_precision(config.matmul_precision):
         targets = compute_targets(
             network, content, style, config.content_layers, config.style_layers
         )
@@ -239,7 +262,7 @@ def _snapshots(
     parts: list[Losses] = []
     while done < config.steps:
         chunk = min(config.steps - done, snapshot_every - done % snapshot_every, pace.steps())
-        with matmul_precision(config.precision):
+        with jax.default_matmul_precision(config.matmul_precision):
             state, new_image, records = _advance(state, chunk, network, targets, numbers, program)
         parts.append(jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records)))
         pace.made(chunk)

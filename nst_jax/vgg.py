@@ -23,6 +23,7 @@ from nst_jax.winograd import transform_kernel
 
 Pooling = Literal["average", "max", "l2"]
 Padding = Literal["zeros", "replicate"]
+Convolution = Literal["direct", "winograd"]
 
 # ImageNet's statistics over sRGB in [0, 1]: torchvision's networks see (image - mean) / std.
 MEAN = (0.485, 0.456, 0.406)
@@ -172,6 +173,7 @@ class VGG19(nnx.Module):
       padding: how conv1_1 pads the normalized image, "zeros" (as trained) or "replicate"; all other
         convolutions pad with zeros.
       dtype: what the network computes in and the type of its taps.
+      conv: how the convolutions are computed.
     """
 
     def __init__(
@@ -183,15 +185,19 @@ class VGG19(nnx.Module):
         padding: Padding = "zeros",
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
+        conv: Convolution = "direct",
     ):
-        for name, value, allowed in (("pooling", pooling, Pooling), ("padding", padding, Padding)):
+        for name, value, allowed in (
+            ("pooling", pooling, Pooling),
+            ("padding", padding, Padding),
+            ("conv", conv, Convolution),
+        ):
             if value not in get_args(allowed):
                 raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
         self.pooling, self.pool_scale = pooling, pool_scale
-        self.padding, self.dtype = padding, jnp.dtype(dtype)
+        self.padding, self.dtype, self.conv = padding, jnp.dtype(dtype), conv
         self.convs = nnx.List(
-            FrozenConv(conv.inputs, conv.outputs, rngs=rngs, param_dtype=param_dtype)
-            for conv in CONVS
+            FrozenConv(row.inputs, row.outputs, rngs=rngs, param_dtype=param_dtype) for row in CONVS
         )
 
     def __call__(
@@ -300,6 +306,7 @@ def build_vgg19(
     padding: Padding = "zeros",
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
+    conv: Convolution = "direct",
 ) -> VGG19:
     """Build a network from named arrays, without initializing it at random first.
 
@@ -310,6 +317,7 @@ def build_vgg19(
       padding: see `VGG19`.
       dtype: see `VGG19`.
       param_dtype: the type that the parameters are converted to.
+      conv: see `VGG19`.
 
     Raises:
       InputError: if a parameter is missing, unknown or of the wrong shape; it lists all of them.
@@ -332,10 +340,18 @@ def build_vgg19(
             padding=padding,
             dtype=dtype,
             param_dtype=param_dtype,
+            conv=conv,
         )
     )
-    for row, conv in zip(CONVS, network.convs, strict=True):
+    for row, layer in zip(CONVS, network.convs, strict=True):
         for leaf in ("kernel", "bias"):
             array = jnp.asarray(params[f"{row.name}.{leaf}"], dtype=param_dtype)
-            setattr(conv, leaf, nnx.Param(array))
+            setattr(layer, leaf, nnx.Param(array))
     return network
+
+
+def recast_vgg19(network: VGG19, *, dtype: DTypeLike, conv: Convolution) -> VGG19:
+    """Return a network of the same parameters that computes in another way; see `VGG19`."""
+    recast = nnx.merge(*nnx.split(network))
+    recast.dtype, recast.conv = jnp.dtype(dtype), conv
+    return recast

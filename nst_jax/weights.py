@@ -28,7 +28,17 @@ from nst_jax.errors import InputError
 from nst_jax.files import atomic_write
 from nst_jax.torch_file import read_state_dict
 from nst_jax.untrained import untrained_params
-from nst_jax.vgg import CONVS, MEAN, STD, VGG19, Padding, Pooling, build_vgg19, parameter_shapes
+from nst_jax.vgg import (
+    CONVS,
+    MEAN,
+    STD,
+    VGG19,
+    Convolution,
+    Padding,
+    Pooling,
+    build_vgg19,
+    parameter_shapes,
+)
 
 Params = dict[str, np.ndarray]
 Layout = Literal["torchvision", "caffe"]
@@ -374,6 +384,7 @@ def load_vgg19(
     pool_scale: float = 1.0,
     padding: Padding = "zeros",
     dtype: DTypeLike = jnp.float32,
+    conv: Convolution = "direct",
 ) -> VGG19:
     """Return the network with the named weights.
 
@@ -383,6 +394,7 @@ def load_vgg19(
       pool_scale: see `VGG19`.
       padding: see `VGG19`.
       dtype: see `VGG19`; the parameters themselves are float32.
+      conv: see `VGG19`.
 
     Raises:
       InputError: if the weights cannot be had.
@@ -393,4 +405,5 @@ def load_vgg19(
         pool_scale=pool_scale,
         padding=padding,
         dtype=dtype,
+        conv=conv,
     )

@@ -42,6 +42,7 @@ def test_the_whole_job(job, capfd):
     assert run([*job, "--output=out.jpg"]) == 0
     printed = capfd.readouterr()
     assert re.search(r"device +cpu", printed.out)
+    assert "numbers  float32, winograd convolutions\n" in printed.out
     assert "content.png, 24x20 px" in printed.out
     assert re.search(r"step 4/4  content \S+ style \S+ total \S+", printed.out)
     assert "wrote    out.jpg after 4 steps" in printed.out
@@ -76,7 +77,7 @@ def test_flags_reach_the_settings(job, capfd, monkeypatch):
     "flags",
     [
         ["--optimizer=lbfgs-torch", "--memory-size=3"],
-        ["--dtype=float64", "--precision=highest"],
+        ["--precision=float64"],
     ],
 )
 def test_other_optimizers_and_types(job, capfd, flags):
@@ -129,8 +130,10 @@ def test_the_result_does_not_depend_on_the_day(job):
         (["--optimizer=lbfgs", "--learning-rate=1"], "is a setting of adam, but the optimizer is"),
         (["--memory-size=5"], "memory-size is a setting of lbfgs and lbfgs-torch"),
         (["--optimizer=lbfgs", "--memory-size=0"], "memory-size is 0; it must be at least 1"),
-        (["--dtype=float16"], "allowed are float32, bfloat16, float64"),
-        (["--precision=low"], "allowed are highest, high, default"),
+        (["--precision=float16"], "allowed are auto, float32, tf32, bfloat16, float64"),
+        (["--precision=tf32"], "precision is tf32, which a cpu does not have; allowed are"),
+        (["--conv=fft"], "allowed are auto, direct, winograd"),
+        (["--conv=winograd", "--precision=bfloat16"], "winograd, which is for float32 and float64"),
         (["--save-every=0"], "'0' is not a whole number of at least 1"),
         (["--weights=nothing.pth"], "nothing.pth"),
         (["--weights=pretrained"], "cannot download"),

@@ -21,6 +21,8 @@ def test_pytorch_preset_is_the_program_that_is_reimplemented():
         pooling="average",
         pool_scale=1.0,
         padding="zeros",
+        precision="auto",
+        conv="auto",
         seed=0,
     )
 
@@ -43,6 +45,12 @@ def test_settings_are_frozen_and_hashable():
         ("content_weight", -1.0, "content-weight is -1.0; it must be at least 0"),
         ("beta2", 1.0, "beta2 is 1.0; it must be at least 0 and below 1"),
         ("pooling", "mean", "pooling is 'mean'; allowed are average, max, l2"),
+        (
+            "precision",
+            "half",
+            "precision is 'half'; allowed are auto, float32, tf32, bfloat16, float64",
+        ),
+        ("conv", "fft", "conv is 'fft'; allowed are auto, direct, winograd"),
         ("seed", -1, "seed is -1; it must be at least 0 and below 4294967296"),
     ],
 )
@@ -50,6 +58,75 @@ def test_values_out_of_range(unchecked, name, value, message):
     with pytest.raises(InputError) as error:
         Config(**{name: value})
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "precision", "conv"),
+    [
+        ({}, ("cpu",), "float32", "winograd"),
+        ({}, ("gpu", 9.0), "bfloat16", "direct"),
+        ({}, ("gpu", 8.0), "bfloat16", "direct"),
+        ({}, ("gpu", 7.5), "float32", "direct"),
+        ({}, ("gpu", None), "bfloat16", "direct"),
+        ({}, ("rocm",), "bfloat16", "direct"),
+        ({}, ("tpu",), "bfloat16", "direct"),
+        ({}, ("METAL",), "float32", "direct"),
+        ({"precision": "bfloat16"}, ("cpu",), "bfloat16", "direct"),
+        ({"precision": "float64"}, ("cpu",), "float64", "direct"),
+        ({"precision": "float64", "conv": "winograd"}, ("cpu",), "float64", "winograd"),
+        ({"conv": "direct"}, ("cpu",), "float32", "direct"),
+        ({"conv": "winograd"}, ("gpu", 9.0), "float32", "winograd"),
+        ({"precision": "float32"}, ("tpu",), "float32", "direct"),
+        ({"precision": "tf32"}, ("gpu", 8.0), "tf32", "direct"),
+        ({"precision": "bfloat16"}, ("gpu", 7.0), "bfloat16", "direct"),
+    ],
+)
+def test_auto_is_what_suits_the_device(given, device, precision, conv):
+    platform, *capability = device
+    config = Config(steps=7, **given)
+    resolved = config.resolve(platform, **({"capability": capability[0]} if capability else {}))
+    assert resolved == dataclasses.replace(config, precision=precision, conv=conv)
+    assert resolved.resolve("tpu" if precision != "tf32" else "gpu") == resolved
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "image_dtype", "products"),
+    [
+        ("float32", "float32", "float32", "highest"),
+        ("tf32", "float32", "float32", "tensorfloat32"),
+        ("bfloat16", "bfloat16", "float32", None),
+        ("float64", "float64", "float64", "highest"),
+    ],
+)
+def test_a_precision_is_types_and_a_way_to_multiply(precision, dtype, image_dtype, products):
+    config = Config(precision=precision)
+    assert (config.dtype, config.image_dtype) == (dtype, image_dtype)
+    assert config.matmul_precision == products
+
+
+def test_auto_has_no_type_before_a_device_is_named():
+    for name in ("dtype", "image_dtype", "matmul_precision"):
+        with pytest.raises(InputError, match=r"precision is auto; Config\.resolve"):
+            getattr(Config(), name)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        (("cpu", None), "a cpu does not have; allowed are float32, bfloat16 and float64"),
+        (("tpu", None), "a tpu does not have"),
+        (("gpu", 7.5), "a GPU of compute capability 7.5 does not have"),
+    ],
+)
+def test_tf32_is_refused_where_there_is_none(device, said):
+    with pytest.raises(InputError, match=f"precision is tf32, which {said}"):
+        Config(precision="tf32").resolve(device[0], capability=device[1])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
+def test_winograd_is_refused_where_rounding_would_eat_it(precision):
+    with pytest.raises(InputError, match=f"for float32 and float64, but precision is {precision}"):
+        Config(conv="winograd", precision=precision)
 
 
 def test_unknown_preset():

@@ -31,7 +31,7 @@ from nst_jax import (
 from nst_jax.vgg import TAPS, VGG19
 
 ROOT = Path(__file__).parents[1]
-CONFIG = Config(steps=6, learning_rate=0.2, precision="highest")
+CONFIG = Config(steps=6, learning_rate=0.2, precision="float32", conv="direct")
 
 
 @pytest.fixture(scope="module")
@@ -241,10 +241,11 @@ def flags(torch_file):
 def test_prints_a_table_and_writes_the_numbers(flags, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     files = [f"--json={tmp_path / 'a.json'}", f"--plot={tmp_path / 'a.png'}"]
-    assert crosscheck.main([*flags, "--dtype=float64", *files]) == 0
+    assert crosscheck.main([*flags, "--precision=float64", *files]) == 0
     out = capsys.readouterr().out
     assert "content  drawn" in out
     assert "run      6 steps of adam at 23x17 px, average pooling" in out
+    assert "numbers  float64, direct convolutions" in out
     assert "operation conv4_2" in out
     assert "loss, steps 3-5" in out
     assert "passed: all " in out
@@ -252,7 +253,7 @@ def test_prints_a_table_and_writes_the_numbers(flags, tmp_path, capsys):
     found = json.loads((tmp_path / "a.json").read_text())
     assert found["passed"]
     assert found["first_broken"] is None
-    assert found["config"]["dtype"] == found["arithmetic"] == "float64"
+    assert found["config"]["precision"] == found["arithmetic"] == "float64"
     assert len(found["losses"]["torch"]) == len(found["losses"]["jax"]) == 6
     assert {"name", "error", "largest", "budget", "passed"} == set(found["rungs"][0])
     plot = load_image(tmp_path / "a.png")
@@ -299,15 +300,21 @@ def without(module, *arguments, cwd):
 def test_exported_and_checked_without_torch(flags, tmp_path, capsys):
     path = tmp_path / "record.safetensors"
     flags = [*flags, "--optimizer=lbfgs", "--memory-size=4", "--style-weight=50"]
-    assert crosscheck.main([*flags, "--dtype=float64", f"--export={path}"]) == 0
+    flags += ["--precision=float64", "--conv=winograd"]
+    assert crosscheck.main([*flags, f"--export={path}"]) == 0
     assert f"wrote    {path}" in capsys.readouterr().out
     done = without("torch", f"--against={path}", "--json=a.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "a.json").read_text())["config"]
     assert (config["optimizer"], config["memory_size"]) == ("lbfgs-torch", 4)
-    assert (config["style_weight"], config["dtype"]) == (50, "float64")
-    # float32 against the same record.
-    assert crosscheck.main([f"--against={path}", "--dtype=float32"]) == 0
+    assert (config["style_weight"], config["precision"]) == (50, "float64")
+    assert config["conv"] == "direct"
+    # In other arithmetic against the same record.
+    for arithmetic in (["--precision=bfloat16"], ["--precision=auto", "--conv=auto"]):
+        assert crosscheck.main([f"--against={path}", *arithmetic]) == 0
+    assert "numbers  float32, winograd convolutions" in capsys.readouterr().out
+    assert crosscheck.main([f"--against={path}", "--precision=tf32"]) == 2
+    assert "precision is tf32, which a cpu does not have" in capsys.readouterr().err
     assert crosscheck.main([f"--against={path}", "--steps=3", "--content=a.png"]) == 2
     assert "--content, --steps: " in capsys.readouterr().err
     path.write_bytes(path.read_bytes()[:-9])

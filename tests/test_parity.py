@@ -14,14 +14,16 @@ from nst_jax import Config, crosscheck, ladder
 from nst_jax.vgg import TAPS
 
 LAYERS = Config().style_layers
-ADAM = Config(steps=20, learning_rate=0.02, precision="highest")
-LBFGS = Config(steps=20, optimizer="lbfgs-torch", memory_size=7, precision="highest")
+BASE = Config(steps=20, precision="float32", conv="direct")
+ADAM = dataclasses.replace(BASE, learning_rate=0.02)
+LBFGS = dataclasses.replace(BASE, optimizer="lbfgs-torch", memory_size=7)
 CASES = {
-    "float64, Adam": dataclasses.replace(ADAM, dtype="float64"),
-    "float64, L-BFGS, max": dataclasses.replace(LBFGS, dtype="float64", pooling="max"),
+    "float64, Adam": dataclasses.replace(ADAM, precision="float64"),
+    "float64, L-BFGS, max": dataclasses.replace(LBFGS, precision="float64", pooling="max"),
     "float32, Adam, l2": dataclasses.replace(ADAM, pooling="l2"),
     "float32, L-BFGS": LBFGS,
-    "bfloat16, Adam, max": dataclasses.replace(ADAM, dtype="bfloat16", pooling="max"),
+    "winograd, Adam": dataclasses.replace(ADAM, conv="winograd"),
+    "bfloat16, Adam, max": dataclasses.replace(ADAM, precision="bfloat16", pooling="max"),
 }
 
 

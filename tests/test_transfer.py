@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,9 +132,10 @@ def test_mistakes(network, photographs, unchecked):
         ((content, style), {"config": Config(pooling="max")}, "the network's pooling is 'average'"),
         (
             (content, style),
-            {"config": Config(dtype="bfloat16")},
+            {"config": Config(precision="bfloat16")},
             "the network's dtype is 'float32'",
         ),
+        ((content, style), {"config": Config(precision="tf32")}, "tf32, which a cpu does not have"),
         ((content, style), {"config": Config(style_layers=("relu7_1",))}, "'relu7_1'"),
         ((content[None], style), {"config": Config(optimizer="lbfgs")}, "lbfgs takes one picture"),
     ]
@@ -172,7 +175,7 @@ def test_lbfgs_descends_from_one_program(network, photographs, optimizer):
 
 
 def test_bfloat16_maps_leave_the_picture_and_the_sums_in_float32(random_params, photographs):
-    config = Config(**{**vars(CONFIG), "dtype": "bfloat16"})
+    config = Config(**{**vars(CONFIG), "precision": "bfloat16"})
     network = transfer.build_network(random_params, config)
     *_, last = stylize(*photographs, network=network, config=config)
     *_, exact = stylize(
@@ -184,7 +187,7 @@ def test_bfloat16_maps_leave_the_picture_and_the_sums_in_float32(random_params, 
 
 
 def test_float64_makes_everything_float64(random_params, photographs):
-    config = Config(**{**vars(CONFIG), "dtype": "float64"})
+    config = Config(**{**vars(CONFIG), "precision": "float64"})
     with jax.enable_x64(True):
         network = transfer.build_network(random_params, config)
         *_, last = stylize(*photographs, network=network, config=config)
@@ -194,11 +197,61 @@ def test_float64_makes_everything_float64(random_params, photographs):
         stylize(*photographs, network=network, config=config)
 
 
+class SeenError(Exception):
+    """Raised in place of the work, with what it was asked for."""
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Return the network and the precision of products that `stylize` comes to compute with."""
+
+    def targets(network, *arguments):
+        raise SeenError(network, jax.config.jax_default_matmul_precision)
+
+    def ask(photographs, **options):
+        with pytest.raises(SeenError) as seen:
+            next(stylize(*photographs, **options))
+        return seen.value.args
+
+    monkeypatch.setattr(transfer, "compute_targets", targets)
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("config", "own", "platform", "dtype", "conv", "products"),
+    [
+        ({}, "float32", "cpu", "float32", "winograd", "highest"),
+        ({}, "float32", "gpu", "bfloat16", "direct", None),
+        ({"conv": "direct"}, "float32", "cpu", "float32", "direct", "highest"),
+        ({"precision": "float32"}, "float32", "gpu", "float32", "direct", "highest"),
+        ({"precision": "tf32"}, "float32", "gpu", "float32", "direct", "tensorfloat32"),
+        # A network that was built for something else than the default keeps to it.
+        ({}, "bfloat16", "cpu", "bfloat16", "direct", None),
+        ({"precision": "bfloat16"}, "bfloat16", "cpu", "bfloat16", "direct", None),
+    ],
+)
+def test_stylize_computes_as_the_config_and_the_device_say(
+    random_params, photographs, asked, monkeypatch, config, own, platform, dtype, conv, products
+):
+    monkeypatch.setattr(transfer, "resolve", lambda config: config.resolve(platform))
+    network = build_vgg19(random_params, dtype=own)
+    config = Config(**{**vars(CONFIG), **config})
+    found, precision = asked(photographs, network=network, config=config)
+    assert (str(found.dtype), found.conv, precision) == (dtype, conv, products)
+    assert (str(network.dtype), network.conv) == (own, "direct")
+
+
+def test_a_network_of_a_type_that_no_precision_means(random_params, photographs, unchecked):
+    network = build_vgg19(random_params, dtype="float16")
+    with pytest.raises(InputError, match="precision is 'float16'; allowed are auto, float32"):
+        stylize(*photographs, network=network, config=CONFIG)
+
+
 def test_precision_reaches_the_compiled_program(network, photographs):
     def products(precision):
         numbers, program = transfer.split_config(CONFIG)
         content, style = map(jnp.asarray, photographs)
-        with transfer.matmul_precision(precision):
+        with jax.default_matmul_precision(Config(precision=precision).matmul_precision):
             targets = transfer.compute_targets(network, content, style, LAYERS, LAYERS)
             state = transfer._start(content, numbers, program)
             text = transfer._advance.lower(state, 1, network, targets, numbers, program).as_text()
@@ -206,7 +259,7 @@ def test_precision_reaches_the_compiled_program(network, photographs):
         assert len(lines) > 8
         return lines
 
-    assert all("HIGHEST" in line for line in products("highest"))
-    assert all("HIGHEST" not in line for line in products("default"))
-    with jax.default_matmul_precision("highest"):  # the caller's own setting stays in force
-        assert all("HIGHEST" in line for line in products("default"))
+    assert all(re.search(r"\bHIGHEST\b", line) for line in products("float32"))
+    assert all(re.search(r"\bHIGH\b", line) for line in products("tf32"))
+    with jax.default_matmul_precision("highest"):  # whatever the caller's own setting is
+        assert all("HIGH" not in line for line in products("bfloat16"))

@@ -134,6 +134,15 @@ def test_network_is_a_plain_pytree(network):
     )
 
 
+def test_recast_shares_its_parameters_and_leaves_the_original_alone(network):
+    recast = vgg.recast_vgg19(network, dtype="bfloat16", conv="winograd")
+    assert (recast.dtype, recast.conv) == (jnp.bfloat16, "winograd")
+    assert (network.dtype, network.conv) == (jnp.float32, "direct")
+    assert recast.pooling == network.pooling
+    for ours, theirs in zip(jax.tree.leaves(recast), jax.tree.leaves(network), strict=True):
+        assert ours is theirs
+
+
 def test_gradient_of_l2_pooling_is_finite_where_squares_vanish(random_params):
     # Positive activations whose squares underflow: ReLU's own gradient does not mask these.
     params = {
@@ -178,6 +187,8 @@ def test_what_cannot_be_computed_is_refused(network, random_params, unchecked):
             network(bad, ["relu1_1"])
     with pytest.raises(InputError, match=r"pooling is 'mean'; allowed are average, max, l2"):
         vgg.build_vgg19(random_params, pooling="mean")
+    with pytest.raises(InputError, match=r"conv is 'auto'; allowed are direct, winograd"):
+        vgg.build_vgg19(random_params, conv="auto")
 
 
 def test_parameters_that_do_not_fit_are_all_listed(random_params):

@@ -1,0 +1,52 @@
+"""The device that JAX computes on, and the settings that suit it."""
+
+from typing import Any
+
+import jax
+
+from nst_jax.config import Config
+from nst_jax.errors import InputError
+
+
+def default_device() -> Any:
+    """Return the device that JAX computes on unless told otherwise.
+
+    Raises:
+      InputError: if there is none.
+    """
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if chosen is not None and not isinstance(chosen, str):  # it may name a platform
+        return chosen
+    try:
+        return jax.devices(chosen)[0]
+    except RuntimeError as error:  # JAX_PLATFORMS names what is not there
+        raise InputError(f"JAX finds no device: {str(error).splitlines()[0]}") from None
+
+
+def device_name() -> str:
+    """Return what JAX computes on, for people.
+
+    Raises:
+      InputError: if there is nothing.
+    """
+    device = default_device()
+    platform, kind = device.platform, device.device_kind
+    return platform if kind == platform else f"{platform} ({kind})"
+
+
+def resolve(config: Config) -> Config:
+    """Replace every "auto" of the settings by what suits the device; see `Config.resolve`.
+
+    Raises:
+      InputError: if there is no device, or it does not have the precision.
+    """
+    device = default_device()
+    return config.resolve(device.platform, capability=_capability(device))
+
+
+def _capability(device: Any) -> float | None:
+    """Return an NVIDIA GPU's compute capability; None where nothing says it."""
+    try:
+        return float(device.compute_capability)
+    except (AttributeError, ValueError):  # not a GPU, or one of AMD's, which say "gfx942"
+        return None
