@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from nst_jax.conv import Convolution
 from nst_jax.errors import InputError
-from nst_jax.vgg import Convolution, Padding, Pooling
+from nst_jax.vgg import Padding, Pooling
 
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from nst_jax import winograd
 
-Algorithm = Literal["direct", "winograd"]
+Convolution = Literal["direct", "winograd"]
 _Residuals = tuple[Array, Array, Array | None, Array | None, Array | None]
 
 
@@ -23,15 +23,20 @@ def _correlate(x: Array, kernel: Array) -> Array:
     )
 
 
-def pays(shape: tuple[int, ...], channels: tuple[int, ...]) -> bool:
-    """Say whether Winograd's algorithm is the faster one for a map (n, h, w, c).
+def pays_for(inputs: int, outputs: int) -> bool:
+    """Say whether Winograd's algorithm can be the faster one between these numbers of channels."""
+    return min(inputs, outputs) >= 32
+
+
+def pays(shape: tuple[int, ...], outputs: int) -> bool:
+    """Say whether Winograd's algorithm is the faster one for a map (n, h, w, inputs).
 
     Measured on two cores with AVX-512 (docs/performance.md): from 64 channels on it always is,
     except for maps of a few tiles, whose time goes into reading the four times larger kernels.
     """
-    batch, height, width, _ = shape
+    batch, height, width, inputs = shape
     tiles = batch * -(-height // winograd.TILE) * -(-width // winograd.TILE)
-    return min(channels) >= 32 and tiles >= 4
+    return pays_for(inputs, outputs) and tiles >= 4
 
 
 def conv3x3(
@@ -58,7 +63,7 @@ def conv3x3(
         where it pays. It has no gradient of its own.
       rectify: apply a ReLU to the result, whose derivative at zero is zero.
     """
-    if transformed is not None and not pays(x.shape, kernel.shape[2:]):
+    if transformed is not None and not pays(x.shape, kernel.shape[-1]):
         transformed = None
     return _conv3x3(x, kernel, bias, transformed, rectify)
 

@@ -59,7 +59,7 @@ class Budget(NamedTuple):
 BUDGETS: Mapping[Arithmetic, Budget] = {
     "float64": Budget(1e-13, 1e-12, 1e-12, 1e-12, 1e-11, 1e-11, 1e-9, 1e-6),
     "float32": Budget(2e-6, 5e-6, 5e-6, 5e-6, 1e-4, 1e-5, 1e-3, 0.5),
-    "winograd": Budget(3e-5, 5e-5, 5e-5, 1e-4, 1e-4, 1e-5, 1e-3, 0.5),
+    "winograd": Budget(3e-6, 1e-5, 5e-6, 5e-6, 1e-4, 1e-5, 1e-3, 0.5),
     "tf32": Budget(1e-3, 5e-3, 1e-2, 2e-2, 1e-2, 1e-5, 5e-2, 10.0),
     "bfloat16": Budget(1e-2, 5e-2, 5e-2, 5e-2, 5e-2, 1e-5, 1e-1, 10.0),
 }

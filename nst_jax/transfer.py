@@ -30,6 +30,7 @@ from nst_jax.vgg import (
     denormalize,
     normalize,
     recast_vgg19,
+    transform_kernels,
 )
 
 # The most steps in one call to the device; only the length of a few arrays of scalars.
@@ -253,6 +254,8 @@ def _snapshots(
     snapshot_seconds: float | None,
 ) -> Iterator[Snapshot]:
     numbers, program = split_config(config)
+    if network.conv == "winograd":
+        network = transform_kernels(network, taps=program.taps)
     with jax.default_matmul_precision(config.matmul_precision):
         targets = compute_targets(
             network, content, style, config.content_layers, config.style_layers

@@ -17,13 +17,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from nst_jax.conv import conv3x3
+from nst_jax.conv import Convolution, conv3x3, pays_for
 from nst_jax.errors import InputError
 from nst_jax.winograd import transform_kernel
 
 Pooling = Literal["average", "max", "l2"]
 Padding = Literal["zeros", "replicate"]
-Convolution = Literal["direct", "winograd"]
 
 # ImageNet's statistics over sRGB in [0, 1]: torchvision's networks see (image - mean) / std.
 MEAN = (0.485, 0.456, 0.406)
@@ -151,11 +150,19 @@ class FrozenConv(nnx.Module):
         self.transformed: nnx.Param[Array] | None = nnx.data(None)
 
     def __call__(
-        self, x: Float[Array, "n h w inputs"], *, rectify: bool = False
+        self,
+        x: Float[Array, "n h w inputs"],
+        *,
+        conv: Convolution = "direct",
+        rectify: bool = False,
     ) -> Float[Array, "n h w outputs"]:
         """Convolve in the type of `x`; zeros are padded. With `rectify`, a ReLU follows."""
         kernel, bias = (param[...].astype(x.dtype) for param in (self.kernel, self.bias))
-        transformed = None if self.transformed is None else self.transformed[...].astype(x.dtype)
+        transformed = None
+        if conv == "winograd" and self.transformed is not None:
+            transformed = self.transformed[...].astype(x.dtype)
+        elif conv == "winograd":
+            transformed = transform_kernel(kernel)
         return conv3x3(x, kernel, bias, transformed=transformed, rectify=rectify)
 
 
@@ -173,7 +180,8 @@ class VGG19(nnx.Module):
       padding: how conv1_1 pads the normalized image, "zeros" (as trained) or "replicate"; all other
         convolutions pad with zeros.
       dtype: what the network computes in and the type of its taps.
-      conv: how the convolutions are computed.
+      conv: how the convolutions are computed; "winograd" is fast on a CPU, where the map and the
+        channels are large enough, and best together with `transform_kernels`.
     """
 
     def __init__(
@@ -254,10 +262,12 @@ class VGG19(nnx.Module):
         result of the one before. A convolution whose own map is not among `taps` comes together
         with its ReLU, under the name of the latter.
         """
-        for row, conv in zip(CONVS, self.convs, strict=True):
+        for row, layer in zip(CONVS, self.convs, strict=True):
             if row.index == 1 and row.block > 1:
                 yield f"pool{row.block - 1}", self._pool
-            convolve = functools.partial(self._first, conv) if row is CONVS[0] else conv
+            convolve: Callable[..., Array] = functools.partial(layer, conv=self.conv)
+            if row is CONVS[0]:
+                convolve = functools.partial(self._first, convolve)
             if row.name in taps:
                 yield row.name, convolve
                 yield row.relu, jax.nn.relu
@@ -265,28 +275,16 @@ class VGG19(nnx.Module):
                 yield row.relu, functools.partial(convolve, rectify=True)
 
     def _first(
-        self, conv: FrozenConv, x: Float[Array, "n h w 3"], *, rectify: bool = False
+        self, convolve: Callable[..., Array], x: Float[Array, "n h w 3"], *, rectify: bool = False
     ) -> Float[Array, "n h w outputs"]:
         if self.padding == "zeros":
-            return conv(x, rectify=rectify)
+            return convolve(x, rectify=rectify)
         # It then sees one more ring, which is cut off again.
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-        return conv(padded, rectify=rectify)[:, 1:-1, 1:-1]
+        return convolve(padded, rectify=rectify)[:, 1:-1, 1:-1]
 
     def _pool(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
         return _pool(x, self.pooling) * jnp.asarray(self.pool_scale, x.dtype)
-
-
-@jax.jit
-def to_winograd(network: VGG19) -> VGG19:
-    """Return the network with its kernels transformed for Winograd's algorithm as well.
-
-    They take four times the memory of the plain ones. The first convolution, of three channels,
-    stays as it is.
-    """
-    for conv in list(network.convs)[1:]:
-        conv.transformed = nnx.Param(transform_kernel(conv.kernel[...]))
-    return network
 
 
 def parameter_shapes() -> dict[str, tuple[int, ...]]:
@@ -355,3 +353,16 @@ def recast_vgg19(network: VGG19, *, dtype: DTypeLike, conv: Convolution) -> VGG1
     recast = nnx.merge(*nnx.split(network))
     recast.dtype, recast.conv = jnp.dtype(dtype), conv
     return recast
+
+
+@functools.partial(jax.jit, static_argnames="taps")
+def transform_kernels(network: VGG19, *, taps: tuple[str, ...] = TAPS) -> VGG19:
+    """Return the network with the kernels that the taps need also in Winograd's form.
+
+    That form takes four times the memory. Without it every evaluation makes it anew.
+    """
+    deepest = max(TAPS.index(tap) for tap in check_taps(taps)) // 2
+    for row, layer in zip(CONVS, network.convs, strict=True):
+        if pays_for(row.inputs, row.outputs) and CONVS.index(row) <= deepest:
+            layer.transformed = nnx.Param(transform_kernel(layer.kernel[...]))
+    return network

@@ -23,6 +23,7 @@ import safetensors
 import safetensors.numpy
 from jax.typing import DTypeLike
 
+from nst_jax.conv import Convolution
 from nst_jax.download import DownloadError, Progress, check_hash, download, sha256_of
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write
@@ -33,7 +34,6 @@ from nst_jax.vgg import (
     MEAN,
     STD,
     VGG19,
-    Convolution,
     Padding,
     Pooling,
     build_vgg19,
