@@ -15,6 +15,9 @@ from nst_jax.flags import exit_code
 from nst_jax.images import load_image
 from nst_jax.weights import find_weights, save_weights, to_state_dict
 
+# Of the weights' file: the format that `nst_jax.weights` reads, and no source of a known content.
+METADATA = {"format": "nst_jax.vgg19.1", "source": "benchmark", "source_sha256": "0" * 64}
+
 
 def prepare(request: dict[str, Any]) -> None:
     """Write both images at all sizes, square, and the weights for both frameworks.
@@ -34,8 +37,7 @@ def prepare(request: dict[str, Any]) -> None:
             image = load_image(path, shape=shape) if path else drawn(seed, size)
             np.save(folder / f"{role}-{size}.npy", image)
     weights = find_weights(request["weights"])
-    metadata = {"format": "nst_jax.vgg19.1", "source": "benchmark", "source_sha256": "0" * 64}
-    save_weights(folder / "jax.safetensors", weights.params, metadata)
+    save_weights(folder / "jax.safetensors", weights.params, METADATA)
     safetensors.numpy.save_file(to_state_dict(weights.params), folder / "torch.safetensors")
     print(json.dumps({"weights": weights.origin}))
 

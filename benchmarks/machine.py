@@ -110,12 +110,16 @@ def jax_rates(where: str) -> dict[str, float]:
     kinds = {"float32": (jnp.float32, "highest"), "bfloat16": (jnp.bfloat16, "default")}
     if where == "gpu":
         kinds["tf32"] = (jnp.float32, "tensorfloat32")
+
+    def finished(product: Callable[..., Any], *operands: Any) -> None:
+        jax.block_until_ready(product(*operands))
+
     rates: dict[str, float] = {}
     for name, (dtype, precision) in kinds.items():
         product = jax.jit(functools.partial(jnp.matmul, precision=precision))
         for side in _SIDES[where]:
             a = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype)
-            seconds = least_seconds(lambda: product(a, a).block_until_ready())  # noqa: B023 (called at once)
+            seconds = least_seconds(functools.partial(finished, product, a, a))
             rates[name] = max(rates.get(name, 0), 2 * side**3 / seconds)
     triad = jax.jit(lambda x, y: 0.5 * x + y, donate_argnums=0)
     x, y = jnp.zeros(_ELEMENTS[where]), jnp.ones(_ELEMENTS[where])

@@ -84,7 +84,7 @@ DEFAULT_MODES: dict[Platform, tuple[str, ...]] = {
         "torch-bfloat16-compile",
     ),
 }
-# The original program as it is written.
+# The original program as it is written; all other modes of torch have less work in their losses.
 EAGER = "torch-float32-eager-nchw"
 
 

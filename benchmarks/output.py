@@ -92,7 +92,7 @@ def _row(result: Result, best: Result | None, eager: Result | None) -> Row:
 
 def number(seconds: float) -> str:
     """Write seconds with three digits."""
-    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"
+    return f"{seconds:#.3g}" if seconds < 100 else f"{seconds:.0f}"
 
 
 def flops_text(rate: float) -> str:
@@ -161,6 +161,8 @@ def heading(report: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in hardware["versions"].items())
     rates = f"; {rates_text(report['rates'])}" if report["rates"] else ""
     cores = hardware["cores"]
+    if report["threads"]:
+        cores = f"{report['threads']} of {cores}"
     where = f"{report['date']}, {device}, {cores} CPU cores{rates}; {versions}."
     return f"{where}\n`{report['command']}`\n"
 

@@ -7,6 +7,7 @@ timed by turns, so that a machine whose speed drifts is as fast for one as for t
 import argparse
 import datetime
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -112,7 +113,9 @@ def _run(flags: argparse.Namespace, arguments: Sequence[str]) -> int:
     gpu = flags.device == "gpu" or (flags.device == "auto" and bool(hardware["gpus"]))
     platform: Platform = "gpu" if gpu else "cpu"
     if flags.threads and flags.threads > hardware["cores"]:
-        raise InputError(f"--threads {flags.threads}: there are {hardware['cores']}")
+        raise InputError(f"--threads {flags.threads}: this process may use {hardware['cores']}")
+    if flags.threads and not hasattr(os, "sched_setaffinity"):
+        raise InputError(f"--threads {flags.threads}: this system cannot bind processes to CPUs")
     plan = Plan(
         modes=tuple(dict.fromkeys(flags.modes or DEFAULT_MODES[platform])),
         sizes=tuple(dict.fromkeys(flags.sizes)),

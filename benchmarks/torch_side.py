@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.modes import Mode, Platform
+from benchmarks.modes import EAGER, Mode, Platform
 
 # The preset's.
 CONTENT_WEIGHT, STYLE_WEIGHT, LEARNING_RATE, BETAS = 1.0, 100.0, 0.003, (0.5, 0.999)
@@ -35,15 +35,15 @@ def load_reference() -> ModuleType:
 
 
 class _Gram(torch.autograd.Function):
-    """F Fᵀ of a bfloat16 map in float32; the gradient is one product, as the difference is
-    symmetric.
+    """F Fᵀ in float32; the gradient is one product where autograd makes two, as the gradient of
+    the loss is symmetric.
     """
 
     @staticmethod
     def forward(ctx: Any, flat: torch.Tensor) -> torch.Tensor:
         """Multiply; only CUDA takes bfloat16 to float32 without a copy."""
         ctx.save_for_backward(flat)
-        if flat.is_cuda:
+        if flat.is_cuda and flat.dtype != torch.float32:
             product: torch.Tensor = torch.mm(flat, flat.T, out_dtype=torch.float32)
             return product
         wide = flat.float()
@@ -61,10 +61,13 @@ class _Gram(torch.autograd.Function):
 _gram: Callable[[torch.Tensor], torch.Tensor] = _Gram.apply
 
 
-def bfloat16_losses(
+def losses(
     maps: list[torch.Tensor], content_maps: list[torch.Tensor], style_grams: list[torch.Tensor]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Compute the reference's losses of bfloat16 maps, with Gram matrices and sums in float32."""
+    """Compute the reference's losses with less work, and with all sums in float32.
+
+    The Gram matrices of the style, which the program as written computes in each step, are given.
+    """
     content, style = [], []
     for f, f_content, gram in zip(maps, content_maps, style_grams, strict=True):
         _, channels, height, width = f.shape
@@ -109,20 +112,20 @@ class Job:
         self._optimizer = torch.optim.Adam(
             [self._target], lr=LEARNING_RATE, betas=BETAS, fused=True
         )
-        if dtype == torch.bfloat16:
-            style_maps = [_gram(f.reshape(f.shape[1], -1)) for f in style_maps]
+        style_grams = [_gram(f.reshape(f.shape[1], -1)) for f in style_maps]
+        as_written = mode.name == EAGER
 
-        def loss(target: torch.Tensor) -> torch.Tensor:
-            if dtype == torch.bfloat16:
-                maps = reference.extract(network, target.to(dtype))
-                content, style = bfloat16_losses(maps, content_maps, style_maps)
-            else:
+        def loss(target: torch.Tensor) -> Any:
+            if as_written:
                 content, style = reference.losses(network, target, content_maps, style_maps)
+            else:
+                maps = reference.extract(network, target.to(dtype))
+                content, style = losses(maps, content_maps, style_grams)
             return CONTENT_WEIGHT * sum(content[1:], content[0]) + STYLE_WEIGHT * sum(
                 style[1:], style[0]
             )
 
-        self._loss: Any = loss
+        self._loss = loss
         if mode.method != "eager":
             how = None if mode.method == "compile" else mode.method
             self._loss = torch.compile(loss, mode=how, fullgraph=True, dynamic=False)

@@ -106,6 +106,8 @@ def _serve(spec: Spec, answers: TextIO) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec.threads])
     began = time.perf_counter()
     mode = MODES[spec.mode]
+    if mode.precision == "tf32" and spec.platform != "gpu":
+        raise ValueError("tf32 is float32 on a GPU")
     side: Any
     if mode.framework == "jax":
         from benchmarks import jax_side as side
