@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
 # Last, so that an installed nst_jax is still what is tested.
-sys.path.append(str(ROOT))
+sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks import inputs, machine, modes, output, speed, work, worker
 from benchmarks.driver import Result, add_block
@@ -20,6 +19,7 @@ from benchmarks.worker import Block, Start
 from commands import run
 from nst_jax.weights import save_weights
 
+ROOT = Path(__file__).parents[1]
 RATES = {"float32": 2e11, "bfloat16": 4e11, "bandwidth": 2e10}
 REPORT = {
     "date": "2026-01-02T03:04:05+00:00",
