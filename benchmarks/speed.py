@@ -153,7 +153,8 @@ def _run(flags: argparse.Namespace, arguments: Sequence[str]) -> int:
             console.print(output.table(found), soft_wrap=True)
             # A long run that is interrupted has what it has.
             _write(flags, report, results)
-    console.print(f"starts: {output.starts_text(results)}. {output.NOTE}.", soft_wrap=True)
+    if kinds := output.starts_text(results):
+        console.print(f"starts: {kinds}. {output.NOTE}.", soft_wrap=True)
     _warn_of_idlers(results, console)
     return EXIT_FAILURE if all(result.failure for result in results) else 0
 
