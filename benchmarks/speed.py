@@ -48,9 +48,7 @@ def _steps(text: str) -> int | None:
 
 def _mode(text: str) -> str:
     if text not in MODES:
-        raise argparse.ArgumentTypeError(
-            f"unknown mode {text!r}; allowed are {', '.join(MODES)}, or all"
-        )
+        raise argparse.ArgumentTypeError(f"unknown mode {text!r}; allowed are {', '.join(MODES)}")
     return text
 
 
