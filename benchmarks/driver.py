@@ -1,0 +1,292 @@
+"""Starts the workers of one size, keeps them side by side, and lets them work by turns."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.modes import MODES, Platform
+from benchmarks.work import step_bytes, step_flops
+from benchmarks.worker import Block, Spec, Start
+
+Cache = Literal["off", "cold", "warm", "both"]
+ROOT = Path(__file__).parents[1]
+# A block takes about this long unless the number of its steps is given.
+_BLOCK_SECONDS = 0.5
+_MOST_STEPS = 200  # of one call to nst_jax's program
+# OpenMP's threads of a worker that has just worked look for more to do before they sleep.
+_SETTLE_SECONDS = 0.05
+
+
+class WorkerError(Exception):
+    """A mode cannot be measured; the message is the reason in one line."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+      modes: names of `modes.MODES`.
+      sizes: sides of the square picture in px.
+      rounds: timed blocks of each worker.
+      steps: in a block; None for as many as take half a second.
+      cache: which start is measured: "cold" with an empty compilation cache, "warm" with what a
+        process before it has left, "both", or "off" without a cache.
+      platform: what to compute on.
+      threads: CPUs that a worker may use; None for all.
+      timeout: seconds that a worker may need for one answer.
+    """
+
+    modes: tuple[str, ...]
+    sizes: tuple[int, ...]
+    rounds: int
+    steps: int | None
+    cache: Cache
+    platform: Platform
+    threads: int | None
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one mode took at one size.
+
+    Attributes:
+      mode: its name.
+      size: side of the square picture in px.
+      failure: why there are no numbers.
+      steps: in a block.
+      seconds: a step, of each block.
+      starts: `worker.Start` for "off", "cold" or "warm".
+      peak_bytes: most memory of the worker that was timed.
+      idle_cpu_seconds: most CPU time that the worker used while others worked.
+    """
+
+    mode: str
+    size: int
+    failure: str | None = None
+    steps: int = 0
+    seconds: tuple[float, ...] = ()
+    starts: Mapping[str, Start] = field(default_factory=dict)
+    peak_bytes: int = 0
+    idle_cpu_seconds: float = 0.0
+
+    @property
+    def median(self) -> float:
+        """Seconds a step."""
+        return statistics.median(self.seconds)
+
+    @property
+    def least(self) -> float:
+        """Seconds a step, least disturbed."""
+        return min(self.seconds)
+
+    @property
+    def flops(self) -> int:
+        """Work of a step as direct convolution does it."""
+        return step_flops(self.size, self.size)
+
+    @property
+    def rate(self) -> float:
+        """That work a second; an algorithm that multiplies less may exceed the machine's."""
+        return self.flops / self.median
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all numbers, for JSON."""
+        found: dict[str, Any] = dataclasses.asdict(self)
+        found["starts"] = {name: dataclasses.asdict(start) for name, start in self.starts.items()}
+        found["flops"] = self.flops
+        itemsize = 2 if MODES[self.mode].precision == "bfloat16" else 4
+        found["bytes"] = step_bytes(self.size, self.size, itemsize)
+        if not self.failure:
+            found |= {"median": self.median, "least": self.least, "flops_per_second": self.rate}
+        return found
+
+
+class Worker:
+    """The driver's end of a process of `benchmarks.worker`."""
+
+    def __init__(self, spec: Spec, environment: Mapping[str, str], timeout: float):
+        self._timeout = timeout
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        spec = dataclasses.replace(spec, began=time.monotonic())
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", json.dumps(dataclasses.asdict(spec))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+
+    def start(self) -> Start:
+        """Wait for the first step."""
+        return Start(**self._answer())
+
+    def run(self, steps: int) -> Block:
+        """Make steps and time them."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the answer says why
+            self._process.stdin.write(f"run {steps}\n".encode())
+            self._process.stdin.flush()
+        return Block(**self._answer())
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], self._timeout)[0]:
+            self._process.kill()
+            raise WorkerError(f"no answer within {self._timeout:g} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise WorkerError(self._cause_of_death())
+        answer: dict[str, Any] = json.loads(line)
+        if "failure" in answer:
+            raise WorkerError(answer["failure"])
+        return answer
+
+    def _cause_of_death(self) -> str:
+        code = self._process.wait()
+        if code == -9:
+            return "killed (out of memory?)"
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f"exit code {code}" + (f": {lines[-1][:100]}" if lines else "")
+
+
+def worker_environment(plan: Plan, cache: Path | None) -> dict[str, str]:
+    """Return the environment of a worker whose compilers keep what they make in `cache`."""
+    found = dict(os.environ)
+    # The source tree for `benchmarks`; also without an installation for `nst_jax`.
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), found.get("PYTHONPATH"))))
+    found["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    if plan.platform == "cpu":
+        found |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    for name in ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        found.pop(name, None)
+    if cache is None:
+        return found | {
+            "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+            "JAX_ENABLE_COMPILATION_CACHE": "0",
+        }
+    return found | {
+        "JAX_ENABLE_COMPILATION_CACHE": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "CUDA_CACHE_PATH": str(cache / "cuda"),
+    }
+
+
+def measure(
+    plan: Plan, inputs: Path, size: int, say: Callable[[str], None], seed: int = 0
+) -> list[Result]:
+    """Measure all modes at one size: all are started, then timed by turns in a shuffled order.
+
+    Args:
+      plan: what to measure.
+      inputs: folder of `inputs.prepare`'s files.
+      size: one of the plan's.
+      say: told what is going on.
+      seed: of the order.
+    """
+    results = {mode: Result(mode, size) for mode in plan.modes}
+    workers: dict[str, Worker] = {}
+    with contextlib.ExitStack() as stack:
+        for mode in plan.modes:
+            say(f"{size} px: starting {mode}")
+            try:
+                workers[mode], starts = _start(plan, inputs, size, mode, stack)
+                steps = plan.steps or _calibrate(workers[mode])
+                results[mode] = Result(mode, size, steps=steps, starts=starts)
+            except WorkerError as error:
+                workers.pop(mode, None)
+                results[mode] = Result(mode, size, failure=str(error))
+        for mode, done in _turns(plan.rounds, workers, seed):
+            say(f"{size} px: round {done} of {plan.rounds}, {mode}")
+            time.sleep(_SETTLE_SECONDS)
+            try:
+                block = workers[mode].run(results[mode].steps)
+            except WorkerError as error:
+                del workers[mode]
+                results[mode] = Result(mode, size, failure=str(error))
+                continue
+            results[mode] = add_block(results[mode], block)
+    return list(results.values())
+
+
+def add_block(result: Result, block: Block) -> Result:
+    """Return the result with one block more."""
+    return dataclasses.replace(
+        result,
+        seconds=(*result.seconds, block.seconds / result.steps),
+        peak_bytes=max(result.peak_bytes, block.peak_bytes),
+        idle_cpu_seconds=max(result.idle_cpu_seconds, block.idle_cpu_seconds),
+    )
+
+
+def _turns(rounds: int, workers: Mapping[str, Worker], seed: int) -> Iterator[tuple[str, int]]:
+    shuffle = random.Random(seed).shuffle
+    for done in range(1, rounds + 1):
+        modes = sorted(workers)
+        shuffle(modes)
+        for mode in modes:
+            yield mode, done
+
+
+def _start(
+    plan: Plan, inputs: Path, size: int, mode: str, stack: contextlib.ExitStack
+) -> tuple[Worker, dict[str, Start]]:
+    """Start a worker for each kind of start; return the last one and what each start took."""
+    kinds: Sequence[str] = ("cold", "warm") if plan.cache in ("warm", "both") else (plan.cache,)
+    cache = None
+    if plan.cache != "off":
+        cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
+    spec = Spec(mode, str(inputs), size, plan.platform, plan.threads, began=0)
+    starts = {}
+    for kind in kinds:
+        worker = Worker(spec, worker_environment(plan, cache), plan.timeout)
+        if kind == kinds[-1]:
+            stack.callback(worker.close)
+            starts[kind] = worker.start()
+            break
+        with contextlib.closing(worker):
+            starts[kind] = worker.start()
+    if plan.cache == "warm":
+        del starts["cold"]
+    return worker, starts
+
+
+def _calibrate(worker: Worker) -> int:
+    """Return how many steps take half a second; the steps made for it also warm up."""
+    made, block = 1, worker.run(1)
+    if block.seconds < _BLOCK_SECONDS / 5:
+        made = min(_MOST_STEPS, max(1, int(_BLOCK_SECONDS / 5 / block.seconds)))
+        block = worker.run(made)
+    return min(_MOST_STEPS, max(1, round(_BLOCK_SECONDS * made / block.seconds)))

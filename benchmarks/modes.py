@@ -1,0 +1,104 @@
+"""The ways to make a step that are compared. A worker imports this: nothing heavy in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from nst_jax.config import Config
+
+Platform = Literal["cpu", "gpu"]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to make a step.
+
+    Attributes:
+      framework: "jax" for this program, "torch" for the one that it reimplements.
+      precision: "float32", "tf32" (float32 with shorter products, on a GPU) or "bfloat16".
+      conv: jax: "direct", "winograd", or "auto" for the program's own choice.
+      method: torch: "eager", "compile" (its default mode) or "max-autotune".
+      channels_last: torch: the memory layout.
+    """
+
+    framework: Literal["jax", "torch"]
+    precision: str
+    conv: str = "auto"
+    method: str = "eager"
+    channels_last: bool = True
+
+    @property
+    def name(self) -> str:
+        """What --modes, the tables and the files call it."""
+        if self.framework == "jax":
+            parts = [self.precision] + [self.conv] * (self.conv != "auto")
+        else:
+            parts = [self.precision, self.method] + ["nchw"] * (not self.channels_last)
+        return "-".join([self.framework, *parts])
+
+
+def _torch(precision: str) -> list[Mode]:
+    return [
+        Mode("torch", precision, method=method, channels_last=last)
+        for method in ("eager", "compile", "max-autotune")
+        for last in (False, True)
+    ]
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        *(
+            Mode("jax", precision, conv)
+            for precision in ("float32", "tf32", "bfloat16")
+            for conv in ("auto", "direct", "winograd")
+        ),
+        *(mode for precision in ("float32", "tf32", "bfloat16") for mode in _torch(precision)),
+    )
+}
+
+# What is measured unless --modes says otherwise.
+DEFAULT_MODES: dict[Platform, tuple[str, ...]] = {
+    "cpu": (
+        "jax-float32-direct",
+        "jax-float32-winograd",
+        "jax-bfloat16",
+        "torch-float32-eager-nchw",
+        "torch-float32-eager",
+        "torch-float32-compile",
+        "torch-bfloat16-eager",
+        "torch-bfloat16-compile",
+    ),
+    "gpu": (
+        "jax-float32",
+        "jax-tf32",
+        "jax-bfloat16",
+        "torch-float32-eager-nchw",
+        "torch-float32-eager",
+        "torch-float32-compile",
+        "torch-tf32-eager",
+        "torch-tf32-compile",
+        "torch-bfloat16-eager",
+        "torch-bfloat16-compile",
+    ),
+}
+# The original program as it is written; all other modes of torch have less work in their losses.
+EAGER = "torch-float32-eager-nchw"
+
+
+def jax_config(mode: Mode) -> Config:
+    """Return the settings of a mode of this program.
+
+    Raises:
+      InputError: if there are none yet.
+    """
+    from nst_jax.config import Config
+    from nst_jax.errors import InputError
+
+    if mode.conv == "winograd":
+        raise InputError("this version has no Winograd convolution")
+    if mode.precision == "bfloat16":
+        return Config(dtype="bfloat16")
+    return Config(precision="default" if mode.precision == "tf32" else "highest")

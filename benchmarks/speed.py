@@ -1,0 +1,228 @@
+"""How fast a step is, here and in PyTorch: `python -m benchmarks.speed`.
+
+One command for CPU and GPU. Each mode at each size has a process of its own; those of one size are
+timed by turns, so that a machine whose speed drifts is as fast for one as for the other.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from benchmarks import machine, output
+from benchmarks.driver import Cache, Plan, Result, measure, worker_environment
+from benchmarks.modes import DEFAULT_MODES, MODES, Platform
+from nst_jax.errors import InputError
+from nst_jax.files import check_writable
+from nst_jax.flags import EXIT_FAILURE, EXIT_USAGE, Parser, exit_code
+from nst_jax.report import check_plotting
+
+PROGRAM = "benchmarks.speed"
+SIZES = (256, 400, 512, 1024)
+_LEAST_SIZE = 16  # of relu5_1
+_FILE_WIDTH = 160  # of tables that go into a file
+
+
+def _whole(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least {least}")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    return _whole(text, _LEAST_SIZE)
+
+
+def _steps(text: str) -> int | None:
+    return None if text == "auto" else _whole(text)
+
+
+def _mode(text: str) -> str:
+    if text not in MODES:
+        raise argparse.ArgumentTypeError(f"unknown mode {text!r}; allowed are {', '.join(MODES)}")
+    return text
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=PROGRAM,
+        description="Time a step of this program and of the PyTorch one by turns; a table for each "
+        "size. Exit code 1 if nothing could be measured.",
+    )
+    add = parser.add_argument
+    add("--sizes", type=_size, nargs="+", default=SIZES, metavar="N", help="sides of the picture")
+    add(
+        "--modes",
+        type=_mode,
+        nargs="+",
+        metavar="MODE",
+        help="what to compare (default on a CPU: "
+        + " ".join(DEFAULT_MODES["cpu"])
+        + "; on a GPU: "
+        + " ".join(DEFAULT_MODES["gpu"])
+        + "); -max-autotune is there too",
+    )
+    add("--rounds", type=_whole, default=7, metavar="N", help="timed blocks (default: 7)")
+    add(
+        "--steps",
+        type=_steps,
+        metavar="N|auto",
+        help="steps in a block (default: as many as take half a second)",
+    )
+    add(
+        "--cache",
+        choices=get_args(Cache),
+        default="both",
+        help="compilation cache at the start: empty, filled by a process before, one start with "
+        "each, or none (default: both)",
+    )
+    add("--device", choices=("auto", *get_args(Platform)), default="auto", help="(default: auto)")
+    add("--threads", type=_whole, metavar="N", help="CPUs that a worker may use (default: all)")
+    add("--content", metavar="PATH", help="an image, made square; a drawn one by default")
+    add("--style", metavar="PATH", help="the same")
+    add("--weights", default="untrained", metavar="W", help="as in the main job (untrained)")
+    add("--no-rates", action="store_true", help="leave out the machine's matrix and memory rates")
+    add("--timeout", type=_whole, default=900, metavar="S", help="of one start or block (900)")
+    add("--json", metavar="FILE", help="write all numbers")
+    add("--markdown", metavar="FILE", help="write the tables for a document")
+    add("--plot", metavar="FILE", help=f"seconds over pixels; {', '.join(output.PLOTS)}")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with the given arguments, by default the process's; return its code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    flags = _parser().parse_args(arguments)
+    return exit_code(PROGRAM, lambda: _run(flags, arguments))
+
+
+def _run(flags: argparse.Namespace, arguments: Sequence[str]) -> int:
+    _check_outputs(flags)
+    hardware = machine.describe()
+    gpu = flags.device == "gpu" or (flags.device == "auto" and bool(hardware["gpus"]))
+    platform: Platform = "gpu" if gpu else "cpu"
+    if flags.threads and flags.threads > hardware["cores"]:
+        raise InputError(f"--threads {flags.threads}: this process may use {hardware['cores']}")
+    if flags.threads and not hasattr(os, "sched_setaffinity"):
+        raise InputError(f"--threads {flags.threads}: this system cannot bind processes to CPUs")
+    plan = Plan(
+        modes=tuple(dict.fromkeys(flags.modes or DEFAULT_MODES[platform])),
+        sizes=tuple(dict.fromkeys(flags.sizes)),
+        rounds=flags.rounds,
+        steps=flags.steps,
+        cache=flags.cache,
+        platform=platform,
+        threads=flags.threads,
+        timeout=flags.timeout,
+    )
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=_FILE_WIDTH)
+    status = Console(stderr=True).status("preparing")
+    report: dict[str, Any] = {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", PROGRAM, *arguments]),
+        "platform": platform,
+        "threads": plan.threads,
+        "cache": plan.cache,
+        "hardware": hardware,
+        "rates": {},
+    }
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, status:
+        report["weights"] = _prepare(flags, plan, folder)
+        if not flags.no_rates:
+            status.update("measuring the machine")
+            report["rates_by_framework"] = {name: _rates(plan, name) for name in ("jax", "torch")}
+            report["rates"] = machine.best(report["rates_by_framework"].values())
+        console.print(output.heading(report), soft_wrap=True)
+        for size in plan.sizes:
+            found = measure(plan, Path(folder), size, status.update)
+            results += found
+            console.print(output.table(found), soft_wrap=True)
+            # A long run that is interrupted has what it has.
+            _write(flags, report, results)
+    if kinds := output.starts_text(results):
+        console.print(f"starts: {kinds}. {output.NOTE}.", soft_wrap=True)
+    _warn_of_idlers(results, console)
+    return EXIT_FAILURE if all(result.failure for result in results) else 0
+
+
+def _check_outputs(flags: argparse.Namespace) -> None:
+    for name, suffixes in (("json", (".json",)), ("markdown", (".md",)), ("plot", output.PLOTS)):
+        path = getattr(flags, name)
+        if path is None:
+            continue
+        if Path(path).suffix not in suffixes:
+            raise InputError(f"--{name} {path}: the name must end in {' or '.join(suffixes)}")
+        check_writable(path, what=f"the file of --{name}")
+    if flags.plot:
+        check_plotting()
+
+
+def _prepare(flags: argparse.Namespace, plan: Plan, folder: str) -> str:
+    """Write what the workers read; return where the weights come from."""
+    request = {
+        "folder": folder,
+        "sizes": plan.sizes,
+        "weights": flags.weights,
+        **{
+            role: str(Path(path).absolute()) if (path := getattr(flags, role)) else None
+            for role in ("content", "style")
+        },
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.inputs", json.dumps(request)],
+        capture_output=True,
+        text=True,
+        # Weights are drawn where no memory of the GPU is taken for it.
+        env=worker_environment(plan, None) | {"JAX_PLATFORMS": "cpu"},
+    )
+    if done.returncode == EXIT_USAGE:
+        raise InputError(done.stderr.strip().removeprefix(f"{PROGRAM}: error: "))
+    if done.returncode != 0:
+        raise OSError(f"the inputs could not be made: {done.stderr.strip().splitlines()[-1]}")
+    origin: str = json.loads(done.stdout)["weights"]
+    return origin
+
+
+def _rates(plan: Plan, framework: str) -> dict[str, float]:
+    """Measure what one framework gets out of the machine; nothing where it cannot be used."""
+    command = [sys.executable, "-m", "benchmarks.machine", framework, plan.platform]
+    if plan.threads:
+        command += [str(plan.threads)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=worker_environment(plan, None)
+    )
+    rates: dict[str, float] = json.loads(done.stdout) if done.returncode == 0 else {}
+    return rates
+
+
+def _write(flags: argparse.Namespace, report: dict[str, Any], results: list[Result]) -> None:
+    for name in ("json", "markdown", "plot"):
+        if path := getattr(flags, name):
+            getattr(output, f"write_{name}")(Path(path), report, results)
+
+
+def _warn_of_idlers(results: Sequence[Result], console: Console) -> None:
+    """Say whose worker disturbed the others: it used CPU time while it had nothing to do."""
+    for result in results:
+        if result.idle_cpu_seconds > 0.05:
+            console.print(
+                f"note: {result.mode} at {result.size} px used up to "
+                f"{result.idle_cpu_seconds:.2f} s of CPU time between its blocks",
+                soft_wrap=True,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

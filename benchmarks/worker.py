@@ -1,0 +1,172 @@
+"""One mode at one size in a process of its own: `python -m benchmarks.worker SPEC`.
+
+SPEC is a `Spec` as JSON. It writes one line of JSON to standard output for each thing it has done:
+first `Start`, then a `Block` for each line "run N" on standard input, until that ends. What it
+cannot do is {"failure": reason}, and the end.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from benchmarks.modes import MODES, Platform
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a worker shall do.
+
+    Attributes:
+      mode: a name of `modes.MODES`.
+      inputs: the folder with `inputs.py`'s files.
+      size: which of them.
+      platform: what it must compute on.
+      threads: how many CPUs it may use; None for all.
+      began: `time.monotonic()` just before the process was started.
+    """
+
+    mode: str
+    inputs: str
+    size: int
+    platform: Platform
+    threads: int | None
+    began: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """What it took until the first step was made.
+
+    Attributes:
+      import_seconds: importing the framework and the program.
+      prepare_seconds: weights, network and targets, with the compilation of the targets' program.
+      first_step_seconds: the first step, with its compilation.
+      first_picture_seconds: from the process's start until the picture after one step is here.
+      peak_bytes: the most memory so far, of the process on a CPU, else of the device.
+    """
+
+    import_seconds: float
+    prepare_seconds: float
+    first_step_seconds: float
+    first_picture_seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """What some steps took.
+
+    Attributes:
+      seconds: from the first step's start until the last one was made.
+      idle_cpu_seconds: of all CPUs, used since the block before although nothing was asked for.
+      peak_bytes: as in `Start`, so far.
+    """
+
+    seconds: float
+    idle_cpu_seconds: float
+    peak_bytes: int
+
+
+def main() -> int:
+    """Do what the first argument and standard input say."""
+    # Frameworks print what they like to standard output: they get standard error instead.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    try:
+        _serve(Spec(**json.loads(sys.argv[1])), answers)
+    except Exception as error:
+        _tell(answers, {"failure": reason(error)})
+        return 1
+    return 0
+
+
+def reason(error: BaseException) -> str:
+    """Say in one short line why a mode cannot be measured."""
+    text = str(error).strip()
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text:
+        return "out of memory"
+    if "InvalidCxxCompiler" in text or "No working C++ compiler" in text:
+        return "torch.compile finds no C++ compiler"
+    first = text.splitlines()[0] if text else ""
+    line = first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}"
+    return line if len(line) <= 100 else line[:99] + "…"
+
+
+def _serve(spec: Spec, answers: TextIO) -> None:
+    if spec.threads is not None:
+        # Before the frameworks count the CPUs to start their threads.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec.threads])
+    began = time.perf_counter()
+    mode = MODES[spec.mode]
+    if mode.precision == "tf32" and spec.platform != "gpu":
+        raise ValueError("tf32 is float32 on a GPU")
+    side: Any
+    if mode.framework == "jax":
+        from benchmarks import jax_side as side
+    else:
+        from benchmarks import torch_side as side
+    imported = time.perf_counter()
+    side.check_device(spec.platform)
+    import numpy as np
+
+    folder = Path(spec.inputs)
+    images = (np.load(folder / f"{role}-{spec.size}.npy") for role in ("content", "style"))
+    weights = side.load(folder / f"{mode.framework}.safetensors")
+    job = side.Job(mode, *images, weights)
+    del weights
+    prepared = time.perf_counter()
+    job.run(1)
+    stepped = time.perf_counter()
+    if not np.isfinite(job.picture()).all():
+        raise ValueError("the picture is not finite after one step")
+    start = Start(
+        import_seconds=imported - began,
+        prepare_seconds=prepared - imported,
+        first_step_seconds=stepped - prepared,
+        first_picture_seconds=time.monotonic() - spec.began,
+        peak_bytes=_peak(job),
+    )
+    _tell(answers, dataclasses.asdict(start))
+    cpu = time.process_time()
+    for line in sys.stdin:
+        idle = time.process_time() - cpu
+        clock = time.perf_counter()
+        job.run(int(line.removeprefix("run ")))
+        seconds = time.perf_counter() - clock
+        _tell(answers, dataclasses.asdict(Block(seconds, idle, _peak(job))))
+        cpu = time.process_time()
+
+
+def _peak(job: Any) -> int:
+    on_device = job.device_peak()
+    return int(on_device) if on_device is not None else resident_peak()
+
+
+def resident_peak() -> int:
+    """Return the most bytes of memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would also count the parent's before exec
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _tell(answers: TextIO, content: dict[str, Any]) -> None:
+    print(json.dumps(content), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    code = main()
+    # Frameworks take their time to end their threads, or crash while they do.
+    sys.stderr.flush()
+    os._exit(code)
