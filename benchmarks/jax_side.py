@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.modes import Mode, Platform, jax_config
@@ -22,33 +23,27 @@ class Job:
 
     def __init__(self, mode: Mode, content: np.ndarray, style: np.ndarray, params: Params):
         self._config = jax_config(mode)
-        self._numbers, self._program = transfer.split_config(self._config)
-        self._network = transfer.build_network(params, self._config)
-        with transfer.matmul_precision(self._config.precision):
-            self._targets = transfer.compute_targets(
-                self._network,
-                content,
-                style,
-                self._config.content_layers,
-                self._config.style_layers,
-            )
-        self._state = transfer._start(content, self._numbers, self._program)
+        self._state, self._problem, self._program = transfer.begin(
+            jnp.asarray(content),
+            jnp.asarray(style),
+            network=transfer.build_network(params, self._config),
+            config=self._config,
+        )
         self._image: Any = None
-        jax.block_until_ready((self._targets, self._state))
-
-    def _arguments(self, steps: int) -> tuple[Any, ...]:
-        return self._state, steps, self._network, self._targets, self._numbers, self._program
+        jax.block_until_ready((self._problem, self._state))
 
     def program(self) -> str:
         """Return the compiled program of a step as text."""
-        with transfer.matmul_precision(self._config.precision):
-            text = transfer._advance.lower(*self._arguments(1)).compile().as_text()
-        return text or ""
+        with jax.default_matmul_precision(self._config.matmul_precision):
+            lowered = transfer.advance.lower(self._state, 1, self._problem, self._program)
+        return lowered.compile().as_text() or ""
 
     def run(self, steps: int) -> None:
         """Make steps and wait until they are made."""
-        with transfer.matmul_precision(self._config.precision):
-            self._state, self._image, _ = transfer._advance(*self._arguments(steps))
+        with jax.default_matmul_precision(self._config.matmul_precision):
+            self._state, self._image, _ = transfer.advance(
+                self._state, steps, self._problem, self._program
+            )
         jax.block_until_ready((self._state, self._image))
 
     def picture(self) -> np.ndarray:

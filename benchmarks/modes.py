@@ -92,13 +92,12 @@ def jax_config(mode: Mode) -> Config:
     """Return the settings of a mode of this program.
 
     Raises:
-      InputError: if there are none yet.
+      InputError: if this device does not have them.
     """
-    from nst_jax.config import Config
-    from nst_jax.errors import InputError
+    from typing import Any
 
-    if mode.conv == "winograd":
-        raise InputError("this version has no Winograd convolution")
-    if mode.precision == "bfloat16":
-        return Config(dtype="bfloat16")
-    return Config(precision="default" if mode.precision == "tf32" else "highest")
+    from nst_jax.backend import resolve
+    from nst_jax.config import Config
+
+    settings: dict[str, Any] = {"precision": mode.precision, "conv": mode.conv}
+    return resolve(Config(**settings))

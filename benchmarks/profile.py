@@ -22,7 +22,8 @@ from rich.console import Console
 from benchmarks.inputs import drawn
 from benchmarks.jax_side import Job
 from benchmarks.modes import MODES, Mode
-from nst_jax.flags import Parser, device_name, exit_code
+from nst_jax.backend import device_name
+from nst_jax.flags import Parser, exit_code
 from nst_jax.weights import find_weights
 
 PROGRAM = "benchmarks.profile"

@@ -253,20 +253,13 @@ def _snapshots(
     snapshot_every: int,
     snapshot_seconds: float | None,
 ) -> Iterator[Snapshot]:
-    numbers, program = split_config(config)
-    if network.conv == "winograd":
-        network = transform_kernels(network, taps=program.taps)
-    with jax.default_matmul_precision(config.matmul_precision):
-        targets = compute_targets(
-            network, content, style, config.content_layers, config.style_layers
-        )
-    state = _start(content, numbers, program)
+    state, problem, program = begin(content, style, network=network, config=config)
     done, image, pace = 0, content, _Pace(snapshot_seconds)
     parts: list[Losses] = []
     while done < config.steps:
         chunk = min(config.steps - done, snapshot_every - done % snapshot_every, pace.steps())
         with jax.default_matmul_precision(config.matmul_precision):
-            state, new_image, records = _advance(state, chunk, network, targets, numbers, program)
+            state, new_image, records = advance(state, chunk, problem, program)
         parts.append(jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records)))
         pace.made(chunk)
         done += chunk
@@ -302,21 +295,60 @@ class _Pace:
         self._per_step = (time.perf_counter() - self._since) / steps
 
 
-@functools.partial(jax.jit, static_argnames=("content_layers", "style_layers"))
+class Problem(NamedTuple):
+    """What stays the same in a run, at run time."""
+
+    network: VGG19
+    targets: Targets
+    numbers: Numbers
+
+
+def begin(
+    content: Float[Array, "*batch height width 3"],
+    style: Float[Array, "*style_batch style_height style_width 3"],
+    *,
+    network: VGG19,
+    config: Config,
+) -> tuple[optimize.State, Problem, Program]:
+    """Prepare a run of resolved settings: what `advance` takes, and its state before any step."""
+    numbers, program = split_config(config)
+    if network.conv == "winograd":
+        network = transform_kernels(network, taps=program.taps)
+    with jax.default_matmul_precision(config.matmul_precision):
+        targets = compute_targets(
+            network, content, style, config.content_layers, config.style_layers
+        )
+    return _start(content, numbers, program), Problem(network, targets, numbers), program
+
+
 def compute_targets(
     network: VGG19,
-    content: Array,
-    style: Array,
+    content: Float[Array, "*batch height width 3"],
+    style: Float[Array, "*style_batch style_height style_width 3"],
     content_layers: tuple[str, ...],
     style_layers: tuple[str, ...],
 ) -> Targets:
-    """Compile `make_targets` with the network as an argument."""
+    """Compute what `make_targets` does with one compiled program, if the images are of one size."""
+    style_targets = _describe(network, style, content_layers, style_layers).style
+    content_targets = _describe(network, content, content_layers, style_layers).content
+    batch = content.shape[:-3]
+    return Targets(
+        content_targets,
+        jax.tree.map(lambda g: jnp.broadcast_to(g, (*batch, *g.shape[-2:])), style_targets),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("content_layers", "style_layers"))
+def _describe(
+    network: VGG19,
+    image: Float[Array, "*batch height width 3"],
+    content_layers: tuple[str, ...],
+    style_layers: tuple[str, ...],
+) -> Targets:
+    """Compute the targets of an image that is content and style at once."""
+    maps = network(image, taps=content_layers + style_layers)
     return make_targets(
-        functools.partial(network, taps=content_layers + style_layers),
-        content,
-        style,
-        content_layers=content_layers,
-        style_layers=style_layers,
+        lambda _: maps, image, image, content_layers=content_layers, style_layers=style_layers
     )
 
 
@@ -327,19 +359,15 @@ def _start(content: Array, numbers: Numbers, program: Program) -> optimize.State
 
 
 @functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
-def _advance(
-    state: optimize.State,
-    steps: int | Int[Array, ""],
-    network: VGG19,
-    targets: Targets,
-    numbers: Numbers,
-    program: Program,
+def advance(
+    state: optimize.State, steps: int | Int[Array, ""], problem: Problem, program: Program
 ) -> tuple[optimize.State, Array, Losses]:
     """Make `steps` updates; return the state, the picture (not clipped) and the losses."""
 
     def loss(variable: Array) -> tuple[Array, Losses]:
+        network, targets, numbers = problem
         return variable_loss(variable, network, targets, numbers, program)
 
-    optimizer = make_optimizer(numbers, program)
+    optimizer = make_optimizer(problem.numbers, program)
     state, records = optimize.run(state, steps, loss=loss, optimizer=optimizer, capacity=_CAPACITY)
     return state, denormalize(state.variable), records

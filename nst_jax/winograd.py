@@ -126,7 +126,8 @@ def convolve(
     def strip(first: Array | int) -> Float[Array, "n rows w mixed"]:
         size = TILE * (rows + 1)
         window = jax.lax.dynamic_slice_in_dim(padded, first * TILE, size, axis=1)
-        return _convolve_tiles(window, transformed, bias, width, turned, rectify)
+        tiles: Array = _convolve_tiles(window, transformed, bias, width, turned, rectify)
+        return tiles
 
     if strips == 1:
         return strip(0)[:, :height]
@@ -134,6 +135,7 @@ def convolve(
     return jnp.moveaxis(parts, 0, 1).reshape(batch, -1, width, parts.shape[-1])[:, :height]
 
 
+@functools.partial(jax.jit, static_argnames=("width", "turned", "rectify"))
 def _convolve_tiles(
     padded: Float[Array, "n padded_rows padded_columns channels"],
     transformed: Float[Array, "36 inputs outputs"],
@@ -166,10 +168,14 @@ def _convolve_tiles(
         out = out if bias is None else out + bias.reshape(1, 1, 1, -1)
         return jax.nn.relu(out) if rectify else out
 
-    values = _apart(always, across, _apart(always, down, padded))
+    tiles, padded_width = batch * rows * columns, padded.shape[2]
+    mixed = transformed.shape[1 if turned else 2]
+    halfway = _apart(always, down, padded, (_WINDOW, batch, rows, padded_width, channels))
+    values = _apart(always, across, halfway, (_WINDOW**2, tiles, channels))
     equation = "ptd,pcd->ptc" if turned else "ptc,pcd->ptd"
     products = jnp.einsum(equation, values, transformed)
-    return _apart(always, back_down, _apart(always, back_across, products))
+    halfway = _apart(always, back_across, products, (_WINDOW, tiles, TILE, mixed))
+    return _apart(always, back_down, halfway, (batch, TILE * rows, width, mixed))
 
 
 def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
@@ -183,14 +189,18 @@ def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
     return functools.reduce(operator.add, terms)
 
 
-def _apart(always: Bool[Array, ""], function: Callable[[Array], Array], operand: Array) -> Array:
-    """Call `function` where XLA cannot fuse it with what is around it.
+def _apart(
+    always: Bool[Array, ""],
+    function: Callable[[Array], Array],
+    operand: Array,
+    shape: tuple[int, ...],
+) -> Array:
+    """Call a function, with a result of that shape, where XLA cannot fuse it with what is around.
 
     XLA's CPU backend would fuse both halves of a transform into one kernel that computes the first
     half six times over (measured: the whole convolution takes twice as long). It stops at the
     branches of a conditional, and that this one always goes the same way it cannot know.
     """
-    shape = jax.eval_shape(function, operand)
-    never = lambda _: jnp.zeros(shape.shape, shape.dtype)  # noqa: E731
+    never = lambda x: jnp.zeros(shape, x.dtype)  # noqa: E731
     result: Array = jax.lax.cond(always, function, never, operand)
     return result

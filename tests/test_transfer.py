@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import jax
@@ -58,10 +59,10 @@ def test_how_it_is_cut_into_chunks_changes_nothing(network, photographs):
 
 def test_snapshots_may_be_further_apart_than_one_call_reaches(network, photographs, monkeypatch):
     monkeypatch.setattr(transfer, "_CAPACITY", 2)
-    transfer._advance.clear_cache()
+    transfer.advance.clear_cache()
     content, style = photographs
     snapshots = list(stylize(content, style, network=network, config=CONFIG, snapshot_every=5))
-    transfer._advance.clear_cache()
+    transfer.advance.clear_cache()
     assert [s.step for s in snapshots] == [5, 6]
     assert [len(s.losses.total) for s in snapshots] == [5, 1]
     assert np.isfinite(snapshots[0].losses.total).all()
@@ -69,7 +70,7 @@ def test_snapshots_may_be_further_apart_than_one_call_reaches(network, photograp
 
 def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photographs):
     content, style = photographs
-    programs = transfer._advance._cache_size
+    programs = transfer.advance._cache_size
     list(stylize(content, style, network=network, config=CONFIG, snapshot_every=4))
     before = programs()
     for change in ({"steps": 9}, {"style_weight": 3.0}, {"learning_rate": 0.1}, {"seed": 3}):
@@ -80,10 +81,9 @@ def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photogra
 
 def test_the_network_is_no_constant_of_the_program(network, photographs):
     content, style = map(jnp.asarray, photographs)
-    numbers, program = transfer.split_config(CONFIG)
-    targets = transfer.compute_targets(network, content, style, LAYERS, LAYERS)
-    state = transfer._start(content, numbers, program)
-    lowered = transfer._advance.lower(state, 3, network, targets, numbers, program)
+    config = CONFIG.resolve("cpu")
+    state, problem, program = transfer.begin(content, style, network=network, config=config)
+    lowered = transfer.advance.lower(state, 3, problem, program)
     assert len(lowered.as_text()) < 200_000
     donated = lowered.compile().memory_analysis().alias_size_in_bytes
     assert donated >= 3 * content.nbytes  # the picture and Adam's two moments, in place
@@ -166,9 +166,9 @@ def test_import_has_no_side_effects_and_needs_no_torch():
 @pytest.mark.parametrize("optimizer", ["lbfgs", "lbfgs-torch"])
 def test_lbfgs_descends_from_one_program(network, photographs, optimizer):
     config = Config(**{**vars(CONFIG), "optimizer": optimizer, "memory_size": 5, "steps": 20})
-    before = transfer._advance._cache_size()
+    before = transfer.advance._cache_size()
     snapshots = list(stylize(*photographs, network=network, config=config, snapshot_every=7))
-    assert transfer._advance._cache_size() == before + 1
+    assert transfer.advance._cache_size() == before + 1
     totals = np.concatenate([s.losses.total for s in snapshots])
     assert totals[-1] < 0.5 * totals[0]
     assert snapshots[-1].finite
@@ -249,12 +249,11 @@ def test_a_network_of_a_type_that_no_precision_means(random_params, photographs,
 
 def test_precision_reaches_the_compiled_program(network, photographs):
     def products(precision):
-        numbers, program = transfer.split_config(CONFIG)
+        config = dataclasses.replace(CONFIG, precision=precision)
         content, style = map(jnp.asarray, photographs)
-        with jax.default_matmul_precision(Config(precision=precision).matmul_precision):
-            targets = transfer.compute_targets(network, content, style, LAYERS, LAYERS)
-            state = transfer._start(content, numbers, program)
-            text = transfer._advance.lower(state, 1, network, targets, numbers, program).as_text()
+        begun = transfer.begin(content, style, network=network, config=config)
+        with jax.default_matmul_precision(config.matmul_precision):
+            text = transfer.advance.lower(begun[0], 1, *begun[1:]).as_text()
         lines = [x for x in text.splitlines() if "dot_general" in x or "stablehlo.convolution" in x]
         assert len(lines) > 8
         return lines
