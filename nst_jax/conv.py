@@ -73,7 +73,8 @@ def _conv3x3(
     x: Array, kernel: Array, bias: Array | None, transformed: Array | None, rectify: bool
 ) -> Array:
     if transformed is not None:
-        return winograd.convolve(x, transformed, bias, rectify=rectify)
+        fast: Array = winograd.convolve(x, transformed, bias, rectify=rectify)
+        return fast
     out = _correlate(x, kernel)
     out = out if bias is None else out + bias.reshape(1, 1, 1, -1)
     return jax.nn.relu(out) if rectify else out

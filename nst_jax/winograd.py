@@ -25,9 +25,6 @@ from jaxtyping import Array, Bool, Float
 
 TILE, _WINDOW = 4, 6
 _POINTS = (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2))
-# The most bytes that a transformed map may take; a larger one is made in strips of tile rows.
-_STRIP_BYTES = 80_000_000
-
 Matrix = Float[np.ndarray, "rows columns"]
 
 
@@ -94,6 +91,7 @@ def transform_kernel(
     return jnp.dot(both, taps, precision="highest").reshape(_WINDOW**2, *kernel.shape[2:])
 
 
+@functools.partial(jax.jit, static_argnames=("turned", "rectify"))
 def convolve(
     x: Float[Array, "n h w channels"],
     transformed: Float[Array, "36 inputs outputs"],
@@ -113,69 +111,42 @@ def convolve(
       rectify: apply a ReLU to the result.
     """
     batch, height, width, channels = x.shape
-    tile_rows, tile_columns = -(-height // TILE), -(-width // TILE)
-    row_bytes = _WINDOW**2 * batch * tile_columns * channels * x.dtype.itemsize
-    rows = min(tile_rows, max(1, _STRIP_BYTES // row_bytes))
-    strips = -(-tile_rows // rows)
-    rows = -(-tile_rows // strips)
+    rows, columns = -(-height // TILE), -(-width // TILE)
+    tiles, mixed = batch * rows * columns, transformed.shape[1 if turned else 2]
     # One more tile than the output has: a tile's window reaches two positions into the next one.
-    below = TILE * (rows * strips + 1) - 1 - height
-    right = TILE * (tile_columns + 1) - 1 - width
-    padded = jnp.pad(x, ((0, 0), (1, below), (1, right), (0, 0)))
-
-    def strip(first: Array | int) -> Float[Array, "n rows w mixed"]:
-        size = TILE * (rows + 1)
-        window = jax.lax.dynamic_slice_in_dim(padded, first * TILE, size, axis=1)
-        tiles: Array = _convolve_tiles(window, transformed, bias, width, turned, rectify)
-        return tiles
-
-    if strips == 1:
-        return strip(0)[:, :height]
-    parts = jax.lax.map(strip, rows * jnp.arange(strips, dtype=jnp.int32))
-    return jnp.moveaxis(parts, 0, 1).reshape(batch, -1, width, parts.shape[-1])[:, :height]
-
-
-@functools.partial(jax.jit, static_argnames=("width", "turned", "rectify"))
-def _convolve_tiles(
-    padded: Float[Array, "n padded_rows padded_columns channels"],
-    transformed: Float[Array, "36 inputs outputs"],
-    bias: Float[Array, " mixed"] | None,
-    width: int,
-    turned: bool,
-    rectify: bool,
-) -> Float[Array, "n rows width mixed"]:
+    padded_height, padded_width = TILE * (rows + 1), TILE * (columns + 1)
+    after = ((1, padded_height - height - 1), (1, padded_width - width - 1))
+    padded = jnp.pad(x, ((0, 0), *after, (0, 0)))
     BT, AT = map_matrices(turned)
-    batch, channels = padded.shape[0], padded.shape[-1]
-    rows, columns = padded.shape[1] // TILE - 1, padded.shape[2] // TILE - 1
     always = jax.lax.optimization_barrier(jnp.asarray(True))
 
     def down(padded: Array) -> Array:
-        tiles = padded.reshape(batch, rows + 1, TILE, -1, channels)
-        return _combine(BT, [tiles[:, k // TILE :, k % TILE][:, :rows] for k in range(_WINDOW)], 0)
+        windows = padded.reshape(batch, rows + 1, TILE, padded_width, channels)
+        parts = [windows[:, k // TILE :, k % TILE][:, :rows] for k in range(_WINDOW)]
+        return _combine(BT, parts, 0)
 
     def across(halfway: Array) -> Array:
-        tiles = halfway.reshape(_WINDOW, batch, rows, columns + 1, TILE, channels)
-        parts = [tiles[:, :, :, k // TILE :, k % TILE][:, :, :, :columns] for k in range(_WINDOW)]
-        return _combine(BT, parts, 0).reshape(_WINDOW**2, batch * rows * columns, channels)
+        windows = halfway.reshape(_WINDOW, batch, rows, columns + 1, TILE, channels)
+        parts = [windows[..., k // TILE :, k % TILE, :] for k in range(_WINDOW)]
+        values = _combine(BT, [part[..., :columns, :] for part in parts], 0)
+        return values.reshape(_WINDOW**2, tiles, channels)
 
     def back_across(products: Array) -> Array:
-        return _combine(AT, list(products.reshape(_WINDOW, _WINDOW, *products.shape[1:])), 2)
+        return _combine(AT, list(products.reshape(_WINDOW, _WINDOW, tiles, mixed)), 2)
 
     def back_down(halfway: Array) -> Array:
-        tiles = halfway.reshape(_WINDOW, batch, rows, columns, TILE, -1)
-        out = _combine(AT, list(tiles), 2).reshape(batch, TILE * rows, TILE * columns, -1)
-        out = out[:, :, :width]
-        out = out if bias is None else out + bias.reshape(1, 1, 1, -1)
+        parts = list(halfway.reshape(_WINDOW, batch, rows, columns, TILE, mixed))
+        out = _combine(AT, parts, 2).reshape(batch, TILE * rows, TILE * columns, mixed)
+        out = out[:, :height, :width]
+        out = out if bias is None else out + bias.reshape(1, 1, 1, mixed)
         return jax.nn.relu(out) if rectify else out
 
-    tiles, padded_width = batch * rows * columns, padded.shape[2]
-    mixed = transformed.shape[1 if turned else 2]
     halfway = _apart(always, down, padded, (_WINDOW, batch, rows, padded_width, channels))
     values = _apart(always, across, halfway, (_WINDOW**2, tiles, channels))
     equation = "ptd,pcd->ptc" if turned else "ptc,pcd->ptd"
     products = jnp.einsum(equation, values, transformed)
     halfway = _apart(always, back_across, products, (_WINDOW, tiles, TILE, mixed))
-    return _apart(always, back_down, halfway, (batch, TILE * rows, width, mixed))
+    return _apart(always, back_down, halfway, (batch, height, width, mixed))
 
 
 def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
