@@ -21,6 +21,7 @@ from rich.table import Column
 
 from nst_jax import __version__
 from nst_jax.backend import device_name, resolve
+from nst_jax.compiled import kept_programs
 from nst_jax.config import PRESETS, Config, preset
 from nst_jax.errors import InputError
 from nst_jax.flags import (
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace) -> int:
     config, content, style = _checked_inputs(flags)
     config = resolve(config)
-    with jax.enable_x64(config.dtype == "float64"):
+    with kept_programs(_complain), jax.enable_x64(config.dtype == "float64"):
         return _paint(flags, config, content, style)
 
 
