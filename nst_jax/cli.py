@@ -34,8 +34,9 @@ from nst_jax.flags import (
     given_settings,
 )
 from nst_jax.images import check_output, load_image, save_image
-from nst_jax.transfer import Snapshot, build_network, check_inputs, stylize
-from nst_jax.weights import CONVERT_COMMAND, Weights, find_weights
+from nst_jax.transfer import Snapshot, build_network, check_inputs, split_config, stylize
+from nst_jax.weights import find_weights
+from nst_jax.weights_file import CONVERT_COMMAND, Weights
 
 PROGRAM = "nst-jax"
 # How often the progress moves, and how long Ctrl-C may take; plain lines come more rarely.
@@ -109,7 +110,8 @@ def _paint(
     device, (height, width, _) = device_name(), content.shape
     console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
     with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
-        weights = find_weights(flags.weights, seed=config.seed, progress=bar)
+        deepest = split_config(config)[1].taps[-1]
+        weights = find_weights(flags.weights, seed=config.seed, deepest=deepest, progress=bar)
     for label, text in (
         ("device", device),
         ("content", f"{flags.content}, {width}x{height} px"),
@@ -121,7 +123,7 @@ def _paint(
     console.print(arithmetic_line(config))
     _warn_if_untrained(weights)
 
-    network = build_network(weights.params, config)
+    network = build_network(weights.params, config, deepest=deepest)
     snapshots = stylize(
         content,
         style,

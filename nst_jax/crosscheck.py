@@ -36,7 +36,8 @@ from nst_jax.flags import (
 from nst_jax.images import load_image
 from nst_jax.ladder import Record
 from nst_jax.transfer import check_inputs
-from nst_jax.weights import find_weights, is_converted, to_state_dict
+from nst_jax.weights import find_weights, to_state_dict
+from nst_jax.weights_file import is_converted
 
 PROGRAM = "nst-jax-crosscheck"
 # An odd size, where floor and ceil differ, and a run of half a minute.

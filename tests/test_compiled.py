@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from nst_jax import compiled, save_image, weights
+from nst_jax import compiled, save_image, weights_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,8 +33,8 @@ sys.exit(code)
 def job(tmp_path, photographs, random_params):
     for name, image in zip(("content.png", "style.png"), photographs, strict=True):
         save_image(tmp_path / name, image)
-    metadata = {"format": "nst_jax.vgg19.1", "source": "x", "source_sha256": "0" * 64}
-    weights.save_weights(tmp_path / "w.safetensors", random_params, metadata)
+    metadata = {"format": weights_file.FORMAT, "source": "x", "source_sha256": "0" * 64}
+    weights_file.save_weights(tmp_path / "w.safetensors", random_params, metadata)
     flags = ["--content=content.png", "--style=style.png", "--weights=w.safetensors"]
 
     def run(**environment):
