@@ -21,6 +21,7 @@ from rich.table import Column
 
 from nst_jax import __version__
 from nst_jax.backend import device_name, resolve
+from nst_jax.compiled import kept_programs
 from nst_jax.config import PRESETS, Config, preset
 from nst_jax.errors import InputError
 from nst_jax.flags import (
@@ -33,8 +34,9 @@ from nst_jax.flags import (
     given_settings,
 )
 from nst_jax.images import check_output, load_image, save_image
-from nst_jax.transfer import Snapshot, build_network, check_inputs, stylize
-from nst_jax.weights import CONVERT_COMMAND, Weights, find_weights
+from nst_jax.transfer import Snapshot, build_network, check_inputs, split_config, stylize
+from nst_jax.weights import find_weights
+from nst_jax.weights_file import CONVERT_COMMAND, Weights
 
 PROGRAM = "nst-jax"
 # How often the progress moves, and how long Ctrl-C may take; plain lines come more rarely.
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace) -> int:
     config, content, style = _checked_inputs(flags)
     config = resolve(config)
-    with jax.enable_x64(config.dtype == "float64"):
+    with kept_programs(_complain), jax.enable_x64(config.dtype == "float64"):
         return _paint(flags, config, content, style)
 
 
@@ -108,7 +110,8 @@ def _paint(
     device, (height, width, _) = device_name(), content.shape
     console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
     with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
-        weights = find_weights(flags.weights, seed=config.seed, progress=bar)
+        deepest = split_config(config)[1].taps[-1]
+        weights = find_weights(flags.weights, seed=config.seed, deepest=deepest, progress=bar)
     for label, text in (
         ("device", device),
         ("content", f"{flags.content}, {width}x{height} px"),
@@ -120,7 +123,7 @@ def _paint(
     console.print(arithmetic_line(config))
     _warn_if_untrained(weights)
 
-    network = build_network(weights.params, config)
+    network = build_network(weights.params, config, deepest=deepest)
     snapshots = stylize(
         content,
         style,

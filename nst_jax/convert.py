@@ -17,15 +17,8 @@ from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.flags import EXIT_FAILURE, Parser, download_bar, exit_code
 from nst_jax.vgg import TAPS, build_vgg19
-from nst_jax.weights import (
-    DTypeName,
-    Layout,
-    Params,
-    cached_weights,
-    convert,
-    fetch_pretrained,
-    save_weights,
-)
+from nst_jax.weights import DTypeName, Layout, cached_weights, convert, fetch_pretrained
+from nst_jax.weights_file import Params, save_weights
 
 PROGRAM = "nst-jax-convert"
 # Largest relative error ‖a − b‖/‖b‖ of a tap that the proof accepts. float32 rounding through 16

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from nst_jax import ladder, report
 from nst_jax.backend import device_name, resolve
+from nst_jax.compiled import kept_programs
 from nst_jax.config import Config, Optimizer
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write, check_writable
@@ -35,7 +36,8 @@ from nst_jax.flags import (
 from nst_jax.images import load_image
 from nst_jax.ladder import Record
 from nst_jax.transfer import check_inputs
-from nst_jax.weights import find_weights, is_converted, to_state_dict
+from nst_jax.weights import find_weights, to_state_dict
+from nst_jax.weights_file import is_converted
 
 PROGRAM = "nst-jax-crosscheck"
 # An odd size, where floor and ceil differ, and a run of half a minute.
@@ -224,7 +226,7 @@ def _compare(flags: argparse.Namespace, record: Record, config: Config, console:
 
     console.print(report.HEADER)
     began = time.perf_counter()
-    with jax.enable_x64(config.dtype == "float64"):
+    with kept_programs(_complain), jax.enable_x64(config.dtype == "float64"):
         network = ladder.network_of(record, config)
         for rung in ladder.climb(record, network, config):
             show(rung)
@@ -246,6 +248,10 @@ def _compare(flags: argparse.Namespace, record: Record, config: Config, console:
         return EXIT_FAILURE
     console.print(f"passed: all {len(rungs)} rungs are within their budgets")
     return 0
+
+
+def _complain(message: str) -> None:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
 
 
 def _save_record(path: Path, record: Record, config: Config) -> None:

@@ -23,6 +23,7 @@ from nst_jax.errors import InputError
 from nst_jax.lbfgs import torch_lbfgs
 from nst_jax.objective import Losses, Targets, make_targets, style_transfer_loss
 from nst_jax.vgg import (
+    TAPS,
     VGG19,
     build_vgg19,
     check_size,
@@ -94,8 +95,10 @@ def split_config(config: Config) -> tuple[Numbers, Program]:
     )
 
 
-def build_network(params: dict[str, np.ndarray], config: Config) -> VGG19:
-    """Build the network that the settings describe; see `build_vgg19`.
+def build_network(
+    params: dict[str, np.ndarray], config: Config, *, deepest: str = TAPS[-1]
+) -> VGG19:
+    """Build the network that the settings describe, down to a tap; see `build_vgg19`.
 
     Raises:
       InputError: if `build_vgg19` or `backend.resolve` does.
@@ -110,6 +113,7 @@ def build_network(params: dict[str, np.ndarray], config: Config) -> VGG19:
         dtype=config.dtype,
         param_dtype=config.image_dtype,
         conv=config.conv,
+        deepest=deepest,
     )
 
 

@@ -65,6 +65,16 @@ CONVS = _architecture()
 TAPS = tuple(tap for conv in CONVS for tap in (conv.name, conv.relu))
 
 
+def convs_to(deepest: str) -> tuple[Conv, ...]:
+    """Return the convolutions that it takes to compute a tap.
+
+    Raises:
+      InputError: if there is no such tap.
+    """
+    (tap,) = check_taps([deepest])
+    return CONVS[: TAPS.index(tap) // 2 + 1]
+
+
 def normalize(image: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
     """Take sRGB in [0, 1] to the network's own input space, (image - MEAN) / STD."""
     return (image - _colors(MEAN, image)) / _colors(STD, image)
@@ -173,7 +183,7 @@ class VGG19(nnx.Module):
     program.
 
     Attributes:
-      convs: one `FrozenConv` for each row of `CONVS`.
+      convs: one `FrozenConv` for each row of `CONVS`, up to the one of the deepest tap.
       pooling: "average" (Gatys et al.), "max" (as trained) or "l2" (root of the sum of squares),
         each 2x2 with stride 2; odd sizes are rounded down.
       pool_scale: pooled maps are multiplied by it.
@@ -194,6 +204,7 @@ class VGG19(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         conv: Convolution = "direct",
+        deepest: str = TAPS[-1],
     ):
         for name, value, allowed in (
             ("pooling", pooling, Pooling),
@@ -205,7 +216,8 @@ class VGG19(nnx.Module):
         self.pooling, self.pool_scale = pooling, pool_scale
         self.padding, self.dtype, self.conv = padding, jnp.dtype(dtype), conv
         self.convs = nnx.List(
-            FrozenConv(row.inputs, row.outputs, rngs=rngs, param_dtype=param_dtype) for row in CONVS
+            FrozenConv(row.inputs, row.outputs, rngs=rngs, param_dtype=param_dtype)
+            for row in convs_to(deepest)
         )
 
     def __call__(
@@ -223,7 +235,8 @@ class VGG19(nnx.Module):
           in network order. Nothing deeper than the deepest tap is computed.
 
         Raises:
-          InputError: for unknown taps, an image too small for them, or one that is not RGB floats.
+          InputError: for unknown taps or some deeper than the network, an image too small for
+            them, or one that is not RGB floats.
         """
         if image.ndim < 3 or image.shape[-1] != 3 or not jnp.issubdtype(image.dtype, jnp.floating):
             raise InputError(
@@ -241,6 +254,11 @@ class VGG19(nnx.Module):
         a few units in the last place to every evaluation.
         """
         wanted = check_taps(taps)
+        if len(convs_to(wanted[-1])) > len(self.convs):
+            raise InputError(
+                f"the network ends at {CONVS[len(self.convs) - 1].relu}, which is before "
+                f"{wanted[-1]}; build it with deepest={wanted[-1]!r}"
+            )
         check_size(variable.shape[-3], variable.shape[-2], wanted)
         found: OrderedDict[str, Array] = OrderedDict()
         batch = variable.shape[:-3]
@@ -262,7 +280,7 @@ class VGG19(nnx.Module):
         result of the one before. A convolution whose own map is not among `taps` comes together
         with its ReLU, under the name of the latter.
         """
-        for row, layer in zip(CONVS, self.convs, strict=True):
+        for row, layer in zip(CONVS, self.convs, strict=False):
             if row.index == 1 and row.block > 1:
                 yield f"pool{row.block - 1}", self._pool
             convolve: Callable[..., Array] = functools.partial(layer, conv=self.conv)
@@ -287,10 +305,12 @@ class VGG19(nnx.Module):
         return _pool(x, self.pooling) * jnp.asarray(self.pool_scale, x.dtype)
 
 
-def parameter_shapes() -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by name: "conv1_1.kernel" is (3, 3, inputs, outputs), and so on."""
+def parameter_shapes(deepest: str = TAPS[-1]) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter that a tap takes, by name: "conv1_1.kernel" is (3, 3, inputs,
+    outputs), and so on.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
-    for conv in CONVS:
+    for conv in convs_to(deepest):
         shapes[f"{conv.name}.kernel"] = (3, 3, conv.inputs, conv.outputs)
         shapes[f"{conv.name}.bias"] = (conv.outputs,)
     return shapes
@@ -305,23 +325,26 @@ def build_vgg19(
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
     conv: Convolution = "direct",
+    deepest: str = TAPS[-1],
 ) -> VGG19:
     """Build a network from named arrays, without initializing it at random first.
 
     Args:
-      params: an array for each name of `parameter_shapes`, in any float type.
+      params: an array for each name of `parameter_shapes`, in any float type; those behind
+        `deepest` may be absent.
       pooling: see `VGG19`.
       pool_scale: see `VGG19`.
       padding: see `VGG19`.
       dtype: see `VGG19`.
       param_dtype: the type that the parameters are converted to.
       conv: see `VGG19`.
+      deepest: the last tap that the network has.
 
     Raises:
       InputError: if a parameter is missing, unknown or of the wrong shape; it lists all of them.
     """
     shapes = parameter_shapes()
-    faults = [f"{name} is missing" for name in shapes if name not in params]
+    faults = [f"{name} is missing" for name in parameter_shapes(deepest) if name not in params]
     faults += [f"{name} is not a parameter of VGG-19" for name in params if name not in shapes]
     faults += [
         f"{name} has shape {params[name].shape}, not {shape}"
@@ -339,9 +362,10 @@ def build_vgg19(
             dtype=dtype,
             param_dtype=param_dtype,
             conv=conv,
+            deepest=deepest,
         )
     )
-    for row, layer in zip(CONVS, network.convs, strict=True):
+    for row, layer in zip(convs_to(deepest), network.convs, strict=True):
         for leaf in ("kernel", "bias"):
             array = jnp.asarray(params[f"{row.name}.{leaf}"], dtype=param_dtype)
             setattr(layer, leaf, nnx.Param(array))

@@ -5,79 +5,53 @@ Needs no torch. The map from torch's keys to ours is derived from the architectu
 parameter is filled, or one error lists what is wrong.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import platformdirs
-import safetensors
-import safetensors.numpy
 from jax.typing import DTypeLike
 
 from nst_jax.conv import Convolution
 from nst_jax.download import DownloadError, Progress, check_hash, download, sha256_of
 from nst_jax.errors import InputError
-from nst_jax.files import atomic_write
 from nst_jax.torch_file import read_state_dict
 from nst_jax.untrained import untrained_params
 from nst_jax.vgg import (
     CONVS,
     MEAN,
     STD,
+    TAPS,
     VGG19,
     Padding,
     Pooling,
     build_vgg19,
-    parameter_shapes,
+)
+from nst_jax.weights_file import (
+    CONVERT_COMMAND,
+    FORMAT,
+    Params,
+    Weights,
+    is_converted,
+    load_weights,
+    read_safetensors,
+    save_weights,
 )
 
-Params = dict[str, np.ndarray]
 Layout = Literal["torchvision", "caffe"]
 DTypeName = Literal["float32", "bfloat16", "float16"]
 
 # torchvision's VGG19_Weights.IMAGENET1K_V1 (2017); the name ends in the start of its SHA-256.
 PRETRAINED_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-# The one command that gets the real weights, wherever the package is installed.
-CONVERT_COMMAND = "python -m nst_jax.convert"
-
-_FORMAT = "nst_jax.vgg19.1"
-_DIGEST = "sha256"
-# The element types of safetensors that a state dict may hold.
-_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-}
 # The original network's input: BGR, 0 to 255, minus this mean (given here as RGB).
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Parameters of VGG-19 and where they come from.
-
-    Attributes:
-      params: an array for each name of `vgg.parameter_shapes`.
-      trained: False for an untrained network.
-      origin: for people: which file, or which seed.
-      reason: why an untrained network was taken although none was asked for.
-    """
-
-    params: Params
-    trained: bool
-    origin: str
-    reason: str | None = None
 
 
 def cache_dir() -> Path:
@@ -186,7 +160,7 @@ def read_source(path: Path) -> Mapping[str, np.ndarray]:
       InputError: if the file is neither.
     """
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)[0]
+        return read_safetensors(path)
     return read_state_dict(path)
 
 
@@ -214,83 +188,13 @@ def convert(
         )
     versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "safetensors")}
     return params, {
-        "format": _FORMAT,
+        "format": FORMAT,
         "source": path.name,
         "source_sha256": sha256_of(path),
         "layout": layout,
         "dtype": dtype,
         "versions": json.dumps(versions),
     }
-
-
-def _digest(params: Params, metadata: Mapping[str, str]) -> str:
-    """Hash everything that a file of weights says."""
-    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
-    for name in sorted(params):
-        array = np.ascontiguousarray(params[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def save_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> None:
-    """Write parameters and metadata, with a digest of both, as safetensors; all or nothing."""
-    # safetensors writes memory as it lies, whatever an array's strides are.
-    params = {name: np.asarray(array, order="C") for name, array in params.items()}
-    sealed = {**metadata, _DIGEST: _digest(params, metadata)}
-    with atomic_write(path) as temporary:
-        safetensors.numpy.save_file(params, temporary, metadata=sealed)
-
-
-def load_weights(path: Path) -> Weights:
-    """Load what `save_weights` wrote, and check that nothing of it has changed.
-
-    Raises:
-      InputError: if the file is missing, truncated, altered, or something else.
-    """
-    params, metadata = _read_safetensors(path)
-    digest = metadata.pop(_DIGEST, None)
-    if metadata.get("format") != _FORMAT:
-        raise InputError(
-            f"{path} holds no converted VGG-19; convert it first: {CONVERT_COMMAND} --source {path}"
-        )
-    if digest != _digest(params, metadata) or set(params) != set(parameter_shapes()):
-        raise InputError(f"{path} is altered: its content does not match its digest; {_REPAIR}")
-    origin = f"{path} (from {metadata['source']}, SHA-256 {metadata['source_sha256'][:8]})"
-    return Weights(params, trained=True, origin=origin)
-
-
-def is_converted(path: Path) -> bool:
-    """Whether a file is one of `save_weights`, by what it says of itself."""
-    return path.suffix == ".safetensors" and _read_metadata(path).get("format") == _FORMAT
-
-
-_REPAIR = f"delete it and convert again: {CONVERT_COMMAND}"
-
-
-def _read_metadata(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise InputError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is truncated or altered ({error}); {_REPAIR}") from error
-
-
-def _read_safetensors(path: Path) -> tuple[Params, dict[str, str]]:
-    # safetensors.numpy.load_file does not know bfloat16.
-    metadata = _read_metadata(path)
-    try:
-        params = {
-            name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            for name, entry in safetensors.deserialize(path.read_bytes())
-        }
-    except KeyError as error:
-        raise InputError(f"{path} holds numbers of type {error}, not floats") from None
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise InputError(f"{path} is truncated or altered ({error}); {_REPAIR}") from error
-    return params, metadata
 
 
 def _torch_hub_copy(name: str) -> Path | None:
@@ -320,8 +224,12 @@ def fetch_pretrained(*, progress: Progress | None = None) -> Path:
     return copy or download(url, cache_dir() / "downloads", progress=progress)
 
 
-def pretrained_weights(*, progress: Progress | None = None) -> Weights:
+def pretrained_weights(*, deepest: str = TAPS[-1], progress: Progress | None = None) -> Weights:
     """Return the cached conversion; where there is none, download, convert and cache it.
+
+    Args:
+      deepest: see `find_weights`.
+      progress: see `find_weights`.
 
     Raises:
       DownloadError: if there is none and torchvision's file cannot be had.
@@ -334,10 +242,12 @@ def pretrained_weights(*, progress: Progress | None = None) -> Weights:
         save_weights(path, *convert(source))
         if source.is_relative_to(cache_dir()):
             source.unlink()  # half a gigabyte, of which nothing more is needed
-    return load_weights(path)
+    return load_weights(path, deepest=deepest)
 
 
-def find_weights(spec: str, *, seed: int = 0, progress: Progress | None = None) -> Weights:
+def find_weights(
+    spec: str, *, seed: int = 0, deepest: str = TAPS[-1], progress: Progress | None = None
+) -> Weights:
     """Get the weights that a user names.
 
     Args:
@@ -346,6 +256,7 @@ def find_weights(spec: str, *, seed: int = 0, progress: Progress | None = None) 
         "untrained:SEED". Else the path of a file: converted, or a torch state dict in torchvision's
         layout, which is converted on the fly.
       seed: of the untrained network, unless `spec` names one.
+      deepest: the last tap that is wanted; parameters behind it may be left out, unread.
       progress: called while downloading.
 
     Raises:
@@ -353,11 +264,11 @@ def find_weights(spec: str, *, seed: int = 0, progress: Progress | None = None) 
     """
     if spec == "auto":
         try:
-            return pretrained_weights(progress=progress)
+            return pretrained_weights(deepest=deepest, progress=progress)
         except DownloadError as error:
             return replace(_untrained(seed), reason=str(error))
     if spec == "pretrained":
-        return pretrained_weights(progress=progress)
+        return pretrained_weights(deepest=deepest, progress=progress)
     kind, colon, number = spec.partition(":")
     if kind == "untrained":
         if colon and not re.fullmatch(r"[0-9]{1,18}", number):
@@ -369,7 +280,7 @@ def find_weights(spec: str, *, seed: int = 0, progress: Progress | None = None) 
             f"no weights at {spec}; allowed are auto, pretrained, untrained[:SEED] or a file"
         )
     if is_converted(path):
-        return load_weights(path)
+        return load_weights(path, deepest=deepest)
     return Weights(convert(path)[0], trained=True, origin=f"{path} (converted on the fly)")
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 # Before JAX starts: the tests are about numbers on a CPU, wherever they run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+os.environ.pop("JAX_ENABLE_COMPILATION_CACHE", None)
 
 import hypothesis
 import jax

@@ -67,6 +67,7 @@ def test_flags_reach_the_settings(job, capfd, monkeypatch):
     assert run([*job, *flags]) == 130
     assert (seen["learning_rate"], seen["content_weight"]) == (0.5, 2.0)
     assert (seen["style_weight"], seen["seed"], seen["steps"]) == (7.5, 3, 4)
+    assert len(seen["network"].convs) == 13  # nothing behind relu5_1
     assert (seen["network"].pooling, seen["network"].padding) == ("max", "replicate")
     assert seen["beta1"] == 0.5  # the preset's
     assert seen["options"]["snapshot_every"] == 3

@@ -134,6 +134,22 @@ def test_network_is_a_plain_pytree(network):
     )
 
 
+def test_a_network_may_end_early(network, random_params, photographs):
+    needed = {name: random_params[name] for name in vgg.parameter_shapes("relu2_1")}
+    assert list(needed)[-1] == "conv2_1.bias"
+    short = vgg.build_vgg19(needed, deepest="relu2_1")
+    assert len(jax.tree.leaves(short)) == 2 * 3
+    for tap, found in compute(short, photographs[0], ("conv1_2", "relu2_1")).items():
+        np.testing.assert_array_equal(found, compute(network, photographs[0], (tap,))[tap])
+    assert [name for name, _ in short.operations()][-1] == "relu2_1"
+    with pytest.raises(InputError, match=r"ends at relu2_1, .* conv2_2; build it with deepest="):
+        short(jnp.asarray(photographs[0]), ["conv2_2"])
+    with pytest.raises(InputError, match=r"conv2_2\.kernel is missing"):
+        vgg.build_vgg19(needed, deepest="conv2_2")
+    with pytest.raises(InputError, match="unknown VGG-19 layer: 'relu9_1'"):
+        vgg.build_vgg19(needed, deepest="relu9_1")
+
+
 def test_recast_shares_its_parameters_and_leaves_the_original_alone(network):
     recast = vgg.recast_vgg19(network, dtype="bfloat16", conv="winograd")
     assert (recast.dtype, recast.conv) == (jnp.bfloat16, "winograd")

@@ -190,6 +190,36 @@ def test_a_truncated_file_is_named_as_such(converted, tmp_path, fraction):
         weights.load_weights(path)
 
 
+def test_no_more_is_read_and_checked_than_a_tap_takes(converted, tmp_path):
+    whole, path = weights.load_weights(converted), tmp_path / "w.safetensors"
+    content, last = converted.read_bytes(), whole.params["conv5_1.kernel"].tobytes()
+    unused = content.replace(whole.params["conv5_2.kernel"].tobytes()[:40], bytes(40))
+    assert unused != content
+    path.write_bytes(unused)
+    found = weights.find_weights(str(path), deepest="relu5_1")
+    assert list(found.params) == list(parameter_shapes("relu5_1"))
+    assert len(found.params) == 2 * 13
+    for name, array in found.params.items():
+        np.testing.assert_array_equal(array, whole.params[name])
+    with pytest.raises(InputError, match="is altered"):
+        weights.find_weights(str(path))
+    path.write_bytes(content.replace(last[:40], bytes(40)))
+    with pytest.raises(InputError, match="is altered"):
+        weights.find_weights(str(path), deepest="conv5_1")
+    # Truncation shows whatever is read.
+    path.write_bytes(content[:-4])
+    with pytest.raises(InputError, match="is truncated"):
+        weights.find_weights(str(path), deepest="relu1_1")
+
+
+def test_a_file_of_another_version_says_so(state_file, tmp_path):
+    params, metadata = weights.convert(state_file)
+    path = tmp_path / "w.safetensors"
+    weights.save_weights(path, params, {**metadata, "format": "nst_jax.vgg19.1"})
+    with pytest.raises(InputError, match="another version of this program; delete it and convert"):
+        weights.find_weights(str(path))
+
+
 def test_types_that_are_no_floats(tmp_path):
     path = tmp_path / "w.safetensors"
     safetensors.numpy.save_file({"features.0.weight": np.zeros(3, np.uint8)}, path)
