@@ -13,10 +13,11 @@ import safetensors.numpy
 
 from nst_jax.flags import exit_code
 from nst_jax.images import load_image
-from nst_jax.weights import find_weights, save_weights, to_state_dict
+from nst_jax.weights import find_weights, to_state_dict
+from nst_jax.weights_file import FORMAT, save_weights
 
-# Of the weights' file: the format that `nst_jax.weights` reads, and no source of a known content.
-METADATA = {"format": "nst_jax.vgg19.1", "source": "benchmark", "source_sha256": "0" * 64}
+# Of the weights' file, whose source has no known content.
+METADATA = {"format": FORMAT, "source": "benchmark", "source_sha256": "0" * 64}
 
 
 def prepare(request: dict[str, Any]) -> None:

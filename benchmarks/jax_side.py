@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.modes import Mode, Platform, jax_config
 from nst_jax import transfer
 from nst_jax.errors import InputError
-from nst_jax.weights import Params, load_weights
+from nst_jax.weights_file import Params, load_weights
 
 
 def load(path: Path) -> Params:

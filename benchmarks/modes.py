@@ -64,7 +64,7 @@ DEFAULT_MODES: dict[Platform, tuple[str, ...]] = {
     "cpu": (
         "jax-float32-direct",
         "jax-float32-winograd",
-        "jax-bfloat16",
+        "jax-bfloat16-winograd",
         "torch-float32-eager-nchw",
         "torch-float32-eager",
         "torch-float32-compile",

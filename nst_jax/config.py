@@ -72,7 +72,7 @@ class Config:
     conv: Literal["auto", Convolution] = _setting(
         "auto",
         "how convolutions are computed; winograd takes fewer multiplications and rounds more. "
-        "auto: winograd on a CPU in float32, else direct",
+        "auto: winograd on a CPU in float32 or bfloat16, else direct",
     )
     seed: int = _setting(0, "seed of everything drawn at random", least=0, below=2**32)
 
@@ -80,10 +80,10 @@ class Config:
         """Check every value."""
         for setting in dataclasses.fields(self):
             check_setting(setting, getattr(self, setting.name))
-        if self.conv == "winograd" and self.precision in ("bfloat16", "tf32"):
+        if self.conv == "winograd" and self.precision == "tf32":
             raise InputError(
-                f"conv is winograd, which is for float32 and float64, but precision is "
-                f"{self.precision}; leave one of the two out"
+                "conv is winograd, which is for float32, bfloat16 and float64, but precision is "
+                "tf32; leave one of the two out"
             )
 
     def resolve(self, platform: str, *, capability: float | None = None) -> "Config":
@@ -108,7 +108,8 @@ class Config:
             narrow = (gpu and not old) or platform == "tpu"
             precision = "bfloat16" if narrow and conv != "winograd" else "float32"
         if conv == "auto":
-            conv = "winograd" if platform == "cpu" and precision == "float32" else "direct"
+            fast = platform == "cpu" and precision in ("float32", "bfloat16")
+            conv = "winograd" if fast else "direct"
         return replace(self, precision=precision, conv=conv)
 
     @property

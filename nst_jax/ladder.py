@@ -34,7 +34,7 @@ from nst_jax.vgg import CONVS, TAPS, VGG19, normalize
 from nst_jax.weights import from_state_dict
 
 Record = Mapping[str, np.ndarray]
-Arithmetic = Literal[Precision, "winograd"]
+Arithmetic = Literal[Precision, "winograd", "bfloat16 winograd"]
 
 # How many updates are checked apart from the trajectory.
 UPDATES = 8
@@ -62,6 +62,7 @@ BUDGETS: Mapping[Arithmetic, Budget] = {
     "winograd": Budget(3e-6, 1e-5, 5e-6, 5e-6, 1e-4, 1e-5, 1e-3, 0.5),
     "tf32": Budget(1e-3, 5e-3, 1e-2, 2e-2, 1e-2, 1e-5, 5e-2, 10.0),
     "bfloat16": Budget(1e-2, 5e-2, 5e-2, 5e-2, 5e-2, 1e-5, 1e-1, 10.0),
+    "bfloat16 winograd": Budget(2e-2, 8e-2, 1e-1, 2e-1, 5e-2, 1e-5, 1e-1, 10.0),
 }
 
 
@@ -110,8 +111,11 @@ def marks(steps: int) -> tuple[int, ...]:
 def arithmetic(config: Config) -> Arithmetic:
     """Return the row of `BUDGETS` that is for a resolved config."""
     assert config.precision != "auto" != config.conv, "the config is not resolved"
-    if config.precision == "float32" and config.conv == "winograd":
-        return "winograd"
+    if config.conv == "winograd":
+        if config.precision == "float32":
+            return "winograd"
+        if config.precision == "bfloat16":
+            return "bfloat16 winograd"
     return config.precision
 
 

@@ -381,12 +381,13 @@ def recast_vgg19(network: VGG19, *, dtype: DTypeLike, conv: Convolution) -> VGG1
 
 @functools.partial(jax.jit, static_argnames="taps")
 def transform_kernels(network: VGG19, *, taps: tuple[str, ...] = TAPS) -> VGG19:
-    """Return the network with the kernels that the taps need also in Winograd's form.
+    """Return the network with the kernels that the taps need also in Winograd's form, in its dtype.
 
-    That form takes four times the memory. Without it every evaluation makes it anew.
+    That form has four times the elements. Without it every evaluation makes it anew.
     """
-    deepest = max(TAPS.index(tap) for tap in check_taps(taps)) // 2
-    for row, layer in zip(CONVS, network.convs, strict=True):
-        if pays_for(row.inputs, row.outputs) and CONVS.index(row) <= deepest:
-            layer.transformed = nnx.Param(transform_kernel(layer.kernel[...]))
+    needed = {row.name for row in convs_to(check_taps(taps)[-1])}
+    for row, layer in zip(CONVS, network.convs, strict=False):
+        if row.name in needed and pays_for(row.inputs, row.outputs):
+            transformed = transform_kernel(layer.kernel[...]).astype(network.dtype)
+            layer.transformed = nnx.Param(transformed)
     return network

@@ -118,18 +118,19 @@ def convolve(
     after = ((1, padded_height - height - 1), (1, padded_width - width - 1))
     padded = jnp.pad(x, ((0, 0), *after, (0, 0)))
     BT, AT = map_matrices(turned)
+    wide = np.promote_types(x.dtype, np.float32)
     always = jax.lax.optimization_barrier(jnp.asarray(True))
 
     def down(padded: Array) -> Array:
         windows = padded.reshape(batch, rows + 1, TILE, padded_width, channels)
         parts = [windows[:, k // TILE :, k % TILE][:, :rows] for k in range(_WINDOW)]
-        return _combine(BT, parts, 0)
+        return _combine(BT, [part.astype(wide) for part in parts], 0)
 
     def across(halfway: Array) -> Array:
         windows = halfway.reshape(_WINDOW, batch, rows, columns + 1, TILE, channels)
         parts = [windows[..., k // TILE :, k % TILE, :] for k in range(_WINDOW)]
         values = _combine(BT, [part[..., :columns, :] for part in parts], 0)
-        return values.reshape(_WINDOW**2, tiles, channels)
+        return values.reshape(_WINDOW**2, tiles, channels).astype(x.dtype)
 
     def back_across(products: Array) -> Array:
         return _combine(AT, list(products.reshape(_WINDOW, _WINDOW, tiles, mixed)), 2)
@@ -138,15 +139,16 @@ def convolve(
         parts = list(halfway.reshape(_WINDOW, batch, rows, columns, TILE, mixed))
         out = _combine(AT, parts, 2).reshape(batch, TILE * rows, TILE * columns, mixed)
         out = out[:, :height, :width]
-        out = out if bias is None else out + bias.reshape(1, 1, 1, mixed)
-        return jax.nn.relu(out) if rectify else out
+        out = out if bias is None else out + bias.astype(wide).reshape(1, 1, 1, mixed)
+        return (jax.nn.relu(out) if rectify else out).astype(x.dtype)
 
-    halfway = _apart(always, down, padded, (_WINDOW, batch, rows, padded_width, channels))
-    values = _apart(always, across, halfway, (_WINDOW**2, tiles, channels))
+    split = (_WINDOW, batch, rows, padded_width, channels)
+    halfway = _apart(always, down, padded, split, wide)
+    values = _apart(always, across, halfway, (_WINDOW**2, tiles, channels), x.dtype)
     equation = "ptd,pcd->ptc" if turned else "ptc,pcd->ptd"
-    products = jnp.einsum(equation, values, transformed)
-    halfway = _apart(always, back_across, products, (_WINDOW, tiles, TILE, mixed))
-    return _apart(always, back_down, halfway, (batch, height, width, mixed))
+    products = jnp.einsum(equation, values, transformed, preferred_element_type=wide)
+    halfway = _apart(always, back_across, products, (_WINDOW, tiles, TILE, mixed), wide)
+    return _apart(always, back_down, halfway, (batch, height, width, mixed), x.dtype)
 
 
 def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
@@ -165,13 +167,14 @@ def _apart(
     function: Callable[[Array], Array],
     operand: Array,
     shape: tuple[int, ...],
+    dtype: np.dtype,
 ) -> Array:
-    """Call a function, with a result of that shape, where XLA cannot fuse it with what is around.
+    """Call a function, with such a result, where XLA cannot fuse it with what is around.
 
     XLA's CPU backend would fuse both halves of a transform into one kernel that computes the first
     half six times over (measured: the whole convolution takes twice as long). It stops at the
     branches of a conditional, and that this one always goes the same way it cannot know.
     """
-    never = lambda x: jnp.zeros(shape, x.dtype)  # noqa: E731
+    never = lambda _: jnp.zeros(shape, dtype)  # noqa: E731
     result: Array = jax.lax.cond(always, function, never, operand)
     return result

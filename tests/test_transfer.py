@@ -226,8 +226,9 @@ def asked(monkeypatch):
         ({"precision": "float32"}, "float32", "gpu", "float32", "direct", "highest"),
         ({"precision": "tf32"}, "float32", "gpu", "float32", "direct", "tensorfloat32"),
         # A network that was built for something else than the default keeps to it.
-        ({}, "bfloat16", "cpu", "bfloat16", "direct", None),
-        ({"precision": "bfloat16"}, "bfloat16", "cpu", "bfloat16", "direct", None),
+        ({}, "bfloat16", "cpu", "bfloat16", "winograd", None),
+        ({"precision": "bfloat16"}, "bfloat16", "cpu", "bfloat16", "winograd", None),
+        ({"conv": "direct"}, "bfloat16", "cpu", "bfloat16", "direct", None),
     ],
 )
 def test_stylize_computes_as_the_config_and_the_device_say(
