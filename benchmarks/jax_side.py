@@ -12,10 +12,13 @@ from nst_jax import transfer
 from nst_jax.errors import InputError
 from nst_jax.weights_file import Params, load_weights
 
+# The last tap of the preset.
+DEEPEST = "relu5_1"
+
 
 def load(path: Path) -> Params:
     """Read the weights, as the program does."""
-    return load_weights(path).params
+    return load_weights(path, deepest=DEEPEST).params
 
 
 class Job:
@@ -26,7 +29,7 @@ class Job:
         self._state, self._problem, self._program = transfer.begin(
             jnp.asarray(content),
             jnp.asarray(style),
-            network=transfer.build_network(params, self._config),
+            network=transfer.build_network(params, self._config, deepest=DEEPEST),
             config=self._config,
         )
         self._image: Any = None

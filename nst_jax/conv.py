@@ -5,7 +5,7 @@ multiplications and a few digits less (`nst_jax.winograd`).
 """
 
 import functools
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,15 @@ from jaxtyping import Array, Float
 from nst_jax import winograd
 
 Convolution = Literal["direct", "winograd"]
-_Residuals = tuple[Array, Array, Array | None, Array | None, Array | None]
+
+
+class _Residuals(NamedTuple):
+    x: Array
+    kernel: Array
+    bias: Array | None
+    turned: Array | None
+    transformed: Array | None
+    rectified: Array | None
 
 
 def _correlate(x: Array, kernel: Array) -> Array:
@@ -24,19 +32,17 @@ def _correlate(x: Array, kernel: Array) -> Array:
 
 
 def pays_for(inputs: int, outputs: int) -> bool:
-    """Say whether Winograd's algorithm can be the faster one between these numbers of channels."""
-    return min(inputs, outputs) >= 32
+    """Say whether Winograd's algorithm can be the faster one between these numbers of channels.
 
-
-def pays(shape: tuple[int, ...], outputs: int) -> bool:
-    """Say whether Winograd's algorithm is the faster one for a map (n, h, w, inputs).
-
-    Measured on two cores with AVX-512 (docs/performance.md): from 64 channels on it always is,
-    except for maps of a few tiles, whose time goes into reading the four times larger kernels.
+    Measured on two cores with AVX-512 (docs/performance.md): with 64 channels on both sides the
+    transforms cost what the products save.
     """
-    batch, height, width, inputs = shape
-    tiles = batch * -(-height // winograd.TILE) * -(-width // winograd.TILE)
-    return pays_for(inputs, outputs) and tiles >= 4
+    return inputs * outputs >= 64 * 128
+
+
+def turn(kernel: Float[Array, "3 3 inputs outputs"]) -> Float[Array, "3 3 outputs inputs"]:
+    """Return the kernel of the gradient: turned around, with inputs and outputs exchanged."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 def conv3x3(
@@ -44,6 +50,7 @@ def conv3x3(
     kernel: Float[Array, "3 3 inputs outputs"],
     bias: Float[Array, " outputs"] | None = None,
     *,
+    turned: Float[Array, "3 3 outputs inputs"] | None = None,
     transformed: Float[Array, "36 inputs outputs"] | None = None,
     rectify: bool = False,
 ) -> Float[Array, "n h w outputs"]:
@@ -59,18 +66,22 @@ def conv3x3(
       x: the map.
       kernel: the kernel.
       bias: added to each position.
-      transformed: `winograd.transform_kernel(kernel)` where that algorithm is wanted; it is used
-        where it pays. It has no gradient of its own.
+      turned: `turn(kernel)`, if it is at hand; it has no gradient of its own.
+      transformed: `winograd.transform_kernel(kernel)`, to compute by that algorithm; it has no
+        gradient of its own either.
       rectify: apply a ReLU to the result, whose derivative at zero is zero.
     """
-    if transformed is not None and not pays(x.shape, kernel.shape[-1]):
-        transformed = None
-    return _conv3x3(x, kernel, bias, transformed, rectify)
+    return _conv3x3(x, kernel, bias, turned, transformed, rectify)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _conv3x3(
-    x: Array, kernel: Array, bias: Array | None, transformed: Array | None, rectify: bool
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    turned: Array | None,
+    transformed: Array | None,
+    rectify: bool,
 ) -> Array:
     if transformed is not None:
         fast: Array = winograd.convolve(x, transformed, bias, rectify=rectify)
@@ -81,26 +92,32 @@ def _conv3x3(
 
 
 def _forward(
-    x: Array, kernel: Array, bias: Array | None, transformed: Array | None, rectify: bool
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    turned: Array | None,
+    transformed: Array | None,
+    rectify: bool,
 ) -> tuple[Array, _Residuals]:
-    out = _conv3x3(x, kernel, bias, transformed, rectify)
-    return out, (x, kernel, bias, transformed, out if rectify else None)
+    out = _conv3x3(x, kernel, bias, turned, transformed, rectify)
+    return out, _Residuals(x, kernel, bias, turned, transformed, out if rectify else None)
 
 
 def _backward(
-    rectify: bool, residuals: _Residuals, cotangent: Array
-) -> tuple[Array, Array, Array | None, None]:
-    x, kernel, bias, transformed, out = residuals
-    if out is not None:
-        cotangent = jnp.where(out > 0, cotangent, 0)
-    if transformed is not None:
-        to_x = winograd.convolve(cotangent, transformed, turned=True)
+    rectify: bool, saved: _Residuals, cotangent: Array
+) -> tuple[Array, Array, Array | None, None, None]:
+    if saved.rectified is not None:
+        cotangent = jnp.where(saved.rectified > 0, cotangent, 0)
+    if saved.transformed is not None:
+        to_x = winograd.convolve(cotangent, saved.transformed, turned=True)
     else:
-        to_x = _correlate(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+        turned = turn(saved.kernel) if saved.turned is None else saved.turned
+        to_x = _correlate(cotangent, turned)
     # These two are dropped by the compiler where nobody asks for them, as in style transfer.
-    (to_kernel,) = jax.linear_transpose(lambda k: _correlate(x, k), kernel)(cotangent)
-    to_bias = None if bias is None else cotangent.sum((0, 1, 2))
-    return to_x, to_kernel, to_bias, None
+    by_kernel = jax.linear_transpose(lambda kernel: _correlate(saved.x, kernel), saved.kernel)
+    (to_kernel,) = by_kernel(cotangent)
+    to_bias = None if saved.bias is None else cotangent.sum((0, 1, 2))
+    return to_x, to_kernel, to_bias, None, None
 
 
 _conv3x3.defvjp(_forward, _backward)

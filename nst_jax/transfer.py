@@ -29,9 +29,9 @@ from nst_jax.vgg import (
     check_size,
     check_taps,
     denormalize,
+    freeze,
     normalize,
     recast_vgg19,
-    transform_kernels,
 )
 
 # The most steps in one call to the device; only the length of a few arrays of scalars.
@@ -316,8 +316,7 @@ def begin(
 ) -> tuple[optimize.State, Problem, Program]:
     """Prepare a run of resolved settings: what `advance` takes, and its state before any step."""
     numbers, program = split_config(config)
-    if network.conv == "winograd":
-        network = transform_kernels(network, taps=program.taps)
+    network = freeze(network, taps=program.taps)
     with jax.default_matmul_precision(config.matmul_precision):
         targets = compute_targets(
             network, content, style, config.content_layers, config.style_layers

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from nst_jax.conv import Convolution, conv3x3, pays_for
+from nst_jax.conv import Convolution, conv3x3, pays_for, turn
 from nst_jax.errors import InputError
 from nst_jax.winograd import transform_kernel
 
@@ -157,6 +157,8 @@ class FrozenConv(nnx.Module):
         draw = nnx.initializers.he_normal()
         self.kernel = nnx.Param(draw(rngs.params(), (3, 3, inputs, outputs), param_dtype))
         self.bias = nnx.Param(jnp.zeros((outputs,), param_dtype))
+        # Forms of the kernel that `freeze` makes, so that no evaluation has to.
+        self.turned: nnx.Param[Array] | None = nnx.data(None)
         self.transformed: nnx.Param[Array] | None = nnx.data(None)
 
     def __call__(
@@ -166,14 +168,20 @@ class FrozenConv(nnx.Module):
         conv: Convolution = "direct",
         rectify: bool = False,
     ) -> Float[Array, "n h w outputs"]:
-        """Convolve in the type of `x`; zeros are padded. With `rectify`, a ReLU follows."""
-        kernel, bias = (param[...].astype(x.dtype) for param in (self.kernel, self.bias))
-        transformed = None
-        if conv == "winograd" and self.transformed is not None:
-            transformed = self.transformed[...].astype(x.dtype)
-        elif conv == "winograd":
-            transformed = transform_kernel(kernel)
-        return conv3x3(x, kernel, bias, transformed=transformed, rectify=rectify)
+        """Convolve in the type of `x`; zeros are padded. With `rectify`, a ReLU follows.
+
+        With `conv="winograd"` that algorithm is taken where it pays.
+        """
+        kernel, bias, turned, transformed = (
+            None if param is None else param[...].astype(x.dtype)
+            for param in (self.kernel, self.bias, self.turned, self.transformed)
+        )
+        assert kernel is not None
+        if conv == "direct" or not pays_for(*kernel.shape[2:]):
+            transformed = None
+        elif transformed is None:
+            transformed = transform_kernel(self.kernel[...]).astype(x.dtype)
+        return conv3x3(x, kernel, bias, turned=turned, transformed=transformed, rectify=rectify)
 
 
 class VGG19(nnx.Module):
@@ -190,8 +198,7 @@ class VGG19(nnx.Module):
       padding: how conv1_1 pads the normalized image, "zeros" (as trained) or "replicate"; all other
         convolutions pad with zeros.
       dtype: what the network computes in and the type of its taps.
-      conv: how the convolutions are computed; "winograd" is fast on a CPU, where the map and the
-        channels are large enough, and best together with `transform_kernels`.
+      conv: how the convolutions are computed; "winograd" is fast on a CPU, best after `freeze`.
     """
 
     def __init__(
@@ -380,14 +387,22 @@ def recast_vgg19(network: VGG19, *, dtype: DTypeLike, conv: Convolution) -> VGG1
 
 
 @functools.partial(jax.jit, static_argnames="taps")
-def transform_kernels(network: VGG19, *, taps: tuple[str, ...] = TAPS) -> VGG19:
-    """Return the network with the kernels that the taps need also in Winograd's form, in its dtype.
+def freeze(network: VGG19, *, taps: tuple[str, ...] = TAPS) -> VGG19:
+    """Return the network with its parameters in the form that it computes with, up to the taps.
 
-    That form has four times the elements. Without it every evaluation makes it anew.
+    They are in its dtype, and each kernel has beside it what the gradient or Winograd's algorithm
+    make of it; the latter's form has four times the elements. Without this, every evaluation makes
+    them anew.
     """
     needed = {row.name for row in convs_to(check_taps(taps)[-1])}
     for row, layer in zip(CONVS, network.convs, strict=False):
-        if row.name in needed and pays_for(row.inputs, row.outputs):
-            transformed = transform_kernel(layer.kernel[...]).astype(network.dtype)
-            layer.transformed = nnx.Param(transformed)
+        if row.name not in needed:
+            continue
+        kernel = layer.kernel[...]
+        if network.conv == "winograd" and pays_for(row.inputs, row.outputs):
+            layer.transformed = nnx.Param(transform_kernel(kernel).astype(network.dtype))
+        else:
+            layer.turned = nnx.Param(turn(kernel).astype(network.dtype))
+        layer.kernel = nnx.Param(kernel.astype(network.dtype))
+        layer.bias = nnx.Param(layer.bias[...].astype(network.dtype))
     return network

@@ -122,10 +122,10 @@ def style_per_row(patch):
 
 
 def kernel_not_turned_in_the_gradient(patch):
-    def backward(rectify, residuals, cotangent):
-        _, kernel, _, _, out = residuals
-        cotangent = jnp.where(out > 0, cotangent, 0) if rectify else cotangent
-        return conv._correlate(cotangent, kernel.swapaxes(2, 3)), None, None, None
+    def backward(rectify, saved, cotangent):
+        cotangent = jnp.where(saved.rectified > 0, cotangent, 0) if rectify else cotangent
+        to_x = conv._correlate(cotangent, saved.kernel.swapaxes(2, 3))
+        return to_x, None, None, None, None
 
     patch.setattr(conv._conv3x3, "bwd", backward)
 

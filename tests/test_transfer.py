@@ -8,6 +8,7 @@ import pytest
 
 from nst_jax import Config, build_vgg19, stylize, transfer
 from nst_jax.errors import InputError
+from nst_jax.vgg import recast_vgg19
 
 LAYERS = ("relu1_1", "relu2_1")  # two layers compile fast
 CONFIG = Config(steps=6, learning_rate=0.02, content_layers=LAYERS, style_layers=LAYERS)
@@ -263,3 +264,28 @@ def test_precision_reaches_the_compiled_program(network, photographs):
     assert all(re.search(r"\bHIGH\b", line) for line in products("tf32"))
     with jax.default_matmul_precision("highest"):  # whatever the caller's own setting is
         assert all("HIGH" not in line for line in products("bfloat16"))
+
+
+def test_the_loop_on_a_gpu_computes_and_nothing_else(network, photographs):
+    config = dataclasses.replace(CONFIG, precision="bfloat16").resolve("gpu", capability=9.0)
+    frozen = recast_vgg19(network, dtype=config.dtype, conv=config.conv)
+    content, style = map(jnp.asarray, photographs)
+    state, problem, program = transfer.begin(content, style, network=frozen, config=config)
+    text = transfer.advance.trace(state, 3, problem, program).lower(lowering_platforms=("cuda",))
+    loop = text.as_text().split("stablehlo.while")[1]
+    assert "custom_call" not in loop  # no calls of the host
+    assert "stablehlo.reverse" not in loop  # kernels are turned before
+    assert not re.search(r"convert .*tensor<3x3x.*xf32>", loop)  # and rounded before
+    # Channels stay last: the only transposes are those of Gram matrices.
+    for line in re.findall(r"stablehlo\.transpose.*", loop):
+        assert re.search(r"\(tensor<(\d+)x\1xf32>\)", line), line
+    products = re.findall(r"stablehlo\.dot_general.*-> (\S+)", loop)
+    assert [kind for kind in products if kind.endswith("f32>")] == [
+        "tensor<64x64xf32>",
+        "tensor<128x128xf32>",
+    ]
+    maps = re.findall(r"stablehlo\.convolution.*-> (\S+)", loop)
+    assert maps
+    assert all(kind.endswith("bf16>") for kind in maps)
+    shapes = jax.tree.map(lambda x: str(x.dtype), (state.variable, state.optimizer))
+    assert set(jax.tree.leaves(shapes)) <= {"float32", "int32"}

@@ -239,3 +239,40 @@ def test_operations_are_the_network(random_params):
             np.testing.assert_array_equal(maps[name], x[0])
     assert [name for name in names if name in vgg.TAPS] == list(vgg.TAPS)
     assert [name for name in names if name not in vgg.TAPS] == ["pool1", "pool2", "pool3", "pool4"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("conv", ["direct", "winograd"])
+def test_freezing_changes_the_forms_and_not_the_maps(random_params, photographs, conv, dtype):
+    network = vgg.build_vgg19(random_params, dtype=dtype, conv=conv)
+    frozen = vgg.freeze(network, taps=("relu3_1", "conv2_2"))
+    forms = [
+        (layer.turned is not None, layer.transformed is not None, str(layer.kernel[...].dtype))
+        for layer in frozen.convs
+    ]
+    turned, transformed = (True, False, dtype), (False, True, dtype)
+    fast = transformed if conv == "winograd" else turned
+    untouched = (False, False, "float32")
+    # Five convolutions are needed; the first two have too few channels for Winograd's algorithm.
+    assert forms == [turned, turned, fast, fast, fast, *[untouched] * 11]
+    assert all(layer.turned is None and layer.transformed is None for layer in network.convs)
+    before, after = (compute(n, photographs[0], ("relu3_1",))["relu3_1"] for n in (network, frozen))
+    # XLA may leave out a rounding to bfloat16 that it sees being undone.
+    tolerance = 1e-6 if dtype == "float32" else 1e-2
+    difference = np.linalg.norm(np.float32(before) - np.float32(after))
+    assert difference <= tolerance * np.linalg.norm(np.float32(before))
+
+
+def test_winograd_is_the_network(random_params, photographs):
+    def loss(image, network):
+        return sum((x**2).sum() for x in network(image, ("relu2_2", "conv4_1")).values())
+
+    direct, fast = (
+        jax.jit(jax.value_and_grad(loss))(
+            jnp.asarray(photographs[0]), vgg.build_vgg19(random_params, conv=conv)
+        )
+        for conv in ("direct", "winograd")
+    )
+    for ours, theirs in zip(fast, direct, strict=True):
+        # float32 rounding of both, through nine layers and back.
+        assert np.linalg.norm(ours - theirs) < 1e-5 * np.linalg.norm(theirs)
