@@ -22,8 +22,8 @@ from benchmarks.worker import Block, Spec, Start
 
 Cache = Literal["off", "cold", "warm", "both"]
 ROOT = Path(__file__).parents[1]
-# A block takes about this long unless the number of its steps is given.
-_BLOCK_SECONDS = 0.5
+# A block takes about this long unless the number of its steps is given, as a call in the main job.
+_BLOCK_SECONDS = 2.0
 _MOST_STEPS = 200  # of one call to nst_jax's program
 # OpenMP's threads of a worker that has just worked look for more to do before they sleep.
 _SETTLE_SECONDS = 0.05
@@ -41,7 +41,7 @@ class Plan:
       modes: names of `modes.MODES`.
       sizes: sides of the square picture in px.
       rounds: timed blocks of each worker.
-      steps: in a block; None for as many as take half a second.
+      steps: in a block; None for as many as take two seconds.
       cache: which start is measured: "cold" with an empty compilation cache, "warm" with what a
         process before it has left, "both", or "off" without a cache.
       platform: what to compute on.
@@ -284,7 +284,7 @@ def _start(
 
 
 def _calibrate(worker: Worker) -> int:
-    """Return how many steps take half a second; the steps made for it also warm up."""
+    """Return how many steps take two seconds; the steps made for it also warm up."""
     made, block = 1, worker.run(1)
     if block.seconds < _BLOCK_SECONDS / 5:
         made = min(_MOST_STEPS, max(1, int(_BLOCK_SECONDS / 5 / block.seconds)))

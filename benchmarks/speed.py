@@ -76,7 +76,7 @@ def _parser() -> Parser:
         "--steps",
         type=_steps,
         metavar="N|auto",
-        help="steps in a block (default: as many as take half a second)",
+        help="steps in a block (default: as many as take two seconds)",
     )
     add(
         "--cache",

@@ -40,7 +40,7 @@ from nst_jax.weights_file import CONVERT_COMMAND, Weights
 
 PROGRAM = "nst-jax"
 # How often the progress moves, and how long Ctrl-C may take; plain lines come more rarely.
-_SECONDS, _LINE_SECONDS = 1.0, 5.0
+_SECONDS, _LINE_SECONDS = 2.0, 5.0
 
 
 def _parser() -> Parser:

@@ -21,7 +21,7 @@ class _Residuals(NamedTuple):
     kernel: Array
     bias: Array | None
     turned: Array | None
-    transformed: Array | None
+    transformed: winograd.TransformedKernel | None
     rectified: Array | None
 
 
@@ -51,7 +51,7 @@ def conv3x3(
     bias: Float[Array, " outputs"] | None = None,
     *,
     turned: Float[Array, "3 3 outputs inputs"] | None = None,
-    transformed: Float[Array, "36 inputs outputs"] | None = None,
+    transformed: winograd.TransformedKernel | None = None,
     rectify: bool = False,
 ) -> Float[Array, "n h w outputs"]:
     """Correlate a zero-padded map with a 3x3 kernel, as every deep-learning library's convolution.
@@ -80,7 +80,7 @@ def _conv3x3(
     kernel: Array,
     bias: Array | None,
     turned: Array | None,
-    transformed: Array | None,
+    transformed: winograd.TransformedKernel | None,
     rectify: bool,
 ) -> Array:
     if transformed is not None:
@@ -96,7 +96,7 @@ def _forward(
     kernel: Array,
     bias: Array | None,
     turned: Array | None,
-    transformed: Array | None,
+    transformed: winograd.TransformedKernel | None,
     rectify: bool,
 ) -> tuple[Array, _Residuals]:
     out = _conv3x3(x, kernel, bias, turned, transformed, rectify)

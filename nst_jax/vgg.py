@@ -159,7 +159,7 @@ class FrozenConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,), param_dtype))
         # Forms of the kernel that `freeze` makes, so that no evaluation has to.
         self.turned: nnx.Param[Array] | None = nnx.data(None)
-        self.transformed: nnx.Param[Array] | None = nnx.data(None)
+        self.transformed: nnx.List[nnx.Param[Array]] | None = nnx.data(None)
 
     def __call__(
         self,
@@ -172,15 +172,15 @@ class FrozenConv(nnx.Module):
 
         With `conv="winograd"` that algorithm is taken where it pays.
         """
-        kernel, bias, turned, transformed = (
-            None if param is None else param[...].astype(x.dtype)
-            for param in (self.kernel, self.bias, self.turned, self.transformed)
-        )
-        assert kernel is not None
-        if conv == "direct" or not pays_for(*kernel.shape[2:]):
-            transformed = None
-        elif transformed is None:
-            transformed = transform_kernel(self.kernel[...]).astype(x.dtype)
+        kernel, bias = (param[...].astype(x.dtype) for param in (self.kernel, self.bias))
+        turned = None if self.turned is None else self.turned[...].astype(x.dtype)
+        transformed = None
+        if conv == "winograd" and pays_for(*kernel.shape[2:]):
+            if self.transformed is None:
+                columns = transform_kernel(self.kernel[...])
+            else:
+                columns = tuple(column[...] for column in self.transformed)
+            transformed = tuple(column.astype(x.dtype) for column in columns)
         return conv3x3(x, kernel, bias, turned=turned, transformed=transformed, rectify=rectify)
 
 
@@ -400,7 +400,8 @@ def freeze(network: VGG19, *, taps: tuple[str, ...] = TAPS) -> VGG19:
             continue
         kernel = layer.kernel[...]
         if network.conv == "winograd" and pays_for(row.inputs, row.outputs):
-            layer.transformed = nnx.Param(transform_kernel(kernel).astype(network.dtype))
+            columns = transform_kernel(kernel)
+            layer.transformed = nnx.List(nnx.Param(x.astype(network.dtype)) for x in columns)
         else:
             layer.turned = nnx.Param(turn(kernel).astype(network.dtype))
         layer.kernel = nnx.Param(kernel.astype(network.dtype))

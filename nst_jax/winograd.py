@@ -17,6 +17,7 @@ import functools
 import operator
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 TILE, _WINDOW = 4, 6
+# Column points in one product of matrices. With all six a step takes 5 % longer (too much for the
+# cache at once), with fewer than three it takes longer to compile.
+_GROUP = 3
 _POINTS = (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2))
 Matrix = Float[np.ndarray, "rows columns"]
+TransformedKernel = tuple[Float[Array, "points inputs outputs"], ...]
 
 
 def _from_roots(roots: tuple[Fraction, ...]) -> list[Fraction]:
@@ -78,23 +83,27 @@ def map_matrices(turned: bool) -> tuple[Float[np.ndarray, "6 6"], Float[np.ndarr
     )
 
 
-def transform_kernel(
-    kernel: Float[Array, "3 3 inputs outputs"],
-) -> Float[Array, "36 inputs outputs"]:
-    """Compute G g Gᵀ for each pair of channels; entry 6 j + i is at (row point i, column point j).
+def transform_kernel(kernel: Float[Array, "3 3 inputs outputs"]) -> TransformedKernel:
+    """Compute G g Gᵀ for each pair of channels, which serves `convolve` in both directions.
 
-    It serves `convolve` in both directions, and takes four times the memory of the kernel.
+    The column points come in groups, an array each, for as many products of matrices; entry 6 j + i
+    of a group is at row point i and the group's column point j. Together they take four times the
+    memory of the kernel.
     """
     G = kernel_matrix()
-    both = jnp.asarray(np.einsum("ik,jl->jikl", G, G).reshape(_WINDOW**2, 9), kernel.dtype)
     taps = kernel.reshape(9, -1)
-    return jnp.dot(both, taps, precision="highest").reshape(_WINDOW**2, *kernel.shape[2:])
+    groups = []
+    for first in range(0, _WINDOW, _GROUP):
+        both = np.einsum("ik,jl->jikl", G, G[first : first + _GROUP]).reshape(-1, 9)
+        group = jnp.dot(jnp.asarray(both, kernel.dtype), taps, precision="highest")
+        groups.append(group.reshape(-1, *kernel.shape[2:]))
+    return tuple(groups)
 
 
 @functools.partial(jax.jit, static_argnames=("turned", "rectify"))
 def convolve(
     x: Float[Array, "n h w channels"],
-    transformed: Float[Array, "36 inputs outputs"],
+    transformed: TransformedKernel,
     bias: Float[Array, " mixed"] | None = None,
     *,
     turned: bool = False,
@@ -112,7 +121,7 @@ def convolve(
     """
     batch, height, width, channels = x.shape
     rows, columns = -(-height // TILE), -(-width // TILE)
-    tiles, mixed = batch * rows * columns, transformed.shape[1 if turned else 2]
+    tiles, mixed = batch * rows * columns, transformed[0].shape[1 if turned else 2]
     # One more tile than the output has: a tile's window reaches two positions into the next one.
     padded_height, padded_width = TILE * (rows + 1), TILE * (columns + 1)
     after = ((1, padded_height - height - 1), (1, padded_width - width - 1))
@@ -126,14 +135,18 @@ def convolve(
         parts = [windows[:, k // TILE :, k % TILE][:, :rows] for k in range(_WINDOW)]
         return _combine(BT, [part.astype(wide) for part in parts], 0)
 
-    def across(halfway: Array) -> Array:
+    def across(halfway: Array) -> tuple[Array, ...]:
         windows = halfway.reshape(_WINDOW, batch, rows, columns + 1, TILE, channels)
         parts = [windows[..., k // TILE :, k % TILE, :] for k in range(_WINDOW)]
-        values = _combine(BT, [part[..., :columns, :] for part in parts], 0)
-        return values.reshape(_WINDOW**2, tiles, channels).astype(x.dtype)
+        parts = [part[..., :columns, :] for part in parts]
+        groups = (_combine(BT[j : j + _GROUP], parts, 0) for j in range(0, _WINDOW, _GROUP))
+        return tuple(group.reshape(-1, tiles, channels).astype(x.dtype) for group in groups)
 
-    def back_across(products: Array) -> Array:
-        return _combine(AT, list(products.reshape(_WINDOW, _WINDOW, tiles, mixed)), 2)
+    def back_across(products: tuple[Array, ...]) -> Array:
+        columns = [
+            column for group in products for column in group.reshape(-1, _WINDOW, tiles, mixed)
+        ]
+        return _combine(AT, columns, 2)
 
     def back_down(halfway: Array) -> Array:
         parts = list(halfway.reshape(_WINDOW, batch, rows, columns, TILE, mixed))
@@ -142,13 +155,19 @@ def convolve(
         out = out if bias is None else out + bias.astype(wide).reshape(1, 1, 1, mixed)
         return (jax.nn.relu(out) if rectify else out).astype(x.dtype)
 
-    split = (_WINDOW, batch, rows, padded_width, channels)
-    halfway = _apart(always, down, padded, split, wide)
-    values = _apart(always, across, halfway, (_WINDOW**2, tiles, channels), x.dtype)
+    shape: Callable[..., Any] = jax.ShapeDtypeStruct
+    split = shape((_WINDOW, batch, rows, padded_width, channels), wide)
+    group = shape((_WINDOW * _GROUP, tiles, channels), x.dtype)
+    groups = (group,) * (_WINDOW // _GROUP)
+    values = _apart(always, across, _apart(always, down, padded, split), groups)
     equation = "ptd,pcd->ptc" if turned else "ptc,pcd->ptd"
-    products = jnp.einsum(equation, values, transformed, preferred_element_type=wide)
-    halfway = _apart(always, back_across, products, (_WINDOW, tiles, TILE, mixed), wide)
-    return _apart(always, back_down, halfway, (batch, height, width, mixed), x.dtype)
+    products = tuple(
+        jnp.einsum(equation, value, kernel, preferred_element_type=wide)
+        for value, kernel in zip(values, transformed, strict=True)
+    )
+    joined = _apart(always, back_across, products, shape((_WINDOW, tiles, TILE, mixed), wide))
+    out: Array = _apart(always, back_down, joined, shape((batch, height, width, mixed), x.dtype))
+    return out
 
 
 def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
@@ -163,18 +182,16 @@ def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
 
 
 def _apart(
-    always: Bool[Array, ""],
-    function: Callable[[Array], Array],
-    operand: Array,
-    shape: tuple[int, ...],
-    dtype: np.dtype,
-) -> Array:
+    always: Bool[Array, ""], function: Callable[[Any], Any], operand: Any, result: Any
+) -> Any:
     """Call a function, with such a result, where XLA cannot fuse it with what is around.
 
     XLA's CPU backend would fuse both halves of a transform into one kernel that computes the first
     half six times over (measured: the whole convolution takes twice as long). It stops at the
     branches of a conditional, and that this one always goes the same way it cannot know.
     """
-    never = lambda _: jnp.zeros(shape, dtype)  # noqa: E731
-    result: Array = jax.lax.cond(always, function, never, operand)
-    return result
+
+    def never(_: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), result)
+
+    return jax.lax.cond(always, function, never, operand)
