@@ -68,7 +68,7 @@ def test_the_second_run_compiles_nothing_and_a_damaged_program_is_replaced(job, 
     assert job() == ({"hits": len(kept), "misses": 0}, [], picture)
     assert programs(offline / "compiled") == kept
 
-    (damaged,) = (path for path in kept if path.name.startswith("jit__advance-"))
+    (damaged,) = (path for path in kept if path.name.startswith("jit_advance-"))
     damaged.write_bytes(kept[damaged][:-40] + bytes(40))
     did, said, again = job()
     assert did == {"hits": len(kept) - 1, "misses": 1}
