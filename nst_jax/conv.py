@@ -1,7 +1,7 @@
 """The network's one expensive operation: a 3x3 convolution with frozen weights and its gradient.
 
 Two algorithms give the same map: the direct sum of products, and Winograd's with a quarter of the
-multiplications and a few digits less (`nst_jax.winograd`).
+multiplications and half a digit less (`nst_jax.winograd`).
 """
 
 import functools

@@ -139,15 +139,39 @@ def _pool(x: Float[Array, "n h w c"], pooling: Pooling) -> Float[Array, "n p q c
         window, least = (1, 2, 2, 1), np.asarray(-np.inf, x.dtype)
         largest: Array = jax.lax.reduce_window(x, least, jax.lax.max, window, window, "VALID")
         return largest
-    batch, height, width, channels = x.shape
-    even = x[:, : height // 2 * 2, : width // 2 * 2]
-    # A sum over axes, whose gradient is a broadcast: that of `reduce_window` is another one over a
-    # map with holes, which took 3 to 5 times as long on a CPU.
-    windows = even.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    odd = (x.shape[1] % 2, x.shape[2] % 2)
     if pooling == "average":
-        return windows.sum((2, 4)) / 4
+        return _window_sums(odd, x) / 4
     # "l2" is torch.nn.LPPool2d(2, 2): the root of the sum, not of the mean.
-    return _safe_sqrt((windows * windows).sum((2, 4)))
+    return _safe_sqrt(_window_sums(odd, x * x))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _window_sums(odd: tuple[int, int], x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
+    """Sum each 2x2 window; `odd` says whether height and width are.
+
+    The gradient is a broadcast. JAX's own is a sum over windows of a map with holes, which takes
+    several times as long on a CPU. (A plain sum over axes would have the right one, but in bfloat16
+    jaxlib 0.12 reads memory there that nobody wrote.)
+    """
+    window, zero = (1, 2, 2, 1), np.asarray(0, x.dtype)
+    sums: Array = jax.lax.reduce_window(x, zero, jax.lax.add, window, window, "VALID")
+    return sums
+
+
+def _window_sums_forward(odd: tuple[int, int], x: Array) -> tuple[Array, None]:
+    return _window_sums(odd, x), None
+
+
+def _window_sums_backward(odd: tuple[int, int], _: None, cotangent: Array) -> tuple[Array]:
+    batch, height, width, channels = cotangent.shape
+    each = jnp.broadcast_to(
+        cotangent[:, :, None, :, None], (batch, height, 2, width, 2, channels)
+    ).reshape(batch, 2 * height, 2 * width, channels)
+    return (jnp.pad(each, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0))),)
+
+
+_window_sums.defvjp(_window_sums_forward, _window_sums_backward)
 
 
 class FrozenConv(nnx.Module):
