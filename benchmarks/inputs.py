@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from nst_jax.flags import exit_code
-from nst_jax.images import load_image
+from nst_jax.images import draw_image, load_image
 from nst_jax.weights import find_weights, to_state_dict
 from nst_jax.weights_file import FORMAT, save_weights
 
@@ -35,23 +35,12 @@ def prepare(request: dict[str, Any]) -> None:
         for size in request["sizes"]:
             path = request[role]
             shape = (size, size)
-            image = load_image(path, shape=shape) if path else drawn(seed, size)
+            image = load_image(path, shape=shape) if path else draw_image(seed, *shape)
             np.save(folder / f"{role}-{size}.npy", image)
     weights = find_weights(request["weights"])
     save_weights(folder / "jax.safetensors", weights.params, METADATA)
     safetensors.numpy.save_file(to_state_dict(weights.params), folder / "torch.safetensors")
     print(json.dumps({"weights": weights.origin}))
-
-
-def drawn(seed: int, size: int) -> np.ndarray:
-    """Draw waves of all scales: smooth as a photograph, and without flat places."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size]
-    image = np.zeros((size, size, 3))
-    for amplitude in np.geomspace(0.2, 0.02, 12):
-        frequency, phase = 0.03 / amplitude * rng.normal(size=2), rng.uniform(0, 6, 3)
-        image += amplitude * np.sin((frequency[0] * x + frequency[1] * y)[..., None] + phase)
-    return np.clip(0.5 + image, 0, 1).astype(np.float32)
 
 
 def _main() -> int:

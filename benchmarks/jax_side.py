@@ -8,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.modes import Mode, Platform, jax_config
+from benchmarks.work import DEEPEST
 from nst_jax import transfer
 from nst_jax.errors import InputError
 from nst_jax.weights_file import Params, load_weights
-
-# The last tap of the preset.
-DEEPEST = "relu5_1"
 
 
 def load(path: Path) -> Params:

@@ -35,13 +35,19 @@ def gpu_names() -> list[str]:
     return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
 
 
-def cpu_name() -> str:
-    """Return the CPU's model name."""
+def _cpuinfo(key: str) -> str:
+    """Return what Linux says of the first CPU under a key; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def cpu_name() -> str:
+    """Return the CPU's model name."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def cpu_count() -> int:
@@ -58,7 +64,7 @@ def describe() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    instructions = _instructions()
+    instructions = _cpuinfo("flags").split()
     return {
         "cpu": cpu_name(),
         "instructions": [
@@ -69,14 +75,6 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "versions": versions,
     }
-
-
-def _instructions() -> set[str]:
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("flags"):
-            return set(line.split())
-    return set()
 
 
 def least_seconds(action: Callable[[], object]) -> float:

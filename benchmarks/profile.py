@@ -19,11 +19,11 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_enable_x
 import jax
 from rich.console import Console
 
-from benchmarks.inputs import drawn
 from benchmarks.jax_side import Job
 from benchmarks.modes import MODES, Mode
 from nst_jax.backend import device_name
 from nst_jax.flags import Parser, exit_code
+from nst_jax.images import draw_image
 from nst_jax.weights import find_weights
 
 PROGRAM = "benchmarks.profile"
@@ -75,7 +75,7 @@ def _run(flags: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
         folder = Path(flags.keep or temporary)
         mode = Mode("jax", flags.precision, flags.conv)
-        content, style = (drawn(seed, flags.size) for seed in (0, 1))
+        content, style = (draw_image(seed, flags.size, flags.size) for seed in (0, 1))
         job = Job(mode, content, style, find_weights("untrained").params)
         origins = sources(job.program())
         job.run(1)

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 
 from nst_jax.conv import Convolution
 from nst_jax.errors import InputError
-from nst_jax.vgg import Padding, Pooling
+from nst_jax.pooling import Pooling
+from nst_jax.vgg import Padding
 
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]

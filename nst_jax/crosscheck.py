@@ -33,7 +33,7 @@ from nst_jax.flags import (
     exit_code,
     given_settings,
 )
-from nst_jax.images import load_image
+from nst_jax.images import draw_image, load_image
 from nst_jax.ladder import Record
 from nst_jax.transfer import check_inputs
 from nst_jax.weights import find_weights, to_state_dict
@@ -194,24 +194,12 @@ def _images(flags: argparse.Namespace, config: Config) -> tuple[np.ndarray, np.n
     if flags.content:
         content = load_image(flags.content, size=config.size)
     else:
-        content = _drawn(0, config.size * 3 // 4, config.size)
+        content = draw_image(0, config.size * 3 // 4, config.size)
     height, width = content.shape[:2]
     style = load_image(flags.style, shape=(height, width)) if flags.style else None
-    style = _drawn(1, height, width) if style is None else style
+    style = draw_image(1, height, width) if style is None else style
     check_inputs(content, style, config)
     return content, style
-
-
-def _drawn(seed: int, height: int, width: int) -> np.ndarray:
-    """Draw waves of all scales in all directions, with colors that differ."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    image = np.zeros((height, width, 3))
-    for amplitude in np.geomspace(0.2, 0.02, 24):
-        frequency, phase = 0.03 / amplitude * rng.normal(size=2), rng.uniform(0, 6, 3)
-        wave = frequency[0] * x + frequency[1] * y
-        image += amplitude * np.sin(wave[..., None] + phase)
-    return np.clip(0.5 + image, 0, 1).astype(np.float32)
 
 
 def _compare(flags: argparse.Namespace, record: Record, config: Config, console: Console) -> int:

@@ -202,6 +202,18 @@ def _gray8(image: Image.Image, name: str) -> Image.Image:
     return gray
 
 
+def draw_image(seed: int, height: int, width: int) -> Float[np.ndarray, "height width 3"]:
+    """Draw waves of all scales in all directions, with colors that differ: sRGB in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    image = np.zeros((height, width, 3))
+    for amplitude in np.geomspace(0.2, 0.02, 24):
+        frequency, phase = 0.03 / amplitude * rng.normal(size=2), rng.uniform(0, 6, 3)
+        wave = frequency[0] * x + frequency[1] * y
+        image += amplitude * np.sin(wave[..., None] + phase)
+    return np.clip(0.5 + image, 0, 1).astype(np.float32)
+
+
 def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert to sRGB (mode RGB) through the ICC profile, or without it if it is of no use."""
     try:

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float
 
 from nst_jax.conv import Convolution, conv3x3, pays_for, turn
 from nst_jax.errors import InputError
+from nst_jax.pooling import Pooling, pool
 from nst_jax.winograd import transform_kernel
 
-Pooling = Literal["average", "max", "l2"]
 Padding = Literal["zeros", "replicate"]
 
 # ImageNet's statistics over sRGB in [0, 1]: torchvision's networks see (image - mean) / std.
@@ -127,53 +127,6 @@ def check_size(height: int, width: int, taps: Iterable[str]) -> None:
         )
 
 
-def _safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # The inner `where` keeps the gradient at zero finite (zero) instead of infinity times zero.
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
-
-
-def _pool(x: Float[Array, "n h w c"], pooling: Pooling) -> Float[Array, "n p q c"]:
-    # Odd sizes are rounded down, as torch does.
-    if pooling == "max":
-        window, least = (1, 2, 2, 1), np.asarray(-np.inf, x.dtype)
-        largest: Array = jax.lax.reduce_window(x, least, jax.lax.max, window, window, "VALID")
-        return largest
-    odd = (x.shape[1] % 2, x.shape[2] % 2)
-    if pooling == "average":
-        return _window_sums(odd, x) / 4
-    # "l2" is torch.nn.LPPool2d(2, 2): the root of the sum, not of the mean.
-    return _safe_sqrt(_window_sums(odd, x * x))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _window_sums(odd: tuple[int, int], x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
-    """Sum each 2x2 window; `odd` says whether height and width are.
-
-    The gradient is a broadcast. JAX's own is a sum over windows of a map with holes, which takes
-    several times as long on a CPU. (A plain sum over axes would have the right one, but in bfloat16
-    jaxlib 0.12 reads memory there that nobody wrote.)
-    """
-    window, zero = (1, 2, 2, 1), np.asarray(0, x.dtype)
-    sums: Array = jax.lax.reduce_window(x, zero, jax.lax.add, window, window, "VALID")
-    return sums
-
-
-def _window_sums_forward(odd: tuple[int, int], x: Array) -> tuple[Array, None]:
-    return _window_sums(odd, x), None
-
-
-def _window_sums_backward(odd: tuple[int, int], _: None, cotangent: Array) -> tuple[Array]:
-    batch, height, width, channels = cotangent.shape
-    each = jnp.broadcast_to(
-        cotangent[:, :, None, :, None], (batch, height, 2, width, 2, channels)
-    ).reshape(batch, 2 * height, 2 * width, channels)
-    return (jnp.pad(each, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0))),)
-
-
-_window_sums.defvjp(_window_sums_forward, _window_sums_backward)
-
-
 class FrozenConv(nnx.Module):
     """A 3x3 convolution with bias; `kernel` is (3, 3, inputs, outputs)."""
 
@@ -201,10 +154,10 @@ class FrozenConv(nnx.Module):
         transformed = None
         if conv == "winograd" and pays_for(*kernel.shape[2:]):
             if self.transformed is None:
-                columns = transform_kernel(self.kernel[...])
+                groups = transform_kernel(self.kernel[...])
             else:
-                columns = tuple(column[...] for column in self.transformed)
-            transformed = tuple(column.astype(x.dtype) for column in columns)
+                groups = tuple(group[...] for group in self.transformed)
+            transformed = tuple(group.astype(x.dtype) for group in groups)
         return conv3x3(x, kernel, bias, turned=turned, transformed=transformed, rectify=rectify)
 
 
@@ -333,7 +286,7 @@ class VGG19(nnx.Module):
         return convolve(padded, rectify=rectify)[:, 1:-1, 1:-1]
 
     def _pool(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
-        return _pool(x, self.pooling) * jnp.asarray(self.pool_scale, x.dtype)
+        return pool(x, self.pooling) * jnp.asarray(self.pool_scale, x.dtype)
 
 
 def parameter_shapes(deepest: str = TAPS[-1]) -> dict[str, tuple[int, ...]]:
@@ -424,8 +377,8 @@ def freeze(network: VGG19, *, taps: tuple[str, ...] = TAPS) -> VGG19:
             continue
         kernel = layer.kernel[...]
         if network.conv == "winograd" and pays_for(row.inputs, row.outputs):
-            columns = transform_kernel(kernel)
-            layer.transformed = nnx.List(nnx.Param(x.astype(network.dtype)) for x in columns)
+            groups = transform_kernel(kernel)
+            layer.transformed = nnx.List(nnx.Param(x.astype(network.dtype)) for x in groups)
         else:
             layer.turned = nnx.Param(turn(kernel).astype(network.dtype))
         layer.kernel = nnx.Param(kernel.astype(network.dtype))

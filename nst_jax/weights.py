@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from nst_jax.conv import Convolution
 from nst_jax.download import DownloadError, Progress, check_hash, download, sha256_of
 from nst_jax.errors import InputError
+from nst_jax.pooling import Pooling
 from nst_jax.torch_file import read_state_dict
 from nst_jax.untrained import untrained_params
 from nst_jax.vgg import (
@@ -31,7 +32,6 @@ from nst_jax.vgg import (
     TAPS,
     VGG19,
     Padding,
-    Pooling,
     build_vgg19,
 )
 from nst_jax.weights_file import (

@@ -17,6 +17,7 @@ from benchmarks import inputs, machine, modes, output, speed, work, worker
 from benchmarks.driver import Result, add_block
 from benchmarks.worker import Block, Start
 from commands import run
+from nst_jax.images import draw_image
 from nst_jax.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +94,7 @@ def test_all_of_torch_s_modes_make_the_same_steps(torch, reference):
     from benchmarks import torch_side
 
     state = {f"features.{k}": v for k, v in reference.vgg19_features().state_dict().items()}
-    content, style = (inputs.drawn(seed, 33) for seed in (0, 1))
+    content, style = (draw_image(seed, 33, 33) for seed in (0, 1))
     found = {}
     for name in (modes.EAGER, "torch-float32-eager", "torch-bfloat16-eager"):
         job = torch_side.Job(modes.MODES[name], content, style, state)

@@ -28,6 +28,7 @@ from nst_jax import (
     transfer,
     vgg,
 )
+from nst_jax.images import draw_image
 from nst_jax.vgg import TAPS, VGG19
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ def records(torch, reference, torch_file):
     from nst_jax import pytorch_record
 
     state = reference.load_state(torch_file)
-    images = [crosscheck._drawn(seed, 19, 23) for seed in (0, 1)]
+    images = [draw_image(seed, 19, 23) for seed in (0, 1)]
     lbfgs = dataclasses.replace(CONFIG, optimizer="lbfgs-torch")
     return {
         config.optimizer: (pytorch_record.record(state, *images, config), config)
@@ -79,15 +80,15 @@ def statistics_as_bgr(patch):
 
 
 def max_for_average(patch):
-    right = vgg._pool
-    patch.setattr(vgg, "_pool", lambda x, pooling: right(x, "max"))
+    right = vgg.pool
+    patch.setattr(vgg, "pool", lambda x, pooling: right(x, "max"))
 
 
 def ceil_for_floor(patch):
     window = (1, 2, 2, 1)
     patch.setattr(
         vgg,
-        "_pool",
+        "pool",
         lambda x, pooling: jax.lax.reduce_window(x, 0.0, jax.lax.add, window, window, "SAME") / 4,
     )
 

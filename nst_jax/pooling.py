@@ -1,0 +1,58 @@
+"""The network's pooling, with the gradient it should have."""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Pooling = Literal["average", "max", "l2"]
+
+
+def _safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    # The inner `where` keeps the gradient at zero finite (zero) instead of infinity times zero.
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def pool(x: Float[Array, "n h w c"], pooling: Pooling) -> Float[Array, "n p q c"]:
+    """Pool 2x2 windows with stride 2; odd sizes are rounded down, as torch does."""
+    if pooling == "max":
+        window, least = (1, 2, 2, 1), np.asarray(-np.inf, x.dtype)
+        largest: Array = jax.lax.reduce_window(x, least, jax.lax.max, window, window, "VALID")
+        return largest
+    odd = (x.shape[1] % 2, x.shape[2] % 2)
+    if pooling == "average":
+        return _window_sums(odd, x) / 4
+    # "l2" is torch.nn.LPPool2d(2, 2): the root of the sum, not of the mean.
+    return _safe_sqrt(_window_sums(odd, x * x))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _window_sums(odd: tuple[int, int], x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
+    """Sum each 2x2 window; `odd` says whether height and width are.
+
+    The gradient is a broadcast. JAX's own is a sum over windows of a map with holes, which takes
+    several times as long on a CPU. (A plain sum over axes would have the right one, but in bfloat16
+    jaxlib 0.12 reads memory there that nobody wrote.)
+    """
+    window, zero = (1, 2, 2, 1), np.asarray(0, x.dtype)
+    sums: Array = jax.lax.reduce_window(x, zero, jax.lax.add, window, window, "VALID")
+    return sums
+
+
+def _window_sums_forward(odd: tuple[int, int], x: Array) -> tuple[Array, None]:
+    return _window_sums(odd, x), None
+
+
+def _window_sums_backward(odd: tuple[int, int], _: None, cotangent: Array) -> tuple[Array]:
+    batch, height, width, channels = cotangent.shape
+    each = jnp.broadcast_to(
+        cotangent[:, :, None, :, None], (batch, height, 2, width, 2, channels)
+    ).reshape(batch, 2 * height, 2 * width, channels)
+    return (jnp.pad(each, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0))),)
+
+
+_window_sums.defvjp(_window_sums_forward, _window_sums_backward)
