@@ -1,18 +1,31 @@
-"""Draw the two demo pictures: a lakeside village (content.png) and an oil painting (style.png).
+"""Draw the demo pictures: a lakeside village (content.png) and four styles to give it.
 
-`python png/draw.py` writes both beside itself, always the same, in about a minute; it needs only
-numpy and pillow.
+The styles are an oil painting (style.png), a woodblock print (ink.png), a glass mosaic (mosaic.png)
+and a watercolor (watercolor.png). `python png/draw.py` writes all five beside itself, always the
+same, in about two minutes; names given after it draw only those. It needs only numpy and pillow.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ink import ink
+from mosaic import mosaic
 from painting import painting
 from scene import photograph
+from watercolor import watercolor
+
+PICTURES = {
+    "content.png": photograph,
+    "style.png": painting,
+    "ink.png": ink,
+    "mosaic.png": mosaic,
+    "watercolor.png": watercolor,
+}
 
 if __name__ == "__main__":
-    for name, draw in (("content.png", photograph), ("style.png", painting)):
-        picture = np.uint8(np.clip(draw(), 0, 1) * 255 + 0.5)
+    for name in sys.argv[1:] or PICTURES:
+        picture = np.uint8(np.clip(PICTURES[name](), 0, 1) * 255 + 0.5)
         Image.fromarray(picture).save(Path(__file__).with_name(name), optimize=True)

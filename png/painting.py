@@ -1,4 +1,4 @@
-"""The style picture: an oil painting of a swirling sky over fields.
+"""The first style picture: an oil painting of a swirling sky over fields.
 
 It is thousands of brush strokes that follow a flow field, with light raking over their relief.
 """

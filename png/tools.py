@@ -1,4 +1,4 @@
-"""What both pictures are made with: vectors, colors, noise and filters."""
+"""What the pictures are made with: vectors, colors, noise and filters."""
 
 from functools import cache
 
