@@ -9,8 +9,10 @@ import numpy as np
 
 from benchmarks.modes import Mode, Platform, jax_config
 from benchmarks.work import DEEPEST
-from nst_jax import transfer
+from nst_jax import problem
 from nst_jax.errors import InputError
+from nst_jax.transfer import begin
+from nst_jax.vgg import freeze
 from nst_jax.weights_file import Params, load_weights
 
 
@@ -24,10 +26,11 @@ class Job:
 
     def __init__(self, mode: Mode, content: np.ndarray, style: np.ndarray, params: Params):
         self._config = jax_config(mode)
-        self._state, self._problem, self._program = transfer.begin(
+        network = problem.build_network(params, self._config, deepest=DEEPEST)
+        self._state, self._problem, self._program = begin(
             jnp.asarray(content),
-            jnp.asarray(style),
-            network=transfer.build_network(params, self._config, deepest=DEEPEST),
+            [jnp.asarray(style)],
+            network=freeze(network, taps=problem.split_config(self._config)[1].taps),
             config=self._config,
         )
         self._image: Any = None
@@ -36,13 +39,13 @@ class Job:
     def program(self) -> str:
         """Return the compiled program of a step as text."""
         with jax.default_matmul_precision(self._config.matmul_precision):
-            lowered = transfer.advance.lower(self._state, 1, self._problem, self._program)
+            lowered = problem.advance.lower(self._state, 1, self._problem, self._program)
         return lowered.compile().as_text() or ""
 
     def run(self, steps: int) -> None:
         """Make steps and wait until they are made."""
         with jax.default_matmul_precision(self._config.matmul_precision):
-            self._state, self._image, _ = transfer.advance(
+            self._state, self._image, _ = problem.advance(
                 self._state, steps, self._problem, self._program
             )
         jax.block_until_ready((self._state, self._image))

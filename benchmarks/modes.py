@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def jax_config(mode: Mode) -> Config:
     from typing import Any
 
     from nst_jax.backend import resolve
-    from nst_jax.config import Config
+    from nst_jax.presets import preset
 
     settings: dict[str, Any] = {"precision": mode.precision, "conv": mode.conv}
-    return resolve(Config(**settings))
+    return resolve(replace(preset("pytorch"), **settings))

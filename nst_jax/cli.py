@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from rich.table import Column
 from nst_jax import __version__
 from nst_jax.backend import device_name, resolve
 from nst_jax.compiled import kept_programs
-from nst_jax.config import PRESETS, Config, preset
+from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.flags import (
     EXIT_FAILURE,
@@ -31,10 +32,13 @@ from nst_jax.flags import (
     arithmetic_line,
     download_bar,
     exit_code,
+    format_setting,
     given_settings,
 )
 from nst_jax.images import check_output, load_image, save_image
-from nst_jax.transfer import Snapshot, build_network, check_inputs, split_config, stylize
+from nst_jax.presets import PRESETS, preset
+from nst_jax.problem import build_network, split_config
+from nst_jax.transfer import Plan, Snapshot, check_inputs, plan, style_shape, stylize
 from nst_jax.weights import find_weights
 from nst_jax.weights_file import CONVERT_COMMAND, Weights
 
@@ -43,13 +47,31 @@ PROGRAM = "nst-jax"
 _SECONDS, _LINE_SECONDS = 2.0, 5.0
 
 
+class Images(NamedTuple):
+    """All images that a run is given."""
+
+    content: np.ndarray
+    styles: list[np.ndarray]
+    start: np.ndarray | None
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog=PROGRAM, description="Paint a content image in the manner of a style image."
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument("--content", required=True, metavar="PATH", help="image to paint")
-    parser.add_argument("--style", required=True, metavar="PATH", help="image that shows how")
+    parser.add_argument(
+        "--style",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="image that shows how; several are blended",
+    )
+    parser.add_argument(
+        "--start-image", metavar="PATH", help="image to start from, in place of --start"
+    )
     parser.add_argument(
         "--output",
         default="stylized.png",
@@ -58,9 +80,12 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--preset",
-        default="pytorch",
+        default="default",
         metavar="NAME",
         help=f"settings: {', '.join(PRESETS)} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--list-presets", action=_ListPresets, help="print every preset's settings and exit"
     )
     parser.add_argument(
         "--weights",
@@ -76,6 +101,23 @@ def _parser() -> Parser:
     parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     add_setting_flags(parser)
     return parser
+
+
+class _ListPresets(argparse.Action):
+    """Print the presets as flags, each with what it changes in the default's settings."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None):
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        default = Config()
+        for name, config in PRESETS.items():
+            print(name)
+            for setting in dataclasses.fields(Config):
+                value = getattr(config, setting.name)
+                if name == "default" or value != getattr(default, setting.name):
+                    print(f"  {setting.name.replace('_', '-'):<16} {format_setting(value)}")
+        parser.exit()
 
 
 def _positive(text: str) -> int:
@@ -98,16 +140,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> int:
-    config, content, style = _checked_inputs(flags)
+    config, images = _checked_inputs(flags)
     config = resolve(config)
     with kept_programs(_complain), jax.enable_x64(config.dtype == "float64"):
-        return _paint(flags, config, content, style)
+        return _paint(flags, config, images)
 
 
-def _paint(
-    flags: argparse.Namespace, config: Config, content: np.ndarray, style: np.ndarray
-) -> int:
-    device, (height, width, _) = device_name(), content.shape
+def _paint(flags: argparse.Namespace, config: Config, images: Images) -> int:
+    device, (height, width, _) = device_name(), images.content.shape
+    scales = plan(height, width, config)
     console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
     with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
         deepest = split_config(config)[1].taps[-1]
@@ -115,9 +156,16 @@ def _paint(
     for label, text in (
         ("device", device),
         ("content", f"{flags.content}, {width}x{height} px"),
-        ("style", f"{flags.style}, at the same size"),
+        *(
+            ("style", f"{path}, {_size(style_shape(image.shape[:2], (height, width), config))} px")
+            for path, image in zip(flags.style, images.styles, strict=True)
+        ),
         ("weights", weights.origin),
-        ("steps", f"{config.steps} of {config.optimizer}, preset {flags.preset}"),
+        (
+            "steps",
+            f"{sum(steps for _, steps in scales)} of {config.optimizer}, preset {flags.preset}",
+        ),
+        ("scales", ", ".join(f"{_size(shape)}: {steps}" for shape, steps in scales)),
     ):
         console.print(f"{label:<8} {escape(text)}")
     console.print(arithmetic_line(config))
@@ -125,17 +173,18 @@ def _paint(
 
     network = build_network(weights.params, config, deepest=deepest)
     snapshots = stylize(
-        content,
-        style,
+        images.content,
+        images.styles,
         network=network,
         config=config,
-        snapshot_every=flags.save_every or config.steps,
+        start=images.start,
+        snapshot_every=flags.save_every,
         snapshot_seconds=_SECONDS,
     )
     output = Path(flags.output)
     began = time.perf_counter()
     try:
-        last, signum = _follow(snapshots, config, output, flags.save_every, console)
+        last, signum = _follow(snapshots, scales, output, flags.save_every, console)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -157,18 +206,40 @@ def _paint(
     return 0 if saved and last.finite else EXIT_FAILURE
 
 
-def _checked_inputs(flags: argparse.Namespace) -> tuple[Config, np.ndarray, np.ndarray]:
+def _size(shape: tuple[int, int]) -> str:
+    height, width = shape
+    return f"{width}x{height}"
+
+
+def _work(scales: Plan, step: int) -> int:
+    """Return how many pixels the first steps of a run update, all together."""
+    work = 0
+    for (height, width), steps in scales:
+        here = min(step, steps)
+        work, step = work + here * height * width, step - here
+    return work
+
+
+def _checked_inputs(flags: argparse.Namespace) -> tuple[Config, Images]:
     """Find out everything that a user can get wrong before the work starts; load the images."""
     config, output = _config(flags), Path(flags.output)
     check_output(output)
-    for path in (flags.content, flags.style):
-        if output.exists() and os.path.exists(path) and os.path.samefile(output, path):
+    for path in (flags.content, *flags.style, flags.start_image):
+        if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
             raise InputError(f"--output {output} is the input image {path}; name another file")
     content = load_image(flags.content, size=config.size)
-    # As the PyTorch program does: the style image takes the content's size, whatever its shape.
-    style = load_image(flags.style, shape=content.shape[:2])
-    check_inputs(content, style, config)
-    return config, content, style
+    height, width, _ = content.shape
+    styles = [_load_style(path, (height, width), config) for path in flags.style]
+    check_inputs(content, styles, config)
+    start = flags.start_image and load_image(flags.start_image, shape=(height, width))
+    return config, Images(content, styles, start)
+
+
+def _load_style(path: str, picture: tuple[int, int], config: Config) -> np.ndarray:
+    if config.style_fit == "stretch":  # as the PyTorch program does
+        return load_image(path, shape=style_shape(picture, picture, config))
+    size = config.style_size or max(1, round(max(picture) * config.style_scale))
+    return load_image(path, size=size, enlarge=False)
 
 
 def _save_or_rescue(output: Path, snapshot: Snapshot) -> bool:
@@ -223,13 +294,14 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _follow(
     snapshots: Iterator[Snapshot],
-    config: Config,
+    scales: Plan,
     output: Path,
     save_every: int | None,
     console: Console,
 ) -> tuple[Snapshot, int]:
     """Show the progress and save pictures; return the last snapshot and the signal received."""
-    digits = len(str(config.steps))
+    total = sum(steps for _, steps in scales)
+    digits, work = len(str(total)), _work(scales, total)
     progress = Progress(
         BarColumn(bar_width=20),  # the one column that may shrink
         MofNCompleteColumn(table_column=Column(min_width=2 * digits + 1)),
@@ -237,19 +309,23 @@ def _follow(
         console=console,
         disable=not console.is_terminal or console.quiet,
     )
-    task = progress.add_task("compiling", total=config.steps)
+    task = progress.add_task("compiling", total=total)
     first_step, first_time, line_time = 0, 0.0, 0.0
     with _stop_signals() as received, progress:
         for snapshot in snapshots:
             now = time.perf_counter()
-            rate = (snapshot.step - first_step) / (now - first_time) if first_step else 0.0
-            if not first_step:  # the first one has waited for the compiler
+            text = _describe(snapshot)
+            if first_step:  # a step of a larger scale takes longer
+                rate = (snapshot.step - first_step) / (now - first_time)
+                done = _work(scales, snapshot.step)
+                left = (work - done) * (now - first_time) / (done - _work(scales, first_step))
+                text += f" {rate:.2f} steps/s {int(left / 60)}:{int(left % 60):02} left"
+            else:  # the first one has waited for the compiler
                 first_step, first_time = snapshot.step, now
-            text = _describe(snapshot, rate, config.steps)
             progress.update(task, completed=snapshot.step, description=text)
-            ended = snapshot.step == config.steps or not snapshot.finite or bool(received)
+            ended = snapshot.step == total or not snapshot.finite or bool(received)
             if progress.disable and (ended or now - line_time >= _LINE_SECONDS):
-                console.print(f"step {snapshot.step:>{digits}}/{config.steps}  {text}")
+                console.print(f"step {snapshot.step:>{digits}}/{total}  {text}")
                 line_time = now
             if save_every and snapshot.step % save_every == 0 and snapshot.finite:
                 name = f"{output.stem}_{snapshot.step:0{digits}}{output.suffix}"
@@ -262,16 +338,12 @@ def _follow(
     return snapshot, received[0] if received else 0
 
 
-def _describe(snapshot: Snapshot, rate: float, steps: int) -> str:
+def _describe(snapshot: Snapshot) -> str:
     losses = snapshot.losses
-    text = (
+    return (
         f"content {losses.content[-1]:.4g} style {losses.style[-1]:.4g} "
         f"total {losses.total[-1]:.4g}"
     )
-    if rate:
-        minutes, seconds = divmod(round((steps - snapshot.step) / rate), 60)
-        text += f" {rate:.2f} steps/s {minutes}:{seconds:02} left"
-    return text
 
 
 if __name__ == "__main__":

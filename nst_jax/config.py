@@ -5,22 +5,40 @@ This is the only home of defaults: the command line makes its flags from these f
 
 import dataclasses
 import math
+import operator
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from nst_jax.conv import Convolution
 from nst_jax.errors import InputError
+from nst_jax.iterates import Picture
+from nst_jax.losses import ContentLoss, StyleLoss
 from nst_jax.pooling import Pooling
-from nst_jax.vgg import Padding
+from nst_jax.regularizers import TotalVariation
+from nst_jax.vgg import Padding, check_taps
 
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]
+Space = Literal["srgb", "normalized"]
+Start = Literal["content", "noise", "gray", "style"]
+StyleFit = Literal["longest", "stretch"]
 ComputeDType = Literal["float32", "bfloat16", "float64"]
 # The first compute capability with matrix units for bfloat16 and TF32.
 _AMPERE = 8.0
 _LBFGS = ("lbfgs", "lbfgs-torch")
+
+
+class Layer(NamedTuple):
+    """A tap of the network, and the weight of its term."""
+
+    name: str
+    weight: float = 1.0
+
+
+def layers(*names: str, **weights: float) -> tuple[Layer, ...]:
+    """Return layers with their weights: `layers("relu1_1", "relu2_1")`, `layers(relu1_1=256)`."""
+    return (*map(Layer, names), *(Layer(name, weight) for name, weight in weights.items()))
 
 
 def _setting(default: Any, help: str, **metadata: Any) -> Any:
@@ -34,37 +52,74 @@ def _setting(default: Any, help: str, **metadata: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of a run. The defaults are those of the preset `pytorch`.
+    """The settings of a run. The defaults are our own recipe, the preset `default`.
 
     Raises:
       InputError: at construction, if a value is out of range.
     """
 
-    size: int = _setting(400, "longest side of the picture in px", least=1)
-    steps: int = _setting(2000, "updates of the picture", least=1)
+    size: int = _setting(512, "longest side of the picture in px", least=1)
+    min_size: int = _setting(
+        128, "longest side of the first scale in px, at least; 0: one scale only", least=0
+    )
+    scale_factor: float = _setting(2**0.5, "from one scale's sides to the next one's", above=1)
+    steps: int = _setting(120, "updates of the picture at each scale", least=1)
+    first_steps: int = _setting(400, "updates at the first of several scales", least=1)
     optimizer: Optimizer = _setting(
         "adam",
         "lbfgs is optax's, with a line search; lbfgs-torch takes the steps of torch.optim.LBFGS",
     )
     learning_rate: float = _setting(
-        0.003, "Adam's step size in normalized units", above=0, optimizers=("adam",)
+        0.02, "Adam's step size in units of the space", above=0, optimizers=("adam",)
     )
     memory_size: int = _setting(
         100, "pairs that L-BFGS remembers, two pictures each", least=1, optimizers=_LBFGS
     )
-    beta1: float = _setting(0.5, "Adam's decay of the mean gradient", least=0, below=1, flag=False)
-    beta2: float = _setting(0.999, "Adam's decay of its square", least=0, below=1, flag=False)
-    content_weight: float = _setting(1.0, "factor of the content loss", least=0)
-    style_weight: float = _setting(100.0, "factor of the style loss", least=0)
-    content_layers: tuple[str, ...] = _setting(
-        ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), "layers to match", flag=False
+    beta1: float = _setting(0.9, "Adam's decay of the mean gradient", least=0, below=1, flag=False)
+    beta2: float = _setting(0.99, "Adam's decay of its square", least=0, below=1, flag=False)
+    space: Space = _setting(
+        "srgb", "what is optimized: sRGB in [0, 1], or that as the network sees it"
     )
-    style_layers: tuple[str, ...] = _setting(
-        ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), "layers to match", flag=False
+    clamp: bool = _setting(True, "keep every iterate within the colors that can be shown")
+    picture: Picture = _setting("average", "which iterate of a scale is its picture")
+    average_decay: float = _setting(
+        0.99, "decay of the moving average that --picture=average takes", least=0, below=1
     )
-    pooling: Pooling = _setting("average", "pooling of the network")
+    content_loss: ContentLoss = _setting("relative", "formula of a layer's content term")
+    content_weight: float = _setting(3.0, "factor of the content loss", least=0)
+    content_layers: tuple[Layer, ...] = _setting(
+        layers("relu4_2"), "layers to match, each with its weight unless that is 1"
+    )
+    style_loss: StyleLoss = _setting("moments", "formula of a layer's style term")
+    style_weight: float = _setting(1.0, "factor of the style loss", least=0)
+    style_layers: tuple[Layer, ...] = _setting(
+        layers(relu1_1=64.0, relu2_1=16.0, relu3_1=4.0, relu4_1=1.0, relu5_1=0.5),
+        "layers to match, each with its weight unless that is 1",
+    )
+    style_blend: tuple[float, ...] = _setting(
+        (), "shares of several styles, as 2,1; equal if not given"
+    )
+    style_fit: StyleFit = _setting(
+        "longest",
+        "longest: the style image keeps its shape, its longest side is the picture's times the "
+        "style scale and never more than it has; stretch: it takes the picture's shape",
+    )
+    style_scale: float = _setting(1.0, "size of the style image, the picture's being 1", above=0)
+    style_size: int = _setting(
+        0, "longest side of the style image in px at every scale; 0: follow the picture", least=0
+    )
+    tv_loss: TotalVariation = _setting("nine-point", "formula of the total variation")
+    tv_weight: float = _setting(20.0, "factor of the total variation", least=0)
+    range_weight: float = _setting(0.0, "factor of the penalty on colors outside [0, 1]", least=0)
+    start: Start = _setting(
+        "content", "first picture; style: noise with the mean and spread of the style's colors"
+    )
+    start_blend: float = _setting(
+        1.0, "share of the first picture; the rest is the content image", least=0, most=1
+    )
+    pooling: Pooling = _setting("max", "pooling of the network")
     pool_scale: float = _setting(1.0, "factor of the pooled maps", above=0)
-    padding: Padding = _setting("zeros", "padding of the network's first convolution")
+    padding: Padding = _setting("replicate", "padding of the network's first convolution")
     precision: Literal["auto", Precision] = _setting(
         "auto",
         "of the network; the picture and all sums are float32 at least. auto: bfloat16 on a TPU or "
@@ -154,6 +209,12 @@ class Config:
 def check_setting(setting: "dataclasses.Field[Any]", value: Any) -> None:
     """Raise InputError if `value` is outside what the field's metadata and type allow."""
     name = setting.name.replace("_", "-")
+    if isinstance(value, tuple):
+        if value and isinstance(value[0], Layer):
+            _check_layers(name, value)
+        elif value:
+            _check_shares(name, value)
+        return
     choices = get_args(setting.type) if isinstance(value, str) else ()
     if choices and value not in choices:
         raise InputError(f"{name} is {value!r}; allowed are {', '.join(map(str, choices))}")
@@ -163,31 +224,32 @@ def check_setting(setting: "dataclasses.Field[Any]", value: Any) -> None:
         return
     limits = setting.metadata
     bounds = []
-    if "least" in limits:
-        bounds.append((value >= limits["least"], f"at least {limits['least']}"))
-    if "above" in limits:
-        bounds.append((value > limits["above"], f"above {limits['above']}"))
-    if "below" in limits:
-        bounds.append((value < limits["below"], f"below {limits['below']}"))
+    for limit, holds, words in (
+        ("least", operator.ge, "at least"),
+        ("above", operator.gt, "above"),
+        ("most", operator.le, "at most"),
+        ("below", operator.lt, "below"),
+    ):
+        if limit in limits:
+            bounds.append((holds(value, limits[limit]), f"{words} {limits[limit]}"))
     if not math.isfinite(value) or not all(holds for holds, _ in bounds):
         allowed = " and ".join(text for _, text in bounds)
         raise InputError(f"{name} is {value}; it must be {allowed}")
 
 
-PRESETS = MappingProxyType(
-    {
-        # The PyTorch program that this project reimplements: all constants are Config's defaults.
-        "pytorch": Config(),
-    }
-)
+def _check_layers(name: str, layers: tuple[Layer, ...]) -> None:
+    check_taps(layer.name for layer in layers)
+    names = [layer.name for layer in layers]
+    if len(set(names)) < len(names):
+        raise InputError(f"{name} names a layer twice: {', '.join(names)}")
+    for layer in layers:
+        if not (math.isfinite(layer.weight) and layer.weight >= 0):
+            raise InputError(
+                f"{name} gives {layer.name} the weight {layer.weight}; it must be at least 0"
+            )
 
 
-def preset(name: str) -> Config:
-    """Return the named preset.
-
-    Raises:
-      InputError: if there is none of that name.
-    """
-    if name not in PRESETS:
-        raise InputError(f"preset is {name!r}; allowed are {', '.join(PRESETS)}")
-    return PRESETS[name]
+def _check_shares(name: str, shares: tuple[float, ...]) -> None:
+    text = ",".join(map(str, shares))
+    if not all(math.isfinite(x) and x >= 0 for x in shares) or sum(shares) == 0:
+        raise InputError(f"{name} is {text}; shares must be at least 0, and one of them more")

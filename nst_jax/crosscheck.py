@@ -21,7 +21,7 @@ from rich.console import Console
 from nst_jax import ladder, report
 from nst_jax.backend import device_name, resolve
 from nst_jax.compiled import kept_programs
-from nst_jax.config import Config, Optimizer
+from nst_jax.config import Config, Layer, Optimizer
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write, check_writable
 from nst_jax.flags import (
@@ -35,15 +35,18 @@ from nst_jax.flags import (
 )
 from nst_jax.images import draw_image, load_image
 from nst_jax.ladder import Record
+from nst_jax.presets import preset
 from nst_jax.transfer import check_inputs
 from nst_jax.weights import find_weights, to_state_dict
 from nst_jax.weights_file import is_converted
 
 PROGRAM = "nst-jax-crosscheck"
 # An odd size, where floor and ceil differ, and a run of half a minute.
-_BASE = Config(size=131, steps=50, precision="float32", conv="direct")
+_BASE = dataclasses.replace(
+    preset("pytorch"), size=131, steps=50, precision="float32", conv="direct"
+)
 _OPTIMIZERS: dict[str, Optimizer] = {"adam": "adam", "lbfgs": "lbfgs-torch"}
-_FORMAT = "nst_jax.record.2"
+_FORMAT = "nst_jax.record.3"
 # What may differ from the record's settings when it is checked somewhere else.
 _FREE = {"precision", "conv"}
 
@@ -198,7 +201,7 @@ def _images(flags: argparse.Namespace, config: Config) -> tuple[np.ndarray, np.n
     height, width = content.shape[:2]
     style = load_image(flags.style, shape=(height, width)) if flags.style else None
     style = draw_image(1, height, width) if style is None else style
-    check_inputs(content, style, config)
+    check_inputs(content, [style], config)
     return content, style
 
 
@@ -264,7 +267,11 @@ def _load_record(path: Path) -> tuple[Record, Config]:
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} is truncated or no file of --export ({error})") from error
     settings = json.loads(metadata["config"])
-    lists = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
+    lists = {
+        name: tuple(Layer(*each) if isinstance(each, list) else each for each in value)
+        for name, value in settings.items()
+        if isinstance(value, list)
+    }
     return record, Config(**settings | lists)
 
 

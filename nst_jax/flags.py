@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-from nst_jax.config import Config, check_setting
+from nst_jax.config import Config, Layer, check_setting
 from nst_jax.download import Progress
 from nst_jax.errors import InputError
 
@@ -53,15 +53,23 @@ def add_setting_flags(
     )
     for setting in dataclasses.fields(Config):
         if setting.metadata["flag"] if names is None else setting.name in names:
-            choices = get_args(setting.type)
-            default = "default" if base else "preset pytorch"
+            value = format_setting(getattr(base or Config(), setting.name))
+            text = f"{setting.metadata['help']} ({'' if base else 'preset '}default: {value})"
+            flag = f"--{setting.name.replace('_', '-')}"
+            if setting.type is bool:
+                group.add_argument(
+                    flag,
+                    action=argparse.BooleanOptionalAction,
+                    default=argparse.SUPPRESS,
+                    help=text,
+                )
+                continue
             group.add_argument(
-                f"--{setting.name.replace('_', '-')}",
+                flag,
                 type=_parse_with(setting),
                 default=argparse.SUPPRESS,
-                metavar="|".join(choices) or ("N" if setting.type is int else "F"),
-                help=f"{setting.metadata['help']} "
-                f"({default}: {getattr(base or Config(), setting.name)})",
+                metavar=_METAVARS.get(setting.type) or "|".join(get_args(setting.type)),
+                help=text.replace("%", "%%"),
             )
 
 
@@ -71,16 +79,56 @@ def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(flags).items() if name in names}
 
 
+# How a setting of each type is written; other types are choices.
+_METAVARS: dict[Any, str] = {
+    int: "N",
+    float: "F",
+    tuple[Layer, ...]: "NAME[:F],…",
+    tuple[float, ...]: "F,…",
+}
+
+
+def format_setting(value: Any) -> str:
+    """Write a setting as its flag takes it."""
+    match value:
+        case Layer(name, weight):
+            return name if weight == 1 else f"{name}:{weight:.6g}"
+        case tuple():
+            return ",".join(map(format_setting, value)) or "none"
+        case float():
+            return f"{value:.6g}"
+        case _:
+            return str(value)
+
+
+def _parse_layers(text: str) -> tuple[Layer, ...]:
+    if text in ("", "none"):
+        return ()
+    return tuple(
+        Layer(name.strip(), float(weight) if colon else 1.0)
+        for name, colon, weight in (part.partition(":") for part in text.split(","))
+    )
+
+
+def _parse_numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
+
+
 def _parse_with(setting: "dataclasses.Field[Any]") -> Callable[[str], Any]:
     """Return a function from a flag's text to the setting's value, checked."""
-    convert: Any = setting.type if setting.type in (int, float) else str
+    converters: dict[Any, tuple[Callable[[str], Any], str]] = {
+        int: (int, "a whole number"),
+        float: (float, "a number"),
+        tuple[Layer, ...]: (_parse_layers, "layers with weights, as relu1_1:256,relu2_1:64"),
+        tuple[float, ...]: (_parse_numbers, "numbers, as 2,1"),
+    }
+    convert, kind = converters.get(setting.type, (str, ""))
 
     def parse(text: str) -> Any:
         try:
             value = convert(text)
         except ValueError:
-            kind = "whole number" if convert is int else "number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {kind}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
         try:
             check_setting(setting, value)
         except InputError as error:

@@ -33,7 +33,11 @@ WRITABLE_SUFFIXES = tuple(_FORMATS)
 
 
 def load_image(
-    path: StrPath, *, size: int | None = None, shape: tuple[int, int] | None = None
+    path: StrPath,
+    *,
+    size: int | None = None,
+    shape: tuple[int, int] | None = None,
+    enlarge: bool = True,
 ) -> Float[np.ndarray, "height width 3"]:
     """Load an image of any format and mode that Pillow opens, as float32 sRGB in [0, 1].
 
@@ -44,6 +48,7 @@ def load_image(
         path: The image file.
         size: Length in pixels of the longest side, up or down; the aspect ratio is kept.
         shape: Exact (height, width) in pixels instead; the aspect ratio is not kept.
+        enlarge: Whether `size` may be more than the image has.
 
     Raises:
         InputError: The file cannot be read or is no sound image, has more pixels than Pillow's
@@ -60,7 +65,10 @@ def load_image(
             f"cannot load {name}: shape must be (height, width), both whole pixels, at least 1, "
             f"not {shape!r}"
         )
-    pixels = _resized(_to_srgb(_read(path, name), name), size, shape, name)
+    image = _to_srgb(_read(path, name), name)
+    if size is not None and not enlarge:
+        size = min(size, max(image.size))
+    pixels = _resized(image, size, shape, name)
     return np.asarray(pixels, dtype=np.float32) / 255
 
 

@@ -18,18 +18,18 @@ import optax
 from jaxtyping import Array, Float
 
 from nst_jax.config import Config, Precision
-from nst_jax.losses import gram_matrix
-from nst_jax.objective import Losses, Targets, style_transfer_loss
-from nst_jax.transfer import (
+from nst_jax.moments import gram_matrix
+from nst_jax.objective import Losses, Targets
+from nst_jax.problem import (
     Numbers,
     Program,
     build_network,
     compute_targets,
     make_optimizer,
     split_config,
-    stylize,
     variable_loss,
 )
+from nst_jax.transfer import stylize
 from nst_jax.vgg import CONVS, TAPS, VGG19, normalize
 from nst_jax.weights import from_state_dict
 
@@ -149,12 +149,12 @@ def climb(record: Record, network: VGG19, config: Config) -> Iterator[Rung]:
     maps = at(_maps, network, image["point"])
     for tap, ours in maps.items():
         yield _rung(f"map {tap}", ours, record[f"map/{tap}"], budget.map)
-    grams = {layer: at(gram_matrix, maps[layer]) for layer in config.style_layers}
+    settings = split_config(config)
+    grams = {layer: at(gram_matrix, maps[layer]) for layer in settings[1].style_layers}
     for layer, ours in grams.items():
         yield _rung(f"Gram {layer}", ours, _term(record, "gram", layer), budget.gram)
 
-    layers = (config.content_layers, config.style_layers)
-    targets = at(compute_targets, network, image["content"], image["style"], *layers)
+    targets = at(compute_targets, network, image["content"], [image["style"]], *settings)
     losses, gradient = at(_evaluate, network, image, config, targets, {})
     for part, terms, parts, goals in (
         ("content", losses.content_terms, maps, targets.content),
@@ -255,14 +255,9 @@ def _gradient(
     switches: dict[str, Array],
 ) -> tuple[Losses, Array]:
     def loss(variable: Array) -> tuple[Array, Losses]:
-        if not switches:
-            return variable_loss(variable, network, targets, numbers, program)
-        return style_transfer_loss(
-            variable,
-            targets,
-            features=functools.partial(_held_maps, network=network, switches=switches),
-            content_weight=numbers.content_weight,
-            style_weight=numbers.style_weight,
+        held = functools.partial(_held_maps, network=network, switches=switches)
+        return variable_loss(
+            variable, network, targets, numbers, program, features=held if switches else None
         )
 
     gradient, losses = jax.grad(loss, has_aux=True)(variable)

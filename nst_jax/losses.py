@@ -1,68 +1,163 @@
 """The terms of style transfer: pure functions of feature maps, each with its normalizer cited.
 
-All of them sum in float32 at least, whatever the feature maps are stored in: Gram sums overflow
-float16, and bfloat16 would lose them. Leading batch dimensions are kept, so each image of a batch
-has its own value.
+All of them sum in float32 at least, whatever the feature maps are stored in. Leading batch
+dimensions are kept, so each image of a batch has its own value.
 """
 
-import jax
+from typing import Literal, NamedTuple, assert_never
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
+
+from nst_jax.moments import StyleStatistics, accumulator, gram_matrix, style_statistics
+from nst_jax.wasserstein import gaussian, relative_wasserstein_loss, wasserstein_loss
+
+ContentLoss = Literal["relative", "mean", "half-sum"]
+StyleLoss = Literal[
+    "moments",
+    "relative-gram",
+    "pytorch",
+    "gatys-paper",
+    "gatys-code",
+    "neural-style",
+    "wasserstein",
+    "relative-wasserstein",
+]
 
 
-def accumulator(x: Array) -> np.dtype:
-    """Return the type to sum in: float32, or that of `x` if it is wider."""
-    return x.dtype if x.dtype.itemsize > 4 else np.dtype(np.float32)
+class Moments(NamedTuple):
+    """The target of the style loss "moments".
 
-
-@jax.custom_vjp
-def gram_matrix(features: Float[Array, "*batch h w c"]) -> Float[Array, "*batch c c"]:
-    """Sum over positions of the products of channels, G = F Fᵀ with F the C x (H W) map.
-
-    Gatys et al., arXiv 1508.06576, eq. 3. It is not divided by anything here; the losses that use
-    it name their own normalizer. The gradient is (S + Sᵀ) F for a cotangent S, one product in the
-    layout of the map; JAX's own rule makes two in another layout and transposes them. Reverse mode
-    only, as `jax.custom_vjp` is.
+    Attributes:
+      mean: of each channel over positions.
+      covariance: of each two channels over positions.
     """
-    return jnp.einsum(
-        "...hwc,...hwd->...cd", features, features, preferred_element_type=accumulator(features)
-    )
 
-
-def _gram_forward(features: Array) -> tuple[Array, Array]:
-    return gram_matrix(features), features
-
-
-def _gram_backward(features: Array, cotangent: Array) -> tuple[Array]:
-    both = (cotangent + cotangent.swapaxes(-1, -2)).astype(features.dtype)
-    return (jnp.einsum("...hwc,...cd->...hwd", features, both),)
-
-
-gram_matrix.defvjp(_gram_forward, _gram_backward)
+    mean: Float[Array, "*batch c"]
+    covariance: Float[Array, "*batch c c"]
 
 
 def content_loss(
-    features: Float[Array, "*batch h w c"], target: Float[Array, "*batch h w c"]
+    features: Float[Array, "*batch h w c"],
+    target: Float[Array, "*batch h w c"],
+    *,
+    kind: ContentLoss = "relative",
 ) -> Float[Array, "*batch"]:
-    """Mean squared difference of two feature maps over channels and positions.
+    """Compute the squared difference of two feature maps.
 
-    Gatys et al., arXiv 1508.06576, eq. 1, has half the sum instead of the mean.
+    Args:
+      features: of the image.
+      target: of the content image.
+      kind: "mean": over channels and positions, as most programs have it. "half-sum": half the sum,
+        Gatys et al., arXiv 1508.06576, eq. 1. "relative": the mean over that of the target's own
+        square, so that no factor of the activations changes it.
     """
     acc = accumulator(features)
-    return jnp.mean((features.astype(acc) - target.astype(acc)) ** 2, axis=(-3, -2, -1))
+    target = target.astype(acc)
+    square = (features.astype(acc) - target) ** 2
+    axes = (-3, -2, -1)
+    match kind:
+        case "mean":
+            return jnp.mean(square, axis=axes)
+        case "half-sum":
+            return jnp.sum(square, axis=axes) / 2
+        case "relative":
+            return jnp.mean(square, axis=axes) / _positive(jnp.mean(target**2, axis=axes))
+
+
+def style_target(
+    statistics: StyleStatistics,
+    *,
+    positions: int | float | Float[Array, ""],
+    kind: StyleLoss = "moments",
+) -> PyTree[Array]:
+    """Turn a style's statistics into what `style_loss` of this kind compares with.
+
+    Args:
+      statistics: of the style, or a blend.
+      positions: H W of the *image's* map at this layer; only "pytorch" asks, as its Gram matrices
+        are sums: those of a style image of another size are brought to the image's.
+      kind: see `style_loss`.
+    """
+    second = statistics.gram / statistics.positions
+    match kind:
+        case "pytorch":  # by exactly 1 where both have one size
+            return statistics.gram * (positions / statistics.positions)
+        case "wasserstein" | "relative-wasserstein":
+            return gaussian(statistics.mean, second)
+        case "moments":
+            return Moments(statistics.mean, second - _outer(statistics.mean))
+        case _:
+            return second
 
 
 def style_loss(
-    features: Float[Array, "*batch h w c"], target: Float[Array, "*batch c c"]
+    features: Float[Array, "*batch h w c"], target: PyTree[Array], *, kind: StyleLoss = "moments"
 ) -> Float[Array, "*batch"]:
-    """Mean squared difference between the features' Gram matrix and `target`, over C H W.
+    """Compare the features' statistics with a style's.
 
-    The normalizer of the PyTorch program that this project reimplements: mean over the C x C
-    entries, divided by C H W of the *target image's* map. Gatys et al., arXiv 1508.06576, eq. 4,
-    divide the sum by 4 C² (H W)² instead. Not independent of the image's size: G grows with H W, so
-    this term grows in proportion to H W.
+    With G = F Fᵀ of the image's map (C channels, N positions), S = G / N, and A and T the same of
+    the style; μ, ν the means of both and Σ, Φ their covariances, S − μμᵀ; D = Σ (S − T)²:
+
+    | kind | value | source |
+    | --- | --- | --- |
+    | moments | Σ (μ − ν)² / Σ ν² + Σ (Σ − Φ)² / Σ Φ² | ours, of the recipe `default` |
+    | relative-gram | D / Σ T² | ours |
+    | pytorch | mean((G − A)²) / (C N) = D N / C³ | the program that this project reimplements |
+    | gatys-paper | Σ (G − A)² / (4 C² N²) = D / (4 C²) | arXiv 1508.06576, eq. 4 |
+    | gatys-code | mean((S − T)²) = D / C² | leongatys/PytorchNeuralStyleTransfer |
+    | neural-style | mean((S/C − T/C)²) = D / C⁴ | jcjohnson/neural-style; PyTorch's tutorial |
+    | wasserstein | see `wasserstein.wasserstein_loss` | crowsonkb/style-transfer-pytorch |
+    | relative-wasserstein | see `wasserstein.relative_wasserstein_loss` | ours |
+
+    No factor of the activations changes "moments" and the relative ones, and only "pytorch" grows
+    with the image's size.
+
+    Args:
+      features: of the image.
+      target: from `style_target` of the same kind.
+      kind: one of the table.
     """
     height, width, channels = features.shape[-3:]
-    difference = gram_matrix(features) - target
-    return jnp.mean(difference**2, axis=(-2, -1)) / (channels * height * width)
+    if kind == "wasserstein":
+        return wasserstein_loss(features, target)
+    if kind == "relative-wasserstein":
+        return relative_wasserstein_loss(features, target)
+    if kind == "moments":
+        return _moments_loss(style_statistics(features), target)
+    axes = (-2, -1)
+    gram = gram_matrix(features)
+    if kind == "pytorch":
+        return jnp.mean((gram - target) ** 2, axis=axes) / (channels * height * width)
+    square = jnp.sum((gram / (height * width) - target) ** 2, axis=axes)
+    match kind:
+        case "relative-gram":
+            return square / _positive(jnp.sum(target**2, axis=axes))
+        case "gatys-paper":
+            return square / (4.0 * channels**2)
+        case "gatys-code":
+            return square / float(channels**2)
+        case "neural-style":
+            return square / float(channels**4)  # as an integer it would be too large for 32 bits
+        case _:
+            assert_never(kind)
+
+
+def _moments_loss(statistics: StyleStatistics, target: Moments) -> Float[Array, "*batch"]:
+    mean = statistics.mean
+    covariance = statistics.gram / statistics.positions - _outer(mean)
+    of_mean = jnp.sum((mean - target.mean) ** 2, axis=-1)
+    of_covariance = jnp.sum((covariance - target.covariance) ** 2, axis=(-2, -1))
+    return of_mean / _positive(jnp.sum(target.mean**2, axis=-1)) + of_covariance / _positive(
+        jnp.sum(target.covariance**2, axis=(-2, -1))
+    )
+
+
+def _outer(mean: Float[Array, "*batch c"]) -> Float[Array, "*batch c c"]:
+    return mean[..., :, None] * mean[..., None, :]
+
+
+def _positive(x: Array) -> Array:
+    # What is divided by it is zero where x is.
+    return jnp.maximum(x, np.finfo(x.dtype).tiny)

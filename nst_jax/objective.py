@@ -4,17 +4,23 @@ Nothing here knows VGG: a feature network is any callable from an image to named
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Num, PyTree
 
-from nst_jax.losses import accumulator, content_loss, gram_matrix, style_loss
+from nst_jax.losses import ContentLoss, StyleLoss, style_target
+from nst_jax.losses import content_loss as content_term
+from nst_jax.losses import style_loss as style_term
+from nst_jax.moments import StyleStatistics, accumulator, blend_statistics, style_statistics
 
 Image = Float[Array, "*batch height width 3"]
 FeatureFn = Callable[[Image], Mapping[str, Array]]
 Weight = float | Num[Array, ""]
+Regularizer = Callable[[Image], Float[Array, "*batch"]]
 
 
 class Targets(NamedTuple):
@@ -22,22 +28,23 @@ class Targets(NamedTuple):
 
     Attributes:
       content: the content image's feature map (*batch, h, w, c) for each content layer.
-      style: the style image's Gram matrix (*batch, c, c) for each style layer.
+      style: what `losses.style_target` makes of the style image for each style layer.
     """
 
     content: OrderedDict[str, Array]
-    style: OrderedDict[str, Array]
+    style: OrderedDict[str, PyTree[Array]]
 
 
 class Losses(NamedTuple):
     """The loss and its parts, scalars that are summed over a batch.
 
     Attributes:
-      total: content_weight * content + style_weight * style.
-      content: sum of `content_terms`.
-      style: sum of `style_terms`.
+      total: the weighted sum of all that follows.
+      content: sum of the content terms with their layers' weights.
+      style: the same of the style terms.
       content_terms: unweighted `losses.content_loss` of each content layer.
       style_terms: unweighted `losses.style_loss` of each style layer.
+      regularizers: unweighted value of each regularizer.
     """
 
     total: Float[Array, "*steps"]
@@ -45,6 +52,7 @@ class Losses(NamedTuple):
     style: Float[Array, "*steps"]
     content_terms: OrderedDict[str, Float[Array, "*steps"]]
     style_terms: OrderedDict[str, Float[Array, "*steps"]]
+    regularizers: OrderedDict[str, Float[Array, "*steps"]]
 
 
 def make_targets(
@@ -52,30 +60,62 @@ def make_targets(
     content: Image,
     style: Float[Array, "*style_batch style_height style_width 3"],
     *,
-    content_layers: tuple[str, ...],
-    style_layers: tuple[str, ...],
+    content_layers: Sequence[str],
+    style_layers: Sequence[str],
+    style_loss: StyleLoss = "moments",
 ) -> Targets:
-    """Take the content image's feature maps and the style image's Gram matrices.
+    """Take the content image's feature maps and the style image's statistics.
 
     Args:
       features: the network; it must return at least the layers named below.
       content: sRGB in [0, 1], NHWC or HWC.
       style: the same, of any size; one style image serves a whole batch of contents.
       content_layers: names of the maps to keep.
-      style_layers: names of the maps to take Gram matrices of.
+      style_layers: names of the maps to take statistics of.
+      style_loss: the formula that they are for; see `losses.style_loss`.
 
     Raises:
       KeyError: if `features` does not return one of the layers.
     """
-    content_maps, style_maps = features(content), features(style)
-    return Targets(
-        content=OrderedDict((name, content_maps[name]) for name in content_layers),
-        style=OrderedDict(
-            (name, jnp.broadcast_to(gram, (*content.shape[:-3], *gram.shape[-2:])))
-            for name in style_layers
-            for gram in [gram_matrix(style_maps[name])]
-        ),
+    maps, style_maps = features(content), features(style)
+    like, statistics = (
+        OrderedDict((name, style_statistics(found[name])) for name in style_layers)
+        for found in (maps, style_maps)
     )
+    kept = OrderedDict((name, maps[name]) for name in content_layers)
+    return assemble_targets(kept, like, [statistics], style_loss=style_loss)
+
+
+def assemble_targets(
+    content: OrderedDict[str, Array],
+    like: Mapping[str, StyleStatistics],
+    statistics: Sequence[Mapping[str, StyleStatistics]],
+    *,
+    style_loss: StyleLoss = "moments",
+    style_blend: Sequence[Weight] = (),
+) -> Targets:
+    """Make targets of what is known of the content image and of one or several style images.
+
+    Args:
+      content: the content image's feature map for each content layer.
+      like: the content image's own statistics for each style layer, whose batch and number of
+        positions the targets take.
+      statistics: those of each style image.
+      style_loss: see `make_targets`.
+      style_blend: each style's share; equal if there is none.
+    """
+    shares = style_blend or (1.0,) * len(statistics)
+    style: OrderedDict[str, PyTree[Array]] = OrderedDict()
+    for name, own in like.items():
+        blended = blend_statistics([each[name] for each in statistics], shares)
+        target = style_target(blended, kind=style_loss, positions=own.positions)
+        style[name] = _spread(target, blended.mean.ndim - 1, own.mean.shape[:-1])
+    return Targets(content, style)
+
+
+def _spread(target: PyTree[Array], axes: int, batch: tuple[int, ...]) -> PyTree[Array]:
+    """Give a target, whose first `axes` are a batch's, the batch of the content images."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape[axes:])), target)
 
 
 def style_transfer_loss(
@@ -83,33 +123,48 @@ def style_transfer_loss(
     targets: Targets,
     *,
     features: FeatureFn,
-    content_weight: Weight = 1.0,
-    style_weight: Weight = 100.0,
+    content_weight: Weight = 3.0,
+    style_weight: Weight = 1.0,
+    content_loss: ContentLoss = "relative",
+    style_loss: StyleLoss = "moments",
+    content_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
+    style_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
+    regularizers: Mapping[str, tuple[Weight, Regularizer]] = MappingProxyType({}),
 ) -> tuple[Float[Array, ""], Losses]:
-    """Compute content_weight * content + style_weight * style, and all their terms.
+    """Compute content_weight * content + style_weight * style + regularizers, and all terms.
 
-    Gatys et al., arXiv 1508.06576, eq. 7, with the normalizers of `nst_jax.losses`; every layer has
-    weight 1. Differentiate it with `jax.grad(..., has_aux=True)` in its first argument.
+    Gatys et al., arXiv 1508.06576, eq. 7, with the formulas of `nst_jax.losses`. Differentiate it
+    with `jax.grad(..., has_aux=True)` in its first argument.
 
     Args:
       image: sRGB, NHWC or HWC; of the same size as the content image that made `targets`.
       targets: from `make_targets`.
       features: the same network as there.
-      content_weight: factor of the content loss, summed over its layers.
-      style_weight: factor of the style loss, summed over its layers.
+      content_weight: factor of the content loss.
+      style_weight: factor of the style loss.
+      content_loss: formula of its terms.
+      style_loss: formula of its terms, the one that made `targets`.
+      content_layer_weights: factor of a layer's term in the content loss; 1 for those not named.
+      style_layer_weights: the same for the style loss.
+      regularizers: functions from the image to a value for each image of the batch, by name, with
+        their weights; as those of `nst_jax.regularizers`.
 
     Raises:
       KeyError: if `features` does not return one of the layers of `targets`.
     """
     maps = features(image)
     content_terms = OrderedDict(
-        (name, content_loss(maps[name], target).sum()) for name, target in targets.content.items()
+        (name, content_term(maps[name], target, kind=content_loss).sum())
+        for name, target in targets.content.items()
     )
     style_terms = OrderedDict(
-        (name, style_loss(maps[name], target).sum()) for name, target in targets.style.items()
+        (name, style_term(maps[name], target, kind=style_loss).sum())
+        for name, target in targets.style.items()
     )
+    others = OrderedDict((name, f(image).sum()) for name, (_, f) in regularizers.items())
     zero = jnp.zeros((), accumulator(image))  # the sum of no layers
-    content = sum(content_terms.values(), start=zero)
-    style = sum(style_terms.values(), start=zero)
+    content = sum((content_layer_weights.get(n, 1.0) * x for n, x in content_terms.items()), zero)
+    style = sum((style_layer_weights.get(n, 1.0) * x for n, x in style_terms.items()), zero)
     total = content_weight * content + style_weight * style
-    return total, Losses(total, content, style, content_terms, style_terms)
+    total = sum((regularizers[name][0] * x for name, x in others.items()), total)
+    return total, Losses(total, content, style, content_terms, style_terms, others)

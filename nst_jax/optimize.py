@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from nst_jax.iterates import Keeper, last
+
 LossFn = Callable[[PyTree[Array]], tuple[Float[Array, ""], Any]]
 
 
@@ -21,25 +23,43 @@ class State(NamedTuple):
       variable: what is optimized.
       optimizer: the optimizer's own state.
       step: how many updates have been made.
+      kept: what the rule that makes a picture of the iterates remembers.
     """
 
     variable: PyTree[Array]
     optimizer: optax.OptState
     step: Int[Array, ""]
+    kept: Any
 
 
-def init(variable: PyTree[Array], *, optimizer: optax.GradientTransformation) -> State:
+def init(
+    variable: PyTree[Array],
+    *,
+    optimizer: optax.GradientTransformation,
+    keep: Keeper | None = None,
+) -> State:
     """Start at `variable` with no update made."""
+    keep = keep or last()
     # Some optimizers start with weakly typed numbers, which an update makes strong: a program that
     # is compiled for the one would be compiled once more for the other.
     strong = jax.tree.map(
         lambda x: jax.lax.convert_element_type(x, x.dtype), optimizer.init(variable)
     )
-    return State(variable, strong, jnp.zeros((), jnp.int32))
+    return State(variable, strong, jnp.zeros((), jnp.int32), keep.init(variable))
+
+
+def unchanged(variable: PyTree[Array]) -> PyTree[Array]:
+    """Return the variable: the projection of those who need none."""
+    return variable
 
 
 def step(
-    state: State, *, loss: LossFn, optimizer: optax.GradientTransformation
+    state: State,
+    *,
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    project: Callable[[PyTree[Array]], PyTree[Array]] = unchanged,
+    keep: Keeper | None = None,
 ) -> tuple[State, Any]:
     """Make one update.
 
@@ -48,6 +68,8 @@ def step(
       loss: takes the variable to (scalar, auxiliary values).
       optimizer: any optax transformation; those that search a line are given the value, the
         gradient and the function.
+      project: applied to the variable after each update, as to keep it within bounds.
+      keep: from `nst_jax.iterates`, the one that `init` was given.
 
     Returns:
       The new state, and the auxiliary values at the variable *before* the update.
@@ -61,8 +83,9 @@ def step(
         grad=gradient,
         value_fn=lambda variable: loss(variable)[0],
     )
-    variable = optax.apply_updates(state.variable, updates)
-    return State(variable, optimizer_state, state.step + 1), auxiliary
+    variable = project(optax.apply_updates(state.variable, updates))
+    kept = (keep or last()).update(state.kept, state.variable, value, variable)
+    return State(variable, optimizer_state, state.step + 1, kept), auxiliary
 
 
 def run(
@@ -72,6 +95,8 @@ def run(
     loss: LossFn,
     optimizer: optax.GradientTransformation,
     capacity: int,
+    project: Callable[[PyTree[Array]], PyTree[Array]] = unchanged,
+    keep: Keeper | None = None,
 ) -> tuple[State, Any]:
     """Make `steps` updates in one call to the device.
 
@@ -83,6 +108,8 @@ def run(
       loss: see `step`.
       optimizer: see `step`.
       capacity: length of the records.
+      project: see `step`.
+      keep: see `step`.
 
     Returns:
       The new state, and the auxiliary values of each update stacked along a new first axis of
@@ -91,7 +118,7 @@ def run(
 
     def body(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
         state, records = carry
-        state, auxiliary = step(state, loss=loss, optimizer=optimizer)
+        state, auxiliary = step(state, loss=loss, optimizer=optimizer, project=project, keep=keep)
         return state, jax.tree.map(lambda record, x: record.at[i].set(x), records, auxiliary)
 
     def blank(x: jax.ShapeDtypeStruct) -> Array:

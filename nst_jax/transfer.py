@@ -1,41 +1,31 @@
-"""The whole job on arrays: two images and a network in, snapshots of the picture out."""
+"""The whole job on arrays: images and a network in, snapshots of the picture out."""
 
 import dataclasses
-import functools
 import operator
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from nst_jax import optimize
-from nst_jax.adam import torch_adam
+from nst_jax import optimize, problem
 from nst_jax.backend import resolve
-from nst_jax.config import Config, Optimizer
+from nst_jax.beginning import first_picture
+from nst_jax.config import Config
 from nst_jax.errors import InputError
-from nst_jax.lbfgs import torch_lbfgs
-from nst_jax.objective import Losses, Targets, make_targets, style_transfer_loss
-from nst_jax.vgg import (
-    TAPS,
-    VGG19,
-    build_vgg19,
-    check_size,
-    check_taps,
-    denormalize,
-    freeze,
-    normalize,
-    recast_vgg19,
-)
+from nst_jax.objective import Losses
+from nst_jax.problem import CAPACITY, Problem, Program, split_config
+from nst_jax.pyramid import Shape, carry, fit, resample, scales
+from nst_jax.vgg import VGG19, check_size, freeze, recast_vgg19
 
-# The most steps in one call to the device; only the length of a few arrays of scalars.
-_CAPACITY = 256
+_Picture = Float[Array, "*batch height width 3"]
+_Style = Float[Array, "*_ _ _ 3"]  # each of another size
+_Start = Float[Array, "*start_batch start_height start_width 3"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +33,11 @@ class Snapshot:
     """The picture after some number of steps.
 
     Attributes:
-      step: updates made so far.
-      image: the picture, sRGB clipped to [0, 1], of the content's shape.
+      step: updates made so far, at all scales together.
+      image: the picture, sRGB clipped to [0, 1]; of the content's shape at the last scale, smaller
+        before.
       losses: `objective.Losses` of every step since the snapshot before, as numpy arrays (steps,);
-        entry i belongs to the picture *before* that step's update.
+        entry i belongs to the iterate *before* that step's update.
       finite: False if a loss was infinite or not a number. The image is then the last picture for
         which all was well, and no snapshot follows.
     """
@@ -57,171 +48,144 @@ class Snapshot:
     finite: bool
 
 
-class Numbers(NamedTuple):
-    """The settings that the compiled program takes at run time: changing one compiles nothing."""
-
-    learning_rate: float | Float[Array, ""]
-    content_weight: float | Float[Array, ""]
-    style_weight: float | Float[Array, ""]
+# The (height, width) of each scale in px, and the updates made there.
+Plan = tuple[tuple[Shape, int], ...]
 
 
-class Program(NamedTuple):
-    """The settings that make another program. Adam's decays too: as float32 numbers that are known
-    only at run time, 1 - 0.999 would lose half its digits.
-    """
-
-    taps: tuple[str, ...]
-    optimizer: Optimizer
-    memory_size: int
-    beta1: float
-    beta2: float
+def plan(height: int, width: int, config: Config) -> Plan:
+    """Return the (height, width) of each scale of a run and the updates made there."""
+    shapes = scales(height, width, min_size=config.min_size, factor=config.scale_factor)
+    if len(shapes) == 1:
+        return ((shapes[0], config.steps),)
+    steps = (config.first_steps, *(config.steps,) * (len(shapes) - 1))
+    return tuple(zip(shapes, steps, strict=True))
 
 
-def split_config(config: Config) -> tuple[Numbers, Program]:
-    """Take apart what a run knows at run time and what it compiles.
-
-    Raises:
-      InputError: if a layer does not exist.
-    """
-    return (
-        Numbers(config.learning_rate, config.content_weight, config.style_weight),
-        Program(
-            check_taps(config.content_layers + config.style_layers),
-            config.optimizer,
-            config.memory_size,
-            config.beta1,
-            config.beta2,
-        ),
-    )
+def count_steps(height: int, width: int, config: Config) -> int:
+    """Return how many updates a run makes at all scales together."""
+    return sum(steps for _, steps in plan(height, width, config))
 
 
-def build_network(
-    params: dict[str, np.ndarray], config: Config, *, deepest: str = TAPS[-1]
-) -> VGG19:
-    """Build the network that the settings describe, down to a tap; see `build_vgg19`.
-
-    Raises:
-      InputError: if `build_vgg19` or `backend.resolve` does.
-    """
-    config = resolve(config)
-    assert config.conv != "auto"
-    return build_vgg19(
-        params,
-        pooling=config.pooling,
-        pool_scale=config.pool_scale,
-        padding=config.padding,
-        dtype=config.dtype,
-        param_dtype=config.image_dtype,
-        conv=config.conv,
-        deepest=deepest,
-    )
-
-
-def make_optimizer(numbers: Numbers, program: Program) -> optax.GradientTransformation:
-    """Return the optimizer that the settings name."""
-    match program.optimizer:
-        case "adam":
-            return torch_adam(numbers.learning_rate, b1=program.beta1, b2=program.beta2)
-        case "lbfgs":
-            return optax.lbfgs(memory_size=program.memory_size)
-        case "lbfgs-torch":
-            return torch_lbfgs(memory_size=program.memory_size)
-
-
-def variable_loss(
-    variable: Float[Array, "*batch height width 3"],
-    network: VGG19,
-    targets: Targets,
-    numbers: Numbers,
-    program: Program,
-) -> tuple[Float[Array, ""], Losses]:
-    """Compute the loss that is minimized, as a function of the normalized image."""
-    return style_transfer_loss(
-        variable,
-        targets,
-        features=functools.partial(network.from_normalized, taps=program.taps),
-        content_weight=numbers.content_weight,
-        style_weight=numbers.style_weight,
-    )
+def style_shape(style: Shape, picture: Shape, config: Config) -> Shape:
+    """Return the size at which a style image is looked at, beside a picture of some size."""
+    if config.style_fit == "stretch":
+        height, width = (max(1, round(side * config.style_scale)) for side in picture)
+        return height, width
+    size = config.style_size or round(max(picture) * config.style_scale)
+    return fit(*style, min(max(style), size))
 
 
 def check_inputs(
     content: Float[np.ndarray | Array, "..."],
-    style: Float[np.ndarray | Array, "..."],
+    styles: Sequence[Float[np.ndarray | Array, "..."]],
     config: Config,
 ) -> None:
-    """Check that both images are large enough for the layers.
+    """Check that all images are large enough for the layers at every scale.
 
     Raises:
-      InputError: if they are not, or a layer does not exist.
+      InputError: if they are not, or the shares are not one for each style.
     """
-    taps = check_taps(config.content_layers + config.style_layers)
-    for role, image in (("content", content), ("style", style)):
+    if config.style_blend and len(config.style_blend) != len(styles):
+        raise InputError(
+            f"style-blend has {len(config.style_blend)} shares, but the number of styles is "
+            f"{len(styles)}; give one for each"
+        )
+    taps = split_config(config)[1].taps
+    shape = _shape(content)
+    smallest, _ = plan(*shape, config)[0]
+    where = "" if smallest == shape else f" at the first scale, {smallest[1]}x{smallest[0]} px"
+    checks = [("content", smallest)]
+    checks += [("style", style_shape(_shape(style), smallest, config)) for style in styles]
+    for role, size in checks:
         try:
-            check_size(image.shape[-3], image.shape[-2], taps)
+            check_size(*size, taps)
         except InputError as error:
-            raise InputError(f"the {role} image: {error}") from None
+            advice = "; give a larger --min-size" if where else ""
+            raise InputError(f"the {role} image{where}: {error}{advice}") from None
+
+
+def _shape(image: Float[np.ndarray | Array, "..."]) -> Shape:
+    height, width = image.shape[-3:-1]
+    return height, width
 
 
 def stylize(
     content: ArrayLike,
-    style: ArrayLike,
+    style: ArrayLike | Sequence[ArrayLike],
     *,
     network: VGG19,
     config: Config | None = None,
-    snapshot_every: int = 50,
+    start: ArrayLike | None = None,
+    snapshot_every: int | None = 50,
     snapshot_seconds: float | None = None,
 ) -> Iterator[Snapshot]:
-    """Optimize a copy of the content image until it has the style image's Gram matrices.
+    """Optimize a picture until it has the content image's features and the styles' statistics.
 
-    The variable is the *normalized* image, (sRGB - mean) / std, which is not clipped while it is
-    optimized: Adam's step does not scale with the variable, so the space belongs to the method.
+    It is painted small first, and larger from scale to scale: each begins with the picture of the
+    one before, and Adam with what it knew there.
 
     Args:
-      content: sRGB floats in [0, 1], HWC, or NHWC for independent pictures of one shape. It is
-        used at the size it has; `images.load_image` resizes.
-      style: the same; another height and width are allowed, and one image serves a whole batch.
-      network: from `load_vgg19`, with the config's pooling and padding, and its dtype unless the
-        precision is auto. Its convolutions are computed as the config says.
-      config: settings; the preset `pytorch` by default. `size` is not used here. With the precision
+      content: sRGB floats in [0, 1], HWC, or NHWC for independent pictures of one shape. The
+        result has the size that it has; `images.load_image` resizes.
+      style: the same, of any size, or a list or tuple of such for a blend of several styles; one
+        image serves a whole batch.
+      network: from `load_vgg19`, with the config's dtype unless the precision is auto. It pools,
+        pads and convolves as the config says, however it was built.
+      config: settings; our own recipe by default. `size` is not used here. With the precision
         auto a network in float32, as `load_vgg19` makes it, computes in what suits the device, and
         any other in its own type.
-      snapshot_every: a snapshot is yielded at every multiple of this many steps and at the end.
+      start: the first picture, sRGB of any size, in place of what `config.start` names.
+      snapshot_every: a snapshot is yielded at every multiple of this many steps and at the end;
+        None: only at the end.
       snapshot_seconds: if given, also about this often.
 
     Yields:
-      Snapshots. The last one has `step == config.steps`, unless a loss was not finite: such a
-      snapshot is the last one.
+      Snapshots. The last one has `step == count_steps(height, width, config)`, unless a loss was
+      not finite: such a snapshot is the last one.
 
     Raises:
-      InputError: for images that are too small, or of the wrong shape or type, for a network that
-        does not pool, pad or compute as the config says, for a precision that the device does not
-        have, for a batch with L-BFGS, which would make one problem of it, and for float64 without
-        `jax_enable_x64`.
+      InputError: for images that are too small, or of the wrong shape or type, for shares that are
+        not one for each style, for a network of another type than the config's, for a precision
+        that the device does not have, for a batch with L-BFGS, which would make one
+        problem of it, and for float64 without `jax_enable_x64`.
     """
     network, config = _settle(network, Config() if config is None else config)
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise InputError("precision is float64; it needs jax.config.update('jax_enable_x64', True)")
-    for name in ("pooling", "pool_scale", "padding", "dtype"):
-        theirs, wanted = getattr(network, name), getattr(config, name)
-        theirs = str(theirs) if name == "dtype" else theirs
-        if theirs != wanted:
-            raise InputError(
-                f"the network's {name} is {theirs!r}, the config's is {wanted!r}; "
-                "build the network with the config's"
-            )
-    if snapshot_every < 1:
+    if network.dtype != config.dtype:
+        raise InputError(
+            f"the network's dtype is {str(network.dtype)!r}, the config's is {config.dtype!r}; "
+            "build the network with the config's"
+        )
+    if snapshot_every is not None and snapshot_every < 1:
         raise InputError(f"snapshot_every is {snapshot_every}; it must be at least 1")
-    content, style = (
-        _as_image(image, role, config) for image, role in ((content, "content"), (style, "style"))
-    )
+    given: list[Any] = list(style) if isinstance(style, list | tuple) else [style]
+    if not given:
+        raise InputError("there is no style image; give at least one")
+    content = _as_image(content, "content", config)
+    styles = [_as_image(image, "style", config) for image in given]
     if content.ndim == 4 and config.optimizer != "adam":
         raise InputError(
             f"the content image is a batch of {len(content)}; {config.optimizer} takes one picture "
             "at a time, of shape (height, width, 3)"
         )
-    check_inputs(content, style, config)
-    return _snapshots(content, style, network, config, snapshot_every, snapshot_seconds)
+    first = None if start is None else _as_image(start, "start", config)
+    _check_batches(content, [*styles, *([] if first is None else [first])])
+    check_inputs(content, styles, config)
+    return _snapshots(content, styles, first, network, config, snapshot_every, snapshot_seconds)
+
+
+def _check_batches(content: _Style, others: Sequence[_Style]) -> None:
+    """Raise InputError if an image that goes with the content is a batch of another length."""
+    for image in others:
+        if image.ndim == 4 and image.shape[:-3] != content.shape[:-3]:
+            one = "one image" if content.ndim == 3 else f"a batch of {len(content)}"
+            raise InputError(
+                f"the content is {one}, but a style or start is a batch of {len(image)}; allowed "
+                "are one image for all, or one for each"
+            )
+    if len({image.ndim for image in others}) > 1:
+        raise InputError("some of the styles and the start are batches, and some are not")
 
 
 def _settle(network: VGG19, config: Config) -> tuple[VGG19, Config]:
@@ -232,14 +196,23 @@ def _settle(network: VGG19, config: Config) -> tuple[VGG19, Config]:
     chosen = resolve(config)
     assert chosen.conv != "auto"
     dtype = chosen.dtype if config.precision == "auto" else network.dtype
-    return recast_vgg19(network, dtype=dtype, conv=chosen.conv), chosen
+    recast = recast_vgg19(
+        network,
+        dtype=dtype,
+        conv=chosen.conv,
+        pooling=config.pooling,
+        pool_scale=config.pool_scale,
+        padding=config.padding,
+    )
+    return recast, chosen
 
 
-def _as_image(image: ArrayLike, role: str, config: Config) -> Float[Array, "*batch height width 3"]:
+def _as_image(image: ArrayLike, role: str, config: Config) -> _Style:
     array = jnp.asarray(image)
     if (
         array.ndim not in (3, 4)
         or array.shape[-1] != 3
+        or not array.size
         or not jnp.issubdtype(array.dtype, jnp.floating)
     ):
         raise InputError(
@@ -249,33 +222,82 @@ def _as_image(image: ArrayLike, role: str, config: Config) -> Float[Array, "*bat
     return array.astype(jnp.float64) if config.dtype == "float64" else array
 
 
-def _snapshots(
-    content: Float[Array, "*batch height width 3"],
-    style: Float[Array, "*style_batch style_height style_width 3"],
+def begin(
+    content: _Picture,
+    styles: Sequence[_Style],
+    *,
     network: VGG19,
     config: Config,
-    snapshot_every: int,
+    picture: _Picture | None = None,
+) -> tuple[optimize.State, Problem, Program]:
+    """Prepare one scale with resolved settings: what `advance` takes, and its state before a step.
+
+    Args:
+      content: at the scale's size.
+      styles: as they are looked at beside it; see `style_shape`.
+      network: best from `freeze`, with the taps of `split_config`.
+      config: the settings.
+      picture: where to start; the content image if not given.
+    """
+    numbers, program = split_config(config)
+    with jax.default_matmul_precision(config.matmul_precision):
+        targets = problem.compute_targets(network, content, styles, numbers, program)
+    state = problem.start(content if picture is None else picture, numbers, program)
+    return state, Problem(network, targets, numbers), program
+
+
+def _snapshots(
+    content: _Picture,
+    styles: Sequence[_Style],
+    start: _Start | None,
+    network: VGG19,
+    config: Config,
+    snapshot_every: int | None,
     snapshot_seconds: float | None,
 ) -> Iterator[Snapshot]:
-    state, problem, program = begin(content, style, network=network, config=config)
-    done, image, pace = 0, content, _Pace(snapshot_seconds)
+    network = freeze(network, taps=split_config(config)[1].taps)
+    every = snapshot_every or np.inf
+    total, done = count_steps(*_shape(content), config), 0
     parts: list[Losses] = []
-    while done < config.steps:
-        chunk = min(config.steps - done, snapshot_every - done % snapshot_every, pace.steps())
-        with jax.default_matmul_precision(config.matmul_precision):
-            state, new_image, records = advance(state, chunk, problem, program)
-        parts.append(jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records)))
-        pace.made(chunk)
-        done += chunk
-        finite = bool(np.isfinite(parts[-1].total).all() and jnp.isfinite(new_image).all())
-        image = new_image if finite else image
-        due = snapshot_seconds is not None or done % snapshot_every == 0 or done == config.steps
-        if due or not finite:
-            losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
-            yield Snapshot(step=done, image=jnp.clip(image, 0, 1), losses=losses, finite=finite)
-            parts = []
-        if not finite:
-            return
+    picture: _Style | None = None
+    state: optimize.State | None = None
+    for shape, steps in plan(*_shape(content), config):
+        small = _resized(content, shape)
+        looks = [_resized(style, style_shape(_shape(style), shape, config)) for style in styles]
+        if picture is None:
+            picture = first_picture(small, looks, start, config)
+        else:
+            picture = _carried(picture, shape, config)
+        fresh, given, program = begin(small, looks, network=network, config=config, picture=picture)
+        state = carry(state, fresh) if state else fresh
+        ends, pace = done + steps, _Pace(snapshot_seconds)
+        while done < ends:
+            chunk = int(min(ends - done, every - done % every, pace.steps()))
+            with jax.default_matmul_precision(config.matmul_precision):
+                state, new, records = problem.advance(state, chunk, given, program)
+            parts.append(jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records)))
+            pace.made(chunk)
+            done += chunk
+            finite = bool(np.isfinite(parts[-1].total).all() and jnp.isfinite(new).all())
+            picture = new if finite else picture
+            due = snapshot_seconds is not None or done % every == 0 or done == total
+            if due or not finite:
+                losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
+                image = jnp.clip(picture, 0, 1)
+                yield Snapshot(step=done, image=image, losses=losses, finite=finite)
+                parts = []
+            if not finite:
+                return
+
+
+def _resized(image: _Style, shape: Shape) -> _Style:
+    return image if _shape(image) == shape else jnp.clip(resample(image, shape), 0, 1)
+
+
+def _carried(picture: _Style, shape: Shape, config: Config) -> _Style:
+    """Bring the picture of one scale to the next one's size."""
+    larger = resample(picture, shape, method="cubic")
+    return jnp.clip(larger, 0, 1) if config.clamp else larger
 
 
 class _Pace:
@@ -287,90 +309,13 @@ class _Pace:
 
     def steps(self) -> int:
         if self._seconds is None:
-            return _CAPACITY
+            return CAPACITY
         self._since = time.perf_counter()
         # The first call compiles, so its time says nothing.
         if self._calls < 2:
             return 1
-        return min(max(1, int(self._seconds / self._per_step)), _CAPACITY)
+        return min(max(1, int(self._seconds / self._per_step)), CAPACITY)
 
     def made(self, steps: int) -> None:
         self._calls += 1
         self._per_step = (time.perf_counter() - self._since) / steps
-
-
-class Problem(NamedTuple):
-    """What stays the same in a run, at run time."""
-
-    network: VGG19
-    targets: Targets
-    numbers: Numbers
-
-
-def begin(
-    content: Float[Array, "*batch height width 3"],
-    style: Float[Array, "*style_batch style_height style_width 3"],
-    *,
-    network: VGG19,
-    config: Config,
-) -> tuple[optimize.State, Problem, Program]:
-    """Prepare a run of resolved settings: what `advance` takes, and its state before any step."""
-    numbers, program = split_config(config)
-    network = freeze(network, taps=program.taps)
-    with jax.default_matmul_precision(config.matmul_precision):
-        targets = compute_targets(
-            network, content, style, config.content_layers, config.style_layers
-        )
-    return _start(content, numbers, program), Problem(network, targets, numbers), program
-
-
-def compute_targets(
-    network: VGG19,
-    content: Float[Array, "*batch height width 3"],
-    style: Float[Array, "*style_batch style_height style_width 3"],
-    content_layers: tuple[str, ...],
-    style_layers: tuple[str, ...],
-) -> Targets:
-    """Compute what `make_targets` does with one compiled program, if the images are of one size."""
-    style_targets = _describe(network, style, content_layers, style_layers).style
-    content_targets = _describe(network, content, content_layers, style_layers).content
-    batch = content.shape[:-3]
-    return Targets(
-        content_targets,
-        jax.tree.map(lambda g: jnp.broadcast_to(g, (*batch, *g.shape[-2:])), style_targets),
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("content_layers", "style_layers"))
-def _describe(
-    network: VGG19,
-    image: Float[Array, "*batch height width 3"],
-    content_layers: tuple[str, ...],
-    style_layers: tuple[str, ...],
-) -> Targets:
-    """Compute the targets of an image that is content and style at once."""
-    maps = network(image, taps=content_layers + style_layers)
-    return make_targets(
-        lambda _: maps, image, image, content_layers=content_layers, style_layers=style_layers
-    )
-
-
-@functools.partial(jax.jit, static_argnames="program")
-def _start(content: Array, numbers: Numbers, program: Program) -> optimize.State:
-    # Under jit every leaf has a buffer of its own, so that the state can be donated.
-    return optimize.init(normalize(content), optimizer=make_optimizer(numbers, program))
-
-
-@functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
-def advance(
-    state: optimize.State, steps: int | Int[Array, ""], problem: Problem, program: Program
-) -> tuple[optimize.State, Array, Losses]:
-    """Make `steps` updates; return the state, the picture (not clipped) and the losses."""
-
-    def loss(variable: Array) -> tuple[Array, Losses]:
-        network, targets, numbers = problem
-        return variable_loss(variable, network, targets, numbers, program)
-
-    optimizer = make_optimizer(problem.numbers, program)
-    state, records = optimize.run(state, steps, loss=loss, optimizer=optimizer, capacity=_CAPACITY)
-    return state, denormalize(state.variable), records

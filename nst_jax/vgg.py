@@ -356,10 +356,19 @@ def build_vgg19(
     return network
 
 
-def recast_vgg19(network: VGG19, *, dtype: DTypeLike, conv: Convolution) -> VGG19:
+def recast_vgg19(
+    network: VGG19,
+    *,
+    dtype: DTypeLike,
+    conv: Convolution,
+    pooling: Pooling,
+    pool_scale: float,
+    padding: Padding,
+) -> VGG19:
     """Return a network of the same parameters that computes in another way; see `VGG19`."""
     recast = nnx.merge(*nnx.split(network))
     recast.dtype, recast.conv = jnp.dtype(dtype), conv
+    recast.pooling, recast.pool_scale, recast.padding = pooling, pool_scale, padding
     return recast
 
 

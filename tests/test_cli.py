@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import commands
-from nst_jax import cli, load_image, save_image, weights
+from nst_jax import PRESETS, cli, layers, load_image, save_image, weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,9 +64,11 @@ def test_flags_reach_the_settings(job, capfd, monkeypatch):
     monkeypatch.setattr(cli, "stylize", stylize)
     flags = ["--preset=pytorch", "--learning-rate", "0.5", "--content-weight=2", "--seed=3"]
     flags += ["--style-weight=7.5", "--pooling=max", "--padding=replicate", "--save-every=3"]
+    flags += ["--style-layers=relu1_1:2.5,relu5_1"]
     assert run([*job, *flags]) == 130
     assert (seen["learning_rate"], seen["content_weight"]) == (0.5, 2.0)
     assert (seen["style_weight"], seen["seed"], seen["steps"]) == (7.5, 3, 4)
+    assert seen["style_layers"] == layers(relu1_1=2.5, relu5_1=1.0)
     assert len(seen["network"].convs) == 13  # nothing behind relu5_1
     assert (seen["network"].pooling, seen["network"].padding) == ("max", "replicate")
     assert seen["beta1"] == 0.5  # the preset's
@@ -94,6 +96,57 @@ def test_save_every_writes_pictures_on_the_way(job):
     assert not np.array_equal(pictures[1], pictures[2])
 
 
+def test_the_header_says_what_will_be_done(job, capfd):
+    flags = ["--min-size=17", "--first-steps=3", "--style=content.png", "--style-scale=0.5"]
+    flags += ["--style-layers=relu1_1:2,relu2_1", "--content-layers=relu2_1"]
+    assert run([*job, *flags]) == 0
+    printed = capfd.readouterr().out
+    assert "style    style.png, 9x12 px\n" in printed
+    assert "style    content.png, 12x10 px\n" in printed
+    assert "steps    7 of adam, preset default\n" in printed
+    assert "scales   17x14: 3, 24x20: 4\n" in printed
+    assert re.search(r"step 7/7 ", printed)
+
+
+def test_several_styles_and_a_start(job, monkeypatch):
+    seen = {}
+
+    def stylize(content, styles, *, start, config, **options):
+        seen.update(styles=styles, start=start, config=config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "stylize", stylize)
+    flags = ["--style", "content.png", "style.png", "--style-blend=2,1,1", "--start-blend=0.5"]
+    assert run([*job, *flags, "--start-image=style.png", "--no-clamp"]) == 130
+    assert [image.shape for image in seen["styles"]] == [(24, 19, 3), (20, 24, 3), (24, 19, 3)]
+    assert seen["start"].shape == (20, 24, 3)
+    assert seen["config"].style_blend == (2.0, 1.0, 1.0)
+    assert not seen["config"].clamp
+
+
+@pytest.mark.parametrize("name", [*PRESETS][2:])  # the first two are in other tests
+def test_every_preset_makes_a_picture(job, name):
+    flags = [f"--preset={name}", "--steps=2", "--first-steps=2", "--min-size=0"]
+    assert run([*job, *flags, "--output=o.png"]) == 0
+    assert load_image("o.png").shape == (20, 24, 3)
+
+
+def test_the_time_left_counts_pixels():
+    scales = (((10, 10), 4), ((20, 20), 3))
+    assert [cli._work(scales, step) for step in (0, 1, 4, 5, 7)] == [0, 100, 400, 800, 1600]
+
+
+def test_the_presets_are_listed(capfd):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--list-presets"])
+    assert ended.value.code == 0
+    printed = capfd.readouterr().out
+    assert [line for line in printed.splitlines() if not line.startswith(" ")] == [*PRESETS]
+    crowson = printed.split("crowson\n")[1]
+    assert re.search(r"style-layers +relu1_1:0.750733,", crowson)
+    assert "precision" not in crowson  # as in the default
+
+
 def test_quiet_prints_warnings_only(job, capfd):
     assert run([*job, "--quiet", "--weights=untrained:3"]) == 0
     printed = capfd.readouterr()
@@ -118,7 +171,7 @@ def test_the_result_does_not_depend_on_the_day(job):
         (["--output=."], "must end in"),
         (["--output=folder.png"], "folder"),
         (["--output=content.png"], "is the input image content.png"),
-        (["--preset=paper"], "preset is 'paper'; allowed are pytorch"),
+        (["--preset=paper"], "preset is 'paper'; allowed are default, pytorch"),
         (["--size=0"], "size is 0; it must be at least 1"),
         (["--size=1.5"], "'1.5' is not a whole number"),
         (["--size=12"], "at least 16 px"),
@@ -143,6 +196,16 @@ def test_the_result_does_not_depend_on_the_day(job):
         (["--weights=pretrained"], "cannot download"),
         (["--weights=notes.txt"], "notes.txt"),
         (["--sizes=3"], "--sizes"),
+        (["--style", "style.png", "missing.png"], "missing.png"),
+        (["--style=style.png", "--output=style.png"], "is the input image style.png"),
+        (["--start-image=missing.png"], "missing.png"),
+        (["--start=white"], "allowed are content, noise, gray, style"),
+        (["--style-blend=1,2,3"], "style-blend has 3 shares, but the number of styles is 1"),
+        (["--style-blend=one"], "'one' is not numbers, as 2,1"),
+        (["--style-layers=relu9_1"], "unknown VGG-19 layer: 'relu9_1'"),
+        (["--style-layers=relu1_1:much"], "is not layers with weights, as relu1_1:256"),
+        (["--style-layers=none", "--content-layers=none"], "unknown VGG-19 layer: none"),
+        (["--min-size=12"], "give a larger --min-size"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(job, flags, said, capfd):
@@ -163,7 +226,8 @@ def test_no_arguments(capfd):
 
 
 def test_diverging_keeps_the_last_good_picture(job, capfd):
-    assert run([*job, "--steps=30", "--learning-rate=1e38", "--output=o.png"]) == 1
+    diverging = ["--steps=30", "--learning-rate=1e38", "--output=o.png"]
+    assert run([*job, "--preset=pytorch", *diverging]) == 1
     assert "give a smaller --learning-rate" in capfd.readouterr().err
     assert load_image("o.png").shape == (20, 24, 3)
 
@@ -248,7 +312,7 @@ def test_photograph_and_painting_with_trained_weights(shared, tmp_path, capfd):
     images, output = shared / "images", tmp_path / "out.png"
     flags = [f"--content={images / 'tubingen.jpg'}", f"--style={images / 'starry_night.jpg'}"]
     flags += [f"--weights={shared / 'weights' / 'vgg19_features.pth'}", f"--output={output}"]
-    assert run([*flags, "--size=128", "--steps=30", "--learning-rate=0.02"]) == 0
+    assert run([*flags, "--size=128"]) == 0
     printed = capfd.readouterr()
     assert "NOT TRAINED" not in printed.err
     content, picture = load_image(images / "tubingen.jpg", size=128), load_image(output)

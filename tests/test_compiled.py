@@ -36,6 +36,7 @@ def job(tmp_path, photographs, random_params):
     metadata = {"format": weights_file.FORMAT, "source": "x", "source_sha256": "0" * 64}
     weights_file.save_weights(tmp_path / "w.safetensors", random_params, metadata)
     flags = ["--content=content.png", "--style=style.png", "--weights=w.safetensors"]
+    flags += ["--content-layers=relu2_1", "--style-layers=relu1_1,relu3_1"]  # compile fast
 
     def run(**environment):
         """Return what JAX did, what else was said, and the picture."""

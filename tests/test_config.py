@@ -1,30 +1,11 @@
 import dataclasses
 import math
+import re
 
 import pytest
 
-from nst_jax.config import PRESETS, Config, preset
+from nst_jax.config import Config, Layer, layers
 from nst_jax.errors import InputError
-
-
-def test_pytorch_preset_is_the_program_that_is_reimplemented():
-    assert preset("pytorch") == Config(
-        size=400,
-        steps=2000,
-        learning_rate=0.003,
-        beta1=0.5,
-        beta2=0.999,
-        content_weight=1.0,
-        style_weight=100.0,
-        content_layers=("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
-        style_layers=("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
-        pooling="average",
-        pool_scale=1.0,
-        padding="zeros",
-        precision="auto",
-        conv="auto",
-        seed=0,
-    )
 
 
 def test_settings_are_frozen_and_hashable():
@@ -128,12 +109,29 @@ def test_winograd_is_refused_where_nobody_has_measured_it():
         Config(conv="winograd", precision="tf32")
 
 
-def test_unknown_preset():
-    with pytest.raises(InputError, match="preset is 'paper'; allowed are pytorch"):
-        preset("paper")
-
-
 def test_every_setting_says_what_it_is():
     for setting in dataclasses.fields(Config):
         assert setting.metadata["help"]
-    assert "pytorch" in PRESETS
+
+
+def test_layers_are_named_with_and_without_weights():
+    assert layers("relu1_1", relu2_1=3.0) == (Layer("relu1_1", 1.0), Layer("relu2_1", 3.0))
+    assert Config(style_layers=layers("relu1_1")) == Config(style_layers=(Layer("relu1_1"),))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("style_layers", layers("relu7_1"), "unknown VGG-19 layer: 'relu7_1'"),
+        ("content_layers", layers("relu1_1", "relu1_1"), "content-layers names a layer twice"),
+        ("style_layers", layers(relu1_1=-1.0), "style-layers gives relu1_1 the weight -1.0"),
+        ("style_layers", layers(relu1_1=math.nan), "the weight nan; it must be at least 0"),
+        ("style_blend", (1.0, -2.0), "style-blend is 1.0,-2.0; shares must be at least 0"),
+        ("style_blend", (0.0, 0.0), "shares must be at least 0, and one of them more"),
+        ("scale_factor", 1.0, "scale-factor is 1.0; it must be above 1"),
+        ("start_blend", 1.5, "start-blend is 1.5; it must be at least 0 and at most 1"),
+    ],
+)
+def test_layers_and_shares_out_of_range(name, value, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        Config(**{name: value})

@@ -16,23 +16,27 @@ import pytest
 
 from commands import run
 from nst_jax import (
-    Config,
+    Layer,
     conv,
     crosscheck,
     ladder,
     load_image,
     losses,
+    moments,
     objective,
     optimize,
+    preset,
+    problem,
     report,
-    transfer,
     vgg,
 )
 from nst_jax.images import draw_image
 from nst_jax.vgg import TAPS, VGG19
 
 ROOT = Path(__file__).parents[1]
-CONFIG = Config(steps=6, learning_rate=0.2, precision="float32", conv="direct")
+CONFIG = dataclasses.replace(
+    preset("pytorch"), steps=6, learning_rate=0.2, precision="float32", conv="direct"
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +111,19 @@ def no_relu(patch):
 
 
 def halved_gram_matrix(patch):
-    right = losses.gram_matrix
-    for module in (losses, ladder, objective):
+    right = moments.gram_matrix
+    for module in (moments, losses, ladder):
         patch.setattr(module, "gram_matrix", lambda features: right(features) / 2)
 
 
 def content_as_a_sum(patch):
     right = losses.content_loss
-    patch.setattr(objective, "content_loss", lambda f, target: right(f, target) * f.size)
+    patch.setattr(objective, "content_term", lambda f, *a, **k: right(f, *a, **k) * f.size)
 
 
 def style_per_row(patch):
     right = losses.style_loss
-    patch.setattr(objective, "style_loss", lambda f, target: right(f, target) * f.shape[-3])
+    patch.setattr(objective, "style_term", lambda f, *a, **k: right(f, *a, **k) * f.shape[-3])
 
 
 def kernel_not_turned_in_the_gradient(patch):
@@ -202,7 +206,7 @@ class TestFaults:
 
     def test_taps_before_the_relu(self, records):
         record, config = records["adam"]
-        layers = ("conv1_1", *config.style_layers[1:])
+        layers = (Layer("conv1_1"), *config.style_layers[1:])
         assert first_broken(record, dataclasses.replace(config, style_layers=layers)) == (
             "Gram conv1_1"
         )
@@ -222,8 +226,8 @@ def test_relus_that_rounding_opens_are_held_where_the_record_has_them(records):
     image = {role: jnp.asarray(record[f"image/{role}"]) for role in ladder._ROLES}
     right = ladder._switches(ladder._record_maps(record), config)
     masks = {**right, "relu1_1": opened > 0}
-    layers = (config.content_layers, config.style_layers)
-    targets = transfer.compute_targets(network, image["content"], image["style"], *layers)
+    settings = problem.split_config(config)
+    targets = problem.compute_targets(network, image["content"], [image["style"]], *settings)
     gradient = ladder._evaluate(network, image, config, targets, masks)[1]
     changed = {**record, "map/relu1_1": opened, "gradient": np.asarray(gradient)}
     rungs = {rung.name: rung for rung in ladder.climb(changed, network, config)}

@@ -605,6 +605,13 @@ def test_pixels_become_rgb_before_they_are_resized(tmp_path):
     np.testing.assert_array_equal(levels(path, size=9), expected)
 
 
+def test_enlarged_only_where_that_is_allowed(tmp_path):
+    path = saved(tmp_path, Image.fromarray(noise(9, 21)))
+    np.testing.assert_array_equal(load_image(path, size=40, enlarge=False), load_image(path))
+    assert load_image(path, size=40).shape == (17, 40, 3)
+    assert load_image(path, size=7, enlarge=False).shape == (3, 7, 3)
+
+
 def test_own_size_changes_nothing(tmp_path):
     path = saved(tmp_path, Image.fromarray(noise(9, 21)))
     np.testing.assert_array_equal(load_image(path, size=21), load_image(path))

@@ -1,11 +1,25 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nst_jax.objective import make_targets, style_transfer_loss
+from nst_jax.objective import make_targets as make_any_targets
+from nst_jax.objective import style_transfer_loss as any_style_transfer_loss
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+
+# The formulas of the PyTorch program, which are the easiest to write down again.
+style_transfer_loss = functools.partial(
+    any_style_transfer_loss,
+    content_loss="mean",
+    style_loss="pytorch",
+    content_weight=1.0,
+    style_weight=100.0,
+)
+make_targets = functools.partial(make_any_targets, style_loss="pytorch")
 
 
 def features(image):

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from nst_jax import Config, crosscheck, ladder
+from nst_jax import crosscheck, ladder, preset
+from nst_jax.problem import split_config
 from nst_jax.vgg import TAPS
 
-LAYERS = Config().style_layers
-BASE = Config(steps=20, precision="float32", conv="direct")
+BASE = dataclasses.replace(preset("pytorch"), steps=20, precision="float32", conv="direct")
+LAYERS = split_config(BASE)[1].style_layers
 ADAM = dataclasses.replace(BASE, learning_rate=0.02)
 LBFGS = dataclasses.replace(BASE, optimizer="lbfgs-torch", memory_size=7)
 CASES = {

@@ -6,12 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nst_jax import Config, build_vgg19, stylize, transfer
+from nst_jax import Config, build_vgg19, layers, preset, problem, stylize, transfer
 from nst_jax.errors import InputError
-from nst_jax.vgg import recast_vgg19
+from nst_jax.objective import style_transfer_loss
+from nst_jax.vgg import CONVS, freeze
 
-LAYERS = ("relu1_1", "relu2_1")  # two layers compile fast
-CONFIG = Config(steps=6, learning_rate=0.02, content_layers=LAYERS, style_layers=LAYERS)
+LAYERS = layers("relu1_1", "relu2_1")  # two layers compile fast
+CONFIG = dataclasses.replace(
+    preset("pytorch"), steps=6, learning_rate=0.02, content_layers=LAYERS, style_layers=LAYERS
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def test_snapshots_fall_on_multiples_and_the_end(network, photographs):
 
 
 def test_pictures_are_clipped_to_what_can_be_shown(network, photographs):
-    config = Config(**{**vars(CONFIG), "learning_rate": 1.0})
+    config = Config(**{**vars(CONFIG), "learning_rate": 3.0})
     *_, last = stylize(*photographs, network=network, config=config)
     image = np.asarray(last.image)
     assert (image.min(), image.max()) == (0, 1)
@@ -59,11 +62,12 @@ def test_how_it_is_cut_into_chunks_changes_nothing(network, photographs):
 
 
 def test_snapshots_may_be_further_apart_than_one_call_reaches(network, photographs, monkeypatch):
-    monkeypatch.setattr(transfer, "_CAPACITY", 2)
-    transfer.advance.clear_cache()
+    monkeypatch.setattr(transfer, "CAPACITY", 2)
+    monkeypatch.setattr(problem, "CAPACITY", 2)
+    problem.advance.clear_cache()
     content, style = photographs
     snapshots = list(stylize(content, style, network=network, config=CONFIG, snapshot_every=5))
-    transfer.advance.clear_cache()
+    problem.advance.clear_cache()
     assert [s.step for s in snapshots] == [5, 6]
     assert [len(s.losses.total) for s in snapshots] == [5, 1]
     assert np.isfinite(snapshots[0].losses.total).all()
@@ -71,7 +75,7 @@ def test_snapshots_may_be_further_apart_than_one_call_reaches(network, photograp
 
 def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photographs):
     content, style = photographs
-    programs = transfer.advance._cache_size
+    programs = problem.advance._cache_size
     list(stylize(content, style, network=network, config=CONFIG, snapshot_every=4))
     before = programs()
     for change in ({"steps": 9}, {"style_weight": 3.0}, {"learning_rate": 0.1}, {"seed": 3}):
@@ -83,8 +87,8 @@ def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photogra
 def test_the_network_is_no_constant_of_the_program(network, photographs):
     content, style = map(jnp.asarray, photographs)
     config = CONFIG.resolve("cpu")
-    state, problem, program = transfer.begin(content, style, network=network, config=config)
-    lowered = transfer.advance.lower(state, 3, problem, program)
+    state, given, program = transfer.begin(content, [style], network=network, config=config)
+    lowered = problem.advance.lower(state, 3, given, program)
     assert len(lowered.as_text()) < 200_000
     donated = lowered.compile().memory_analysis().alias_size_in_bytes
     assert donated >= 3 * content.nbytes  # the picture and Adam's two moments, in place
@@ -125,20 +129,36 @@ def test_mistakes(network, photographs, unchecked):
     content, style = photographs
     small = np.zeros((1, 40, 3), np.float32)
     cases = [
-        ((content, small), {}, "the style image: an image of 40x1 px is too small"),
+        (
+            (content, small),
+            {"config": dataclasses.replace(CONFIG, style_fit="longest")},
+            "the style image: an image of 40x1 px is too small",
+        ),
+        ((content, [style, style[:0]]), {}, "the style image is float32"),
+        (
+            (content, [style, style]),
+            {"config": dataclasses.replace(CONFIG, style_blend=(1.0,))},
+            "style-blend has 1 shares, but the number of styles is 2",
+        ),
         ((small, style), {}, "the content image: an image of 40x1 px is too small"),
         ((content[..., :2], style), {}, "the content image is float32"),
         (((255 * content).astype(np.uint8), style), {}, "the content image is uint8"),
         ((content, style), {"snapshot_every": 0}, "snapshot_every is 0"),
-        ((content, style), {"config": Config(pooling="max")}, "the network's pooling is 'average'"),
         (
             (content, style),
-            {"config": Config(precision="bfloat16")},
+            {"config": dataclasses.replace(CONFIG, precision="bfloat16")},
             "the network's dtype is 'float32'",
         ),
-        ((content, style), {"config": Config(precision="tf32")}, "tf32, which a cpu does not have"),
-        ((content, style), {"config": Config(style_layers=("relu7_1",))}, "'relu7_1'"),
-        ((content[None], style), {"config": Config(optimizer="lbfgs")}, "lbfgs takes one picture"),
+        (
+            (content, style),
+            {"config": dataclasses.replace(CONFIG, precision="tf32")},
+            "tf32, which a cpu does not have",
+        ),
+        (
+            (content[None], style),
+            {"config": dataclasses.replace(CONFIG, optimizer="lbfgs")},
+            "lbfgs takes one picture",
+        ),
     ]
     for images, options, said in cases:
         # Before the first snapshot is asked for.
@@ -167,9 +187,9 @@ def test_import_has_no_side_effects_and_needs_no_torch():
 @pytest.mark.parametrize("optimizer", ["lbfgs", "lbfgs-torch"])
 def test_lbfgs_descends_from_one_program(network, photographs, optimizer):
     config = Config(**{**vars(CONFIG), "optimizer": optimizer, "memory_size": 5, "steps": 20})
-    before = transfer.advance._cache_size()
+    before = problem.advance._cache_size()
     snapshots = list(stylize(*photographs, network=network, config=config, snapshot_every=7))
-    assert transfer.advance._cache_size() == before + 1
+    assert problem.advance._cache_size() == before + 1
     totals = np.concatenate([s.losses.total for s in snapshots])
     assert totals[-1] < 0.5 * totals[0]
     assert snapshots[-1].finite
@@ -177,10 +197,10 @@ def test_lbfgs_descends_from_one_program(network, photographs, optimizer):
 
 def test_bfloat16_maps_leave_the_picture_and_the_sums_in_float32(random_params, photographs):
     config = Config(**{**vars(CONFIG), "precision": "bfloat16"})
-    network = transfer.build_network(random_params, config)
+    network = problem.build_network(random_params, config)
     *_, last = stylize(*photographs, network=network, config=config)
     *_, exact = stylize(
-        *photographs, network=transfer.build_network(random_params, CONFIG), config=CONFIG
+        *photographs, network=problem.build_network(random_params, CONFIG), config=CONFIG
     )
     assert last.image.dtype == last.losses.total.dtype == np.float32
     difference = np.abs(last.losses.total / exact.losses.total - 1).max()
@@ -190,7 +210,7 @@ def test_bfloat16_maps_leave_the_picture_and_the_sums_in_float32(random_params, 
 def test_float64_makes_everything_float64(random_params, photographs):
     config = Config(**{**vars(CONFIG), "precision": "float64"})
     with jax.enable_x64(True):
-        network = transfer.build_network(random_params, config)
+        network = problem.build_network(random_params, config)
         *_, last = stylize(*photographs, network=network, config=config)
     assert last.image.dtype == last.losses.total.dtype == np.float64
     assert last.losses.content_terms["relu1_1"].dtype == np.float64
@@ -214,7 +234,7 @@ def asked(monkeypatch):
             next(stylize(*photographs, **options))
         return seen.value.args
 
-    monkeypatch.setattr(transfer, "compute_targets", targets)
+    monkeypatch.setattr(problem, "compute_targets", targets)
     return ask
 
 
@@ -243,6 +263,14 @@ def test_stylize_computes_as_the_config_and_the_device_say(
     assert (str(network.dtype), network.conv) == (own, "direct")
 
 
+def test_the_network_pools_and_pads_as_the_config_says(random_params, photographs, asked):
+    network = build_vgg19(random_params, pooling="l2", pool_scale=3.0)
+    config = dataclasses.replace(CONFIG, pooling="max", padding="replicate")
+    found, _ = asked(photographs, network=network, config=config)
+    assert (found.pooling, found.pool_scale, found.padding) == ("max", 1.0, "replicate")
+    assert (network.pooling, network.pool_scale, network.padding) == ("l2", 3.0, "zeros")
+
+
 def test_a_network_of_a_type_that_no_precision_means(random_params, photographs, unchecked):
     network = build_vgg19(random_params, dtype="float16")
     with pytest.raises(InputError, match="precision is 'float16'; allowed are auto, float32"):
@@ -253,9 +281,9 @@ def test_precision_reaches_the_compiled_program(network, photographs):
     def products(precision):
         config = dataclasses.replace(CONFIG, precision=precision)
         content, style = map(jnp.asarray, photographs)
-        begun = transfer.begin(content, style, network=network, config=config)
+        begun = transfer.begin(content, [style], network=network, config=config)
         with jax.default_matmul_precision(config.matmul_precision):
-            text = transfer.advance.lower(begun[0], 1, *begun[1:]).as_text()
+            text = problem.advance.lower(begun[0], 1, *begun[1:]).as_text()
         lines = [x for x in text.splitlines() if "dot_general" in x or "stablehlo.convolution" in x]
         assert len(lines) > 8
         return lines
@@ -266,12 +294,13 @@ def test_precision_reaches_the_compiled_program(network, photographs):
         assert all("HIGH" not in line for line in products("bfloat16"))
 
 
-def test_the_loop_on_a_gpu_computes_and_nothing_else(network, photographs):
+def test_the_loop_on_a_gpu_computes_and_nothing_else(random_params, photographs):
     config = dataclasses.replace(CONFIG, precision="bfloat16").resolve("gpu", capability=9.0)
-    frozen = recast_vgg19(network, dtype=config.dtype, conv=config.conv)
+    network = problem.build_network(random_params, config)
+    frozen = freeze(network, taps=problem.split_config(config)[1].taps)
     content, style = map(jnp.asarray, photographs)
-    state, problem, program = transfer.begin(content, style, network=frozen, config=config)
-    text = transfer.advance.trace(state, 3, problem, program).lower(lowering_platforms=("cuda",))
+    state, given, program = transfer.begin(content, [style], network=frozen, config=config)
+    text = problem.advance.trace(state, 3, given, program).lower(lowering_platforms=("cuda",))
     loop = text.as_text().split("stablehlo.while")[1]
     assert "custom_call" not in loop  # no calls of the host
     assert "stablehlo.reverse" not in loop  # kernels are turned before
@@ -289,3 +318,191 @@ def test_the_loop_on_a_gpu_computes_and_nothing_else(network, photographs):
     assert all(kind.endswith("bf16>") for kind in maps)
     shapes = jax.tree.map(lambda x: str(x.dtype), (state.variable, state.optimizer))
     assert set(jax.tree.leaves(shapes)) <= {"float32", "int32"}
+
+
+SCALES = Config(
+    min_size=22,
+    first_steps=5,
+    steps=3,
+    content_layers=layers("relu2_1"),
+    style_layers=LAYERS,
+    pooling="average",
+    padding="zeros",
+)
+
+
+def test_a_run_over_scales(network, photographs):
+    content, style = photographs
+    assert transfer.plan(*content.shape[:2], SCALES) == (
+        ((18, 22), 5),
+        ((26, 32), 3),
+        ((37, 45), 3),
+    )
+    assert transfer.count_steps(*content.shape[:2], SCALES) == 11
+    before = problem.advance._cache_size()
+    snapshots = list(stylize(content, style, network=network, config=SCALES, snapshot_every=4))
+    assert problem.advance._cache_size() == before + 3  # one program for each scale
+    assert [s.step for s in snapshots] == [4, 8, 11]
+    assert [s.image.shape[:2] for s in snapshots] == [(18, 22), (26, 32), (37, 45)]
+    assert [len(s.losses.total) for s in snapshots] == [4, 4, 3]
+    totals = np.concatenate([s.losses.total for s in snapshots])
+    assert totals[10] < totals[8] < totals[0]
+    other = dataclasses.replace(SCALES, tv_weight=2.0, first_steps=2, seed=3)
+    list(stylize(content, style, network=network, config=other))
+    assert problem.advance._cache_size() == before + 3
+
+
+def test_adam_goes_on_at_the_next_scale(network, photographs, monkeypatch):
+    *_, last = stylize(*photographs, network=network, config=SCALES)
+    monkeypatch.setattr(transfer, "carry", lambda state, fresh: fresh)
+    *_, anew = stylize(*photographs, network=network, config=SCALES)
+    assert np.abs(last.image - anew.image).max() > 1e-3
+
+
+def test_a_picture_that_is_small_already_has_one_scale(photographs):
+    config = dataclasses.replace(SCALES, min_size=200)
+    assert transfer.plan(37, 45, config) == (((37, 45), 3),)
+
+
+def test_the_next_scale_begins_with_the_picture_of_the_one_before(network, photographs):
+    content, style = photographs
+    snapshots = list(stylize(content, style, network=network, config=SCALES, snapshot_every=1))
+    small, large = snapshots[4].image, snapshots[5].image
+    enlarged = np.asarray(transfer.resample(small, large.shape[:2], method="cubic"))
+    # One step of Adam moves no pixel by much more than its rate, and the average less.
+    assert np.abs(enlarged - large).max() < 0.05
+    assert np.abs(enlarged - transfer.resample(content, large.shape[:2])).mean() > 0.02
+
+
+@pytest.mark.parametrize("rate", [1e38])
+def test_a_scale_that_fails_leaves_the_last_good_picture(network, photographs, rate):
+    config = dataclasses.replace(SCALES, learning_rate=rate, clamp=False, picture="last")
+    *_, last = stylize(*photographs, network=network, config=config)
+    assert not last.finite
+    assert last.step < 11
+    assert np.isfinite(last.image).all()
+
+
+@pytest.mark.parametrize(
+    ("space", "picture"), [("srgb", "last"), ("normalized", "average"), ("normalized", "best")]
+)
+def test_every_space_and_picture(network, photographs, space, picture):
+    rate = 0.02 if space == "srgb" else 0.08
+    config = dataclasses.replace(
+        SCALES, space=space, picture=picture, learning_rate=rate, min_size=0, steps=12
+    )
+    *_, last = stylize(*photographs, network=network, config=config)
+    assert last.losses.total[-1] < 0.9 * last.losses.total[0]
+    losses = last.losses
+    assert set(losses.regularizers) == {"tv"}
+    expected = 3 * losses.content + losses.style + 20 * losses.regularizers["tv"]
+    np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
+    assert np.abs(last.image - photographs[0]).max() > 0.01
+
+
+def test_only_what_has_a_weight_is_computed(network, photographs):
+    config = dataclasses.replace(SCALES, min_size=0, tv_weight=0.0, range_weight=2.0, clamp=False)
+    *_, last = stylize(*photographs, network=network, config=config)
+    losses = last.losses
+    assert set(losses.regularizers) == {"range"}
+    expected = 3 * losses.content + losses.style + 2 * losses.regularizers["range"]
+    np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
+
+
+def test_layers_count_by_their_weights(network, photographs):
+    config = dataclasses.replace(SCALES, min_size=0, style_layers=layers(relu1_1=3.0, relu2_1=0.5))
+    *_, last = stylize(*photographs, network=network, config=config)
+    terms = last.losses.style_terms
+    expected = 3 * terms["relu1_1"] + 0.5 * terms["relu2_1"]
+    np.testing.assert_allclose(last.losses.style, expected, rtol=1e-6)
+
+
+def test_several_styles(network, photographs):
+    content, style = photographs
+    other = style[:, ::-1, ::-1].copy()
+    run = lambda styles, **change: list(  # noqa: E731
+        stylize(
+            content,
+            styles,
+            network=network,
+            config=dataclasses.replace(SCALES, min_size=0, **change),
+        )
+    )[-1]
+    alone, both = run(style), run([style, other])
+    weighted = run((style, other), style_blend=(1.0, 0.0))
+    # Adam's first steps turn rounding into small differences of the picture.
+    np.testing.assert_allclose(weighted.image, alone.image, atol=1e-4)
+    assert np.abs(both.image - alone.image).max() > 1e-3
+    swapped = run([other, style], style_blend=(2.0, 2.0))
+    np.testing.assert_allclose(swapped.image, both.image, atol=1e-3)
+
+
+def test_a_start_of_ones_own(network, photographs):
+    content, style = photographs
+    config = dataclasses.replace(SCALES, min_size=0, steps=1, picture="best")
+    given = np.full((5, 4, 3), 0.25, np.float32)
+    *_, last = stylize(content, style, network=network, config=config, start=given)
+    np.testing.assert_allclose(last.image, np.full(content.shape, 0.25), atol=1e-6)
+    noise = dataclasses.replace(config, start="noise", seed=5)
+    *_, last = stylize(content, style, network=network, config=noise)
+    assert 0.2 < np.std(last.image) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("fit", "scale", "size", "expected"),
+    [
+        ("longest", 1.0, 0, (60, 80)),
+        ("longest", 0.5, 0, (30, 40)),
+        ("longest", 9.0, 0, (150, 200)),  # it has no more
+        ("longest", 1.0, 100, (75, 100)),
+        ("stretch", 1.0, 0, (80, 50)),
+        ("stretch", 2.0, 0, (160, 100)),
+    ],
+)
+def test_how_large_the_style_is_looked_at(fit, scale, size, expected):
+    config = Config(style_fit=fit, style_scale=scale, style_size=size)
+    assert transfer.style_shape((150, 200), (80, 50), config) == expected
+
+
+def rescaled(params, factors):
+    """Multiply what each convolution puts out by a factor, and divide it out in the next one."""
+    found, before = dict(params), 1.0
+    for conv, factor in zip(CONVS, factors, strict=False):
+        kernel, bias = (found[f"{conv.name}.{leaf}"] for leaf in ("kernel", "bias"))
+        found[f"{conv.name}.kernel"] = (kernel * np.float32(factor / before)).astype(np.float32)
+        found[f"{conv.name}.bias"] = (bias * np.float32(factor)).astype(np.float32)
+        before = factor
+    return found
+
+
+def test_our_recipe_does_not_depend_on_the_scale_of_activations(random_params, photographs):
+    config = Config(
+        min_size=22,
+        first_steps=8,
+        steps=4,
+        content_layers=layers("relu2_2"),
+        style_layers=layers("relu1_1", "relu2_1", "relu3_1"),
+    )
+
+    def paint(params):
+        network = problem.build_network(params, config, deepest="relu3_1")
+        *_, last = stylize(*photographs, network=network, config=config)
+        return np.asarray(last.image)
+
+    picture = paint(random_params)
+    assert np.abs(picture - photographs[0]).max() > 0.05
+    # Powers of two round nothing.
+    exact = paint(rescaled(random_params, (4, 0.5, 64, 1, 1 / 16)))
+    np.testing.assert_array_equal(exact, picture)
+    # Else rounding turns the sign of small gradients, and Adam's first steps of 0.02 ask the sign.
+    rounded = paint(rescaled(random_params, (3.7, 0.21, 55.0, 1.3, 0.013)))
+    assert np.abs(rounded - picture).mean() < 1e-3
+
+
+def test_the_defaults_of_the_loss_are_the_settings():
+    import inspect
+
+    config = Config()
+    parameters = inspect.signature(style_transfer_loss).parameters
+    for name in ("content_weight", "style_weight", "content_loss", "style_loss"):
+        assert parameters[name].default == getattr(config, name)

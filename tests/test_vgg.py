@@ -151,10 +151,18 @@ def test_a_network_may_end_early(network, random_params, photographs):
 
 
 def test_recast_shares_its_parameters_and_leaves_the_original_alone(network):
-    recast = vgg.recast_vgg19(network, dtype="bfloat16", conv="winograd")
+    recast = vgg.recast_vgg19(
+        network,
+        dtype="bfloat16",
+        conv="winograd",
+        pooling="max",
+        pool_scale=2.0,
+        padding="replicate",
+    )
     assert (recast.dtype, recast.conv) == (jnp.bfloat16, "winograd")
     assert (network.dtype, network.conv) == (jnp.float32, "direct")
-    assert recast.pooling == network.pooling
+    assert (recast.pooling, recast.pool_scale, recast.padding) == ("max", 2.0, "replicate")
+    assert (network.pooling, network.pool_scale, network.padding) == ("average", 1.0, "zeros")
     for ours, theirs in zip(jax.tree.leaves(recast), jax.tree.leaves(network), strict=True):
         assert ours is theirs
 

@@ -1,0 +1,158 @@
+"""Named settings: our own recipe, and those of the programs that people know, each with its source.
+
+What they have in common and where they had to deviate is in docs/presets.md.
+"""
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from nst_jax.config import Config, Layer, layers
+from nst_jax.errors import InputError
+
+_RELUS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+_CHANNELS = (64, 128, 256, 512, 512)
+
+# What all programs before scales have in common.
+_ONE_SCALE = Config(
+    min_size=0,
+    picture="last",
+    clamp=False,
+    tv_weight=0.0,
+    pooling="max",
+    padding="zeros",
+)
+
+# The program that this project reimplements.
+_PYTORCH = replace(
+    _ONE_SCALE,
+    size=400,
+    steps=2000,
+    learning_rate=0.003,
+    beta1=0.5,
+    beta2=0.999,
+    space="normalized",
+    content_loss="mean",
+    content_weight=1.0,
+    content_layers=layers(*_RELUS),
+    style_loss="pytorch",
+    style_weight=100.0,
+    style_layers=layers(*_RELUS),
+    style_fit="stretch",
+    pooling="average",
+)
+
+# Gatys, Ecker and Bethge, arXiv 1508.06576: eqs. 1, 4, 5 and 7, with alpha/beta = 1e-3, white noise
+# and average pooling. The paper names neither the number of steps nor the noise.
+_GATYS_PAPER = replace(
+    _ONE_SCALE,
+    steps=1000,
+    optimizer="lbfgs",
+    start="noise",
+    content_loss="half-sum",
+    content_weight=1.0,
+    content_layers=layers("relu4_2"),
+    style_loss="gatys-paper",
+    style_weight=1000.0,
+    style_layers=tuple(Layer(name, 1 / 5) for name in _RELUS),
+    style_fit="stretch",
+    pooling="average",
+)
+
+# github.com/leongatys/PytorchNeuralStyleTransfer, NeuralStyleTransfer.ipynb, the first resolution:
+# 26 calls of torch.optim.LBFGS.step make 20 updates each.
+_GATYS_CODE = replace(
+    _ONE_SCALE,
+    steps=520,
+    optimizer="lbfgs-torch",
+    content_loss="mean",
+    content_weight=1.0,
+    content_layers=layers("relu4_2"),
+    style_loss="gatys-code",
+    style_weight=1.0,
+    style_layers=tuple(Layer(n, 1e3 / c**2) for n, c in zip(_RELUS, _CHANNELS, strict=True)),
+)
+
+# github.com/jcjohnson/neural-style, neural_style.lua. Its picture has 256 units where ours has 1,
+# and its total variation is known by its gradient only.
+_NEURAL_STYLE = replace(
+    _ONE_SCALE,
+    steps=1000,
+    optimizer="lbfgs-torch",
+    start="gray",
+    content_loss="mean",
+    content_weight=5.0,
+    content_layers=layers("relu4_2"),
+    style_loss="neural-style",
+    style_weight=100.0,
+    style_layers=layers(*_RELUS),
+    tv_loss="l2",
+    tv_weight=1e-3 * 256**2,
+)
+
+# github.com/pytorch/tutorials, advanced_source/neural_style_tutorial.py. Its layers are before the
+# ReLU; 16 calls of torch.optim.LBFGS.step make 20 updates each.
+_PYTORCH_TUTORIAL = replace(
+    _ONE_SCALE,
+    steps=320,
+    optimizer="lbfgs-torch",
+    clamp=True,
+    content_loss="mean",
+    content_weight=1.0,
+    content_layers=layers("conv2_2"),
+    style_loss="neural-style",
+    style_weight=1e6,
+    style_layers=layers("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1"),
+    style_fit="stretch",
+)
+
+# github.com/crowsonkb/style-transfer-pytorch, style_transfer.py and cli.py.
+_CROWSON = Config(
+    size=512,
+    min_size=128,
+    scale_factor=2**0.5,
+    first_steps=1000,
+    steps=500,
+    learning_rate=0.02,
+    beta1=0.9,
+    beta2=0.99,
+    space="srgb",
+    clamp=True,
+    picture="average",
+    average_decay=0.99,
+    content_loss="mean",
+    content_weight=0.015,
+    content_layers=layers("relu4_2"),
+    style_loss="wasserstein",
+    style_weight=1.0,
+    style_layers=tuple(
+        Layer(name, weight / 341) for name, weight in zip(_RELUS, (256, 64, 16, 4, 1), strict=True)
+    ),
+    tv_loss="nine-point",
+    tv_weight=2.0,
+    pooling="max",
+    pool_scale=1.0,
+    padding="replicate",
+)
+
+PRESETS = MappingProxyType(
+    {
+        "default": Config(),
+        "pytorch": _PYTORCH,
+        "gatys-paper": _GATYS_PAPER,
+        "gatys-code": _GATYS_CODE,
+        "neural-style": _NEURAL_STYLE,
+        "pytorch-tutorial": _PYTORCH_TUTORIAL,
+        "crowson": _CROWSON,
+    }
+)
+
+
+def preset(name: str) -> Config:
+    """Return the named settings.
+
+    Raises:
+      InputError: if there is none of that name.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset is {name!r}; allowed are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,87 @@
+"""The scales of a run, from small to large, and what is carried from one to the next.
+
+Nothing here knows style transfer: images, and optimizers of them.
+"""
+
+import functools
+import itertools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nst_jax.adam import AdamState
+from nst_jax.optimize import State
+
+Method = Literal["lanczos3", "cubic", "linear"]
+Shape = tuple[int, int]
+
+
+def scales(height: int, width: int, *, min_size: int, factor: float) -> tuple[Shape, ...]:
+    """Return the (height, width) of each scale in px, the smallest first, the given one last.
+
+    From one scale to the next the sides grow by `factor`; the longest is at least `min_size` px.
+    They are counted down from the last, as in crowsonkb/style-transfer-pytorch.
+
+    Args:
+      height: of the last scale, in px.
+      width: of the last scale, in px.
+      min_size: of the longest side of the first scale, in px; 0 gives one scale only, as does
+        a picture that is no larger.
+      factor: more than 1.
+    """
+    found: list[Shape] = [(height, width)]
+    for number in itertools.count(1):
+        size = round(max(height, width) / factor**number)
+        if not min_size or size < min_size:
+            break
+        shape = fit(height, width, size)
+        if shape != found[-1]:  # rounding can take a small factor back
+            found.append(shape)
+    return tuple(reversed(found))
+
+
+def fit(height: int, width: int, size: int) -> Shape:
+    """Return the shape of the same proportions whose longest side is `size` px."""
+    longest = max(height, width)
+    return max(1, round(height * size / longest)), max(1, round(width * size / longest))
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "method"))
+def resample(
+    image: Float[Array, "*batch h w c"], shape: Shape, *, method: Method = "lanczos3"
+) -> Float[Array, "*batch p q c"]:
+    """Resample an image to (height, width) px; smoothed first where it shrinks.
+
+    Nothing is clipped: lanczos3 and cubic overshoot at edges. An image that has the shape already
+    is returned as it is.
+    """
+    if image.shape[-3:-1] == shape:
+        return image
+    found: Array = jax.image.resize(image, (*image.shape[:-3], *shape, image.shape[-1]), method)
+    return found
+
+
+def resample_adam(state: AdamState, shape: Shape) -> AdamState:
+    """Bring Adam's moments of an image to another size, and keep its count of updates.
+
+    The mean is interpolated by cubics and the square linearly, kept at least 0, as in
+    crowsonkb/style-transfer-pytorch.
+    """
+    return AdamState(
+        state.iteration,
+        resample(state.mean, shape, method="cubic"),
+        jnp.maximum(resample(state.square, shape, method="linear"), 0),
+    )
+
+
+def carry(state: State, fresh: State) -> State:
+    """Start a larger scale: the fresh state with what the optimizer knew at the scale before.
+
+    Adam goes on. Pairs of L-BFGS belong to the function of one scale, so it starts anew.
+    """
+    if not isinstance(state.optimizer, AdamState):
+        return fresh
+    shape = fresh.variable.shape[-3:-1]
+    return fresh._replace(optimizer=resample_adam(state.optimizer, shape))

@@ -1,0 +1,69 @@
+"""Terms that look at the picture alone: pure functions of sRGB images, one value for each image."""
+
+from typing import Literal, assert_never
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+TotalVariation = Literal["nine-point", "l2", "l1"]
+
+_AXES = (-3, -2, -1)
+
+
+def total_variation(
+    image: Float[Array, "*batch h w 3"], *, kind: TotalVariation = "nine-point"
+) -> Float[Array, "*batch"]:
+    """Sum up how much neighboring pixels differ.
+
+    Args:
+      image: sRGB in [0, 1]; in other units a value grows with their square ("l1": with them).
+      kind: "nine-point": mean squares of the differences to all eight neighbors, the diagonal ones
+        with a quarter of the others' weight; the border is repeated once. It does not depend on the
+        picture's size for equal slopes. crowsonkb/style-transfer-pytorch, `TVLoss`.
+        "l2": half the sum of the squared differences to the right and lower neighbors, without the
+        last row and column. jcjohnson/neural-style, `TVLoss`, which knows only its gradient; there
+        in units of 256.
+        "l1": the sum of the absolute differences to the right and lower neighbors.
+        ProGamerGov/neural-style-pt, `TVLoss`; there in units of 256.
+    """
+    match kind:
+        case "nine-point":
+            edges = [(0, 0)] * (image.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
+            x = jnp.pad(image, edges, mode="edge")
+            inner = x[..., 1:-1, 1:-1, :]
+            straight = _mean_square(x[..., 1:-1, 2:, :] - inner)
+            straight += _mean_square(x[..., 2:, 1:-1, :] - inner)
+            diagonal = _mean_square(x[..., 1:, 1:, :] - x[..., :-1, :-1, :])
+            diagonal += _mean_square(x[..., 1:, :-1, :] - x[..., :-1, 1:, :])
+            return 2 * (straight / 3 + diagonal / 12)
+        case "l2":
+            right, down = _differences(image)
+            right, down = right[..., :-1, :, :], down[..., :, :-1, :]
+            return (jnp.sum(right**2, axis=_AXES) + jnp.sum(down**2, axis=_AXES)) / 2
+        case "l1":
+            right, down = _differences(image)
+            return jnp.sum(_magnitude(right), axis=_AXES) + jnp.sum(_magnitude(down), axis=_AXES)
+        case _:
+            assert_never(kind)
+
+
+def _mean_square(x: Array) -> Array:
+    return jnp.mean(x**2, axis=_AXES)
+
+
+def _magnitude(x: Array) -> Array:
+    # The gradient of jnp.abs is 1 at zero; torch's is 0, and a flat picture should stay flat.
+    return x * jax.lax.stop_gradient(jnp.sign(x))
+
+
+def _differences(image: Array) -> tuple[Array, Array]:
+    return (
+        image[..., :, 1:, :] - image[..., :, :-1, :],
+        image[..., 1:, :, :] - image[..., :-1, :, :],
+    )
+
+
+def range_penalty(image: Float[Array, "*batch h w 3"]) -> Float[Array, "*batch"]:
+    """Mean squared distance of the values from [0, 1], where a picture can show them."""
+    return _mean_square(image - jnp.clip(image, 0, 1))
