@@ -1,0 +1,117 @@
+"""Pictures by recipes, as a contact sheet to look at: `python -m benchmarks.gallery`.
+
+Each row is a pair of a content and a style image, each column a recipe: a preset's name with flags
+of the main job behind it, as in `--recipes default "crowson --steps=100"`.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from rich.console import Console
+
+from nst_jax import cli
+from nst_jax.backend import device_name
+from nst_jax.errors import InputError
+from nst_jax.files import atomic_write
+from nst_jax.flags import Parser, exit_code
+from nst_jax.images import check_output, load_image
+
+PROGRAM = "benchmarks.gallery"
+_GAP, _LINE = 6, 14  # px
+
+
+def _parser() -> Parser:
+    parser = Parser(prog=PROGRAM, description="Make a contact sheet of pictures by recipes.")
+    add = parser.add_argument
+    add("--content", nargs="+", default=["png/content.png"], metavar="PATH")
+    add("--style", nargs="+", default=["png/style.png"], metavar="PATH", help="one for each row")
+    add("--recipes", nargs="+", default=["default", "pytorch"], metavar="R", help="see above")
+    add("--beside", nargs="*", default=[], metavar="PATH", help="pictures for one more column each")
+    add("--size", type=int, default=256, metavar="N", help="longest side in px (default: 256)")
+    add("--weights", default="auto", metavar="W", help="as in the main job (default: auto)")
+    add("--output", default="gallery.png", metavar="PATH", help="(default: %(default)s)")
+    add("--json", metavar="FILE", help="write what each picture took")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with the given arguments, by default the process's; return its code."""
+    flags = _parser().parse_args(argv)
+    return exit_code(PROGRAM, lambda: _run(flags))
+
+
+def _run(flags: argparse.Namespace) -> int:
+    output = Path(flags.output)
+    check_output(output)
+    contents = flags.content * (len(flags.style) if len(flags.content) == 1 else 1)
+    pairs = list(zip(contents, flags.style, strict=True))
+    console, rows, found = Console(highlight=False, soft_wrap=True), [], []
+    for content, style in pairs:
+        row = [(load_image(content, size=flags.size), "content")]
+        row.append((load_image(style, size=flags.size), "style"))
+        for recipe in flags.recipes:
+            picture, seconds = paint(content, style, recipe, flags.size, flags.weights)
+            console.print(f"{content} {style} {recipe}: {seconds:.1f} s")
+            row.append((picture, f"{recipe}, {seconds:.0f} s"))
+            found.append({"content": content, "style": style, "recipe": recipe, "seconds": seconds})
+        row += [(load_image(path, size=flags.size), Path(path).stem) for path in flags.beside]
+        rows.append(row)
+        sheet(rows).save(output)  # what there is so far
+    if flags.json:
+        report = {"device": device_name(), "size": flags.size, "pictures": found}
+        with atomic_write(flags.json) as temporary:
+            Path(temporary).write_text(json.dumps(report, indent=1))
+    return 0
+
+
+def paint(
+    content: str, style: str, recipe: str, size: int, weights: str
+) -> tuple[Float[np.ndarray, "_ _ 3"], float]:
+    """Do the main job; return the picture and the seconds it took.
+
+    Compiled programs are taken from the cache; the time to compile the others counts.
+
+    Raises:
+      InputError: if the main job fails; it has said why.
+    """
+    name, *more = shlex.split(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        output = str(Path(folder, "picture.png"))
+        job = [f"--content={content}", f"--style={style}", f"--preset={name}", f"--size={size}"]
+        job += [f"--weights={weights}", f"--output={output}", "--quiet", *more]
+        began = time.perf_counter()
+        if cli.main(job):
+            raise InputError(f"the recipe {recipe!r} failed")
+        return load_image(output), time.perf_counter() - began
+
+
+def sheet(rows: Sequence[Sequence[tuple[Float[np.ndarray, "_ _ 3"], str]]]) -> Image.Image:
+    """Lay pictures with their titles out in rows, each cell as large as the largest picture."""
+    cells = [cell for row in rows for cell in row]
+    height = max(picture.shape[0] for picture, _ in cells) + _LINE
+    width = max(picture.shape[1] for picture, _ in cells)
+    columns = max(map(len, rows))
+    whole = Image.new(
+        "RGB", (columns * (width + _GAP) - _GAP, len(rows) * (height + _GAP) - _GAP), "white"
+    )
+    draw = ImageDraw.Draw(whole)
+    for i, row in enumerate(rows):
+        for j, (picture, title) in enumerate(row):
+            left, top = j * (width + _GAP), i * (height + _GAP)
+            draw.text((left, top), title, fill="black")
+            pixels = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+            whole.paste(Image.fromarray(pixels), (left, top + _LINE))
+    return whole
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Time to quality: `python -m benchmarks.race`.
+
+How long until the preset `pytorch`'s own total loss falls to what its own steps of Adam reach: for
+Adam itself, for L-BFGS, and over scales. All runs take turns in one process. A run rests while it
+is ahead of Adam, so each is timed up to the loss that Adam ends at, and no further. Programs are
+compiled before.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from nst_jax.backend import device_name, resolve
+from nst_jax.compiled import kept_programs
+from nst_jax.config import Config
+from nst_jax.files import atomic_write
+from nst_jax.flags import Parser, arithmetic_line, exit_code
+from nst_jax.images import load_image
+from nst_jax.presets import preset
+from nst_jax.problem import build_network
+from nst_jax.transfer import Snapshot, stylize
+from nst_jax.vgg import VGG19
+from nst_jax.weights import find_weights
+
+PROGRAM = "benchmarks.race"
+_SECONDS = 2.0  # of a turn
+_FOREVER = 10**6  # steps
+ADAM = "adam"
+
+
+def methods(steps: int) -> dict[str, Config]:
+    """Return the ways to minimize one and the same loss; `steps` are Adam's."""
+    adam = dataclasses.replace(preset("pytorch"), steps=steps)
+    lbfgs = dataclasses.replace(adam, optimizer="lbfgs", memory_size=10, steps=_FOREVER)
+    torch = dataclasses.replace(adam, optimizer="lbfgs-torch", steps=_FOREVER)
+    return {
+        ADAM: adam,
+        "adam, learning rate 0.02": dataclasses.replace(adam, learning_rate=0.02, steps=_FOREVER),
+        "lbfgs-torch": torch,
+        "lbfgs": lbfgs,
+        "lbfgs over scales": dataclasses.replace(
+            lbfgs, min_size=64, scale_factor=2.0, first_steps=100, steps=100
+        ),
+    }
+
+
+class Runner:
+    """One run, some seconds at a time.
+
+    Attributes:
+      seconds: used so far.
+      best: the least total loss so far at the final size.
+    """
+
+    def __init__(self, snapshots: Iterator[Snapshot], shape: tuple[int, ...]):
+        self._snapshots, self._shape = snapshots, shape
+        self.seconds, self.best, self.steps, self.ended = 0.0, np.inf, 0, False
+        self.curve: list[tuple[float, float]] = []
+
+    def advance(self) -> None:
+        """Take one turn."""
+        began = time.perf_counter()
+        snapshot = next(self._snapshots, None)
+        self.seconds += time.perf_counter() - began
+        if snapshot is None or not snapshot.finite:
+            self.ended = True
+            return
+        self.steps = snapshot.step
+        if snapshot.image.shape == self._shape:
+            self.best = min(self.best, float(snapshot.losses.total.min()))
+            self.curve.append((self.seconds, self.best))
+
+
+def race(runners: Mapping[str, Runner]) -> None:
+    """Let all take turns until Adam has ended and no other is behind it."""
+    adam = runners[ADAM]
+    while not adam.ended:
+        adam.advance()
+        for runner in runners.values():
+            while runner is not adam and not runner.ended and runner.best > adam.best:
+                runner.advance()
+
+
+def _parser() -> Parser:
+    parser = Parser(prog=PROGRAM, description="Time ways to minimize the PyTorch program's loss.")
+    add = parser.add_argument
+    add("--content", default="png/content.png", metavar="PATH", help="(default: %(default)s)")
+    add("--style", default="png/style.png", metavar="PATH", help="(default: %(default)s)")
+    add("--size", type=int, default=256, metavar="N", help="longest side in px (default: 256)")
+    add("--steps", type=int, default=2000, metavar="N", help="of Adam (default: 2000)")
+    add("--weights", default="auto", metavar="W", help="as in the main job (default: auto)")
+    add("--json", metavar="FILE", help="write all numbers, the curves too")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with the given arguments, by default the process's; return its code."""
+    flags = _parser().parse_args(argv)
+    return exit_code(PROGRAM, lambda: _run(flags))
+
+
+def _run(flags: argparse.Namespace) -> int:
+    console = Console(highlight=False, soft_wrap=True)
+    content = load_image(flags.content, size=flags.size)
+    style = load_image(flags.style, shape=content.shape[:2])
+    weights = find_weights(flags.weights)
+    runners: dict[str, Runner] = {}
+    with kept_programs(lambda message: print(message, file=sys.stderr)):
+        for name, config in methods(flags.steps).items():
+            config = resolve(config)
+            network = build_network(weights.params, config)
+
+            def start(config: Config, network: VGG19 = network) -> Iterator[Snapshot]:
+                return stylize(
+                    content,
+                    style,
+                    network=network,
+                    config=config,
+                    snapshot_every=None,
+                    snapshot_seconds=_SECONDS,
+                )
+
+            for _ in start(dataclasses.replace(config, steps=1, first_steps=1)):
+                pass  # compiles
+            runners[name] = Runner(start(config), content.shape)
+        console.print(f"device   {device_name()}\nweights  {weights.origin}")
+        console.print(f"{arithmetic_line(config)}, {content.shape[1]}x{content.shape[0]} px")
+        race(runners)
+    target, seconds = runners[ADAM].best, runners[ADAM].seconds
+    console.print(f"{'to a loss of ' + format(target, '.4g'):<26} steps  seconds  times Adam's")
+    for name, runner in runners.items():
+        share = runner.seconds / seconds
+        reached = "" if runner.best <= target else f"  not reached: {runner.best:.4g}"
+        console.print(f"{name:<26} {runner.steps:>5} {runner.seconds:>8.1f} {share:>9.3f}{reached}")
+    if flags.json:
+        report = {
+            "device": device_name(),
+            "size": content.shape[:2],
+            "target": target,
+            "curves": {name: runner.curve for name, runner in runners.items()},
+        }
+        with atomic_write(flags.json) as temporary:
+            Path(temporary).write_text(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
