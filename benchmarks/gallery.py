@@ -5,7 +5,6 @@ of the main job behind it, as in `--recipes default "crowson --steps=100"`.
 """
 
 import argparse
-import json
 import shlex
 import sys
 import tempfile
@@ -21,9 +20,9 @@ from rich.console import Console
 from nst_jax import cli
 from nst_jax.backend import device_name
 from nst_jax.errors import InputError
-from nst_jax.files import atomic_write
+from nst_jax.files import write_json
 from nst_jax.flags import Parser, exit_code
-from nst_jax.images import check_output, load_image
+from nst_jax.images import check_output, load_image, save_image
 
 PROGRAM = "benchmarks.gallery"
 _GAP, _LINE = 6, 14  # px
@@ -65,11 +64,10 @@ def _run(flags: argparse.Namespace) -> int:
             found.append({"content": content, "style": style, "recipe": recipe, "seconds": seconds})
         row += [(load_image(path, size=flags.size), Path(path).stem) for path in flags.beside]
         rows.append(row)
-        sheet(rows).save(output)  # what there is so far
+        save_image(output, np.asarray(sheet(rows), np.float32) / 255)  # what there is so far
     if flags.json:
         report = {"device": device_name(), "size": flags.size, "pictures": found}
-        with atomic_write(flags.json) as temporary:
-            Path(temporary).write_text(json.dumps(report, indent=1))
+        write_json(flags.json, report)
     return 0
 
 

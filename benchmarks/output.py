@@ -1,6 +1,5 @@
 """What a benchmark shows: a table for each size, Markdown, all numbers as JSON, and a plot."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from rich.table import Table
 from benchmarks.driver import Result
 from benchmarks.modes import EAGER, MODES
 from benchmarks.work import step_bytes, step_flops
-from nst_jax.files import atomic_write
+from nst_jax import files
 
 PLOTS = (".png", ".svg", ".pdf")
 NOTE = (
@@ -150,7 +149,7 @@ def _cells(texts: Sequence[str]) -> str:
 def write_markdown(path: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
     """Write the tables of all sizes, and what they were measured on."""
     parts = [heading(report), *(markdown(group) for group in by_size(results)), f"{NOTE}.\n"]
-    with atomic_write(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_text("\n".join(parts))
 
 
@@ -178,8 +177,7 @@ def by_size(results: Sequence[Result]) -> list[list[Result]]:
 def write_json(path: Path, report: Mapping[str, Any], results: Sequence[Result]) -> None:
     """Write every number."""
     content = {**report, "results": [result.as_dict() for result in results]}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    files.write_json(path, content)
 
 
 def roofline(size: int, precision: str, rates: Mapping[str, float]) -> float:
@@ -227,5 +225,5 @@ def write_plot(path: Path, report: Mapping[str, Any], results: Sequence[Result])
     axes.set(xlabel="pixels", ylabel="seconds a step", title=f"{device}, {report['date'][:10]}")
     axes.grid(which="both", color="0.9", linewidth=0.5)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    with atomic_write(path) as temporary:
+    with files.atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)

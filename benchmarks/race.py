@@ -8,11 +8,9 @@ compiled before.
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -20,7 +18,7 @@ from rich.console import Console
 from nst_jax.backend import device_name, resolve
 from nst_jax.compiled import kept_programs
 from nst_jax.config import Config
-from nst_jax.files import atomic_write
+from nst_jax.files import write_json
 from nst_jax.flags import Parser, arithmetic_line, exit_code
 from nst_jax.images import load_image
 from nst_jax.presets import preset
@@ -146,8 +144,7 @@ def _run(flags: argparse.Namespace) -> int:
             "target": target,
             "curves": {name: runner.curve for name, runner in runners.items()},
         }
-        with atomic_write(flags.json) as temporary:
-            Path(temporary).write_text(json.dumps(report))
+        write_json(flags.json, report)
     return 0
 
 

@@ -38,7 +38,15 @@ from nst_jax.flags import (
 from nst_jax.images import check_output, load_image, save_image
 from nst_jax.presets import PRESETS, preset
 from nst_jax.problem import build_network, split_config
-from nst_jax.transfer import Plan, Snapshot, check_inputs, plan, style_shape, stylize
+from nst_jax.transfer import (
+    Plan,
+    Snapshot,
+    check_inputs,
+    plan,
+    style_shape,
+    style_side,
+    stylize,
+)
 from nst_jax.weights import find_weights
 from nst_jax.weights_file import CONVERT_COMMAND, Weights
 
@@ -238,8 +246,7 @@ def _checked_inputs(flags: argparse.Namespace) -> tuple[Config, Images]:
 def _load_style(path: str, picture: tuple[int, int], config: Config) -> np.ndarray:
     if config.style_fit == "stretch":  # as the PyTorch program does
         return load_image(path, shape=style_shape(picture, picture, config))
-    size = config.style_size or max(1, round(max(picture) * config.style_scale))
-    return load_image(path, size=size, enlarge=False)
+    return load_image(path, size=style_side(picture, config), enlarge=False)
 
 
 def _save_or_rescue(output: Path, snapshot: Snapshot) -> bool:

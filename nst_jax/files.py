@@ -1,6 +1,7 @@
 """Write files so that they are complete or absent, and know beforehand that it will work."""
 
 import contextlib
+import json
 import os
 import secrets
 import stat
@@ -35,6 +36,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], content: object) -> None:
+    """Write a value as JSON, in one step; ValueError for numbers that JSON has no word for."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def check_writable(path: str | os.PathLike[str], *, what: str) -> None:

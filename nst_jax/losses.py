@@ -4,14 +4,20 @@ All of them sum in float32 at least, whatever the feature maps are stored in. Le
 dimensions are kept, so each image of a batch has its own value.
 """
 
-from typing import Literal, NamedTuple, assert_never
+from typing import Literal, assert_never
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from nst_jax.moments import StyleStatistics, accumulator, gram_matrix, style_statistics
-from nst_jax.wasserstein import gaussian, relative_wasserstein_loss, wasserstein_loss
+from nst_jax.moments import (
+    StyleStatistics,
+    accumulator,
+    covariance,
+    gram_matrix,
+    style_statistics,
+)
+from nst_jax.wasserstein import Gaussian, gaussian, relative_wasserstein_loss, wasserstein_loss
 
 ContentLoss = Literal["relative", "mean", "half-sum"]
 StyleLoss = Literal[
@@ -24,18 +30,6 @@ StyleLoss = Literal[
     "wasserstein",
     "relative-wasserstein",
 ]
-
-
-class Moments(NamedTuple):
-    """The target of the style loss "moments".
-
-    Attributes:
-      mean: of each channel over positions.
-      covariance: of each two channels over positions.
-    """
-
-    mean: Float[Array, "*batch c"]
-    covariance: Float[Array, "*batch c c"]
 
 
 def content_loss(
@@ -87,7 +81,7 @@ def style_target(
         case "wasserstein" | "relative-wasserstein":
             return gaussian(statistics.mean, second)
         case "moments":
-            return Moments(statistics.mean, second - _outer(statistics.mean))
+            return Gaussian(statistics.mean, covariance(statistics.mean, second))
         case _:
             return second
 
@@ -144,18 +138,14 @@ def style_loss(
             assert_never(kind)
 
 
-def _moments_loss(statistics: StyleStatistics, target: Moments) -> Float[Array, "*batch"]:
+def _moments_loss(statistics: StyleStatistics, target: Gaussian) -> Float[Array, "*batch"]:
     mean = statistics.mean
-    covariance = statistics.gram / statistics.positions - _outer(mean)
+    ours = covariance(mean, statistics.gram / statistics.positions)
     of_mean = jnp.sum((mean - target.mean) ** 2, axis=-1)
-    of_covariance = jnp.sum((covariance - target.covariance) ** 2, axis=(-2, -1))
+    of_covariance = jnp.sum((ours - target.covariance) ** 2, axis=(-2, -1))
     return of_mean / _positive(jnp.sum(target.mean**2, axis=-1)) + of_covariance / _positive(
         jnp.sum(target.covariance**2, axis=(-2, -1))
     )
-
-
-def _outer(mean: Float[Array, "*batch c"]) -> Float[Array, "*batch c c"]:
-    return mean[..., :, None] * mean[..., None, :]
 
 
 def _positive(x: Array) -> Array:

@@ -58,6 +58,13 @@ class StyleStatistics(NamedTuple):
     positions: Float[Array, ""]
 
 
+def covariance(
+    mean: Float[Array, "*batch c"], second_moment: Float[Array, "*batch c c"]
+) -> Float[Array, "*batch c c"]:
+    """Return S - μ μᵀ, with S the mean over positions of the products of channels."""
+    return second_moment - mean[..., :, None] * mean[..., None, :]
+
+
 def style_statistics(features: Float[Array, "*batch h w c"]) -> StyleStatistics:
     """Describe a feature map by its Gram matrix and its mean."""
     acc = accumulator(features)

@@ -1,17 +1,16 @@
 """What a cross-check shows: a table, all its numbers as JSON, and a plot."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+from nst_jax import files
 from nst_jax.backend import device_name
 from nst_jax.config import Config
 from nst_jax.errors import InputError
-from nst_jax.files import atomic_write
 from nst_jax.ladder import Rung, Trajectory, arithmetic, trajectory_budget
 
 PLOTS = (".png", ".svg", ".pdf")
@@ -37,8 +36,7 @@ def write_json(path: Path, rungs: Sequence[Rung], trajectory: Trajectory, config
         "rungs": [{**rung._asdict(), "passed": rung.passed} for rung in rungs],
         "losses": {"torch": trajectory.their_totals.tolist(), "jax": trajectory.totals.tolist()},
     }
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+    files.write_json(path, _finite(content))
 
 
 def _finite(value: object) -> object:
@@ -74,5 +72,5 @@ def write_plot(path: Path, trajectory: Trajectory, config: Config) -> None:
     errors.axhline(trajectory_budget(config), color="tab:red", ls=":", label="budget")
     errors.set(xlabel="step", ylabel="relative difference of the losses")
     errors.legend()
-    with atomic_write(path) as temporary:
+    with files.atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -71,8 +71,12 @@ def style_shape(style: Shape, picture: Shape, config: Config) -> Shape:
     if config.style_fit == "stretch":
         height, width = (max(1, round(side * config.style_scale)) for side in picture)
         return height, width
-    size = config.style_size or round(max(picture) * config.style_scale)
-    return fit(*style, min(max(style), size))
+    return fit(*style, min(max(style), style_side(picture, config)))
+
+
+def style_side(picture: Shape, config: Config) -> int:
+    """Return the longest side that a style image of its own shape may have, beside a picture."""
+    return config.style_size or max(1, round(max(picture) * config.style_scale))
 
 
 def check_inputs(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nst_jax.moments import accumulator
+from nst_jax.moments import accumulator, covariance
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -48,8 +48,7 @@ def gaussian(mean: Float[Array, "*batch c"], second_moment: Float[Array, "*batch
       second_moment: S = F Fᵀ / (H W), the mean of their products, or the same average of several:
         unlike covariances, moments may be averaged.
     """
-    covariance = second_moment - mean[..., :, None] * mean[..., None, :]
-    values, vectors = jnp.linalg.eigh(covariance)
+    values, vectors = jnp.linalg.eigh(covariance(mean, second_moment))
     return Gaussian(mean, _product(vectors * jnp.maximum(values, 0)[..., None, :], vectors.mT))
 
 
