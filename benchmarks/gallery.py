@@ -20,7 +20,7 @@ from rich.console import Console
 from nst_jax import cli
 from nst_jax.backend import device_name
 from nst_jax.errors import InputError
-from nst_jax.files import write_json
+from nst_jax.files import check_writable, write_json
 from nst_jax.flags import Parser, exit_code
 from nst_jax.images import check_output, load_image, save_image
 
@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace) -> int:
     output = Path(flags.output)
     check_output(output)
+    if flags.json:
+        check_writable(flags.json, what="the file of --json")
     contents = flags.content * (len(flags.style) if len(flags.content) == 1 else 1)
     pairs = list(zip(contents, flags.style, strict=True))
     console, rows, found = Console(highlight=False, soft_wrap=True), [], []

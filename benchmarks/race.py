@@ -18,7 +18,7 @@ from rich.console import Console
 from nst_jax.backend import device_name, resolve
 from nst_jax.compiled import kept_programs
 from nst_jax.config import Config
-from nst_jax.files import write_json
+from nst_jax.files import check_writable, write_json
 from nst_jax.flags import Parser, arithmetic_line, exit_code
 from nst_jax.images import load_image
 from nst_jax.presets import preset
@@ -105,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> int:
+    if flags.json:
+        check_writable(flags.json, what="the file of --json")
     console = Console(highlight=False, soft_wrap=True)
     content = load_image(flags.content, size=flags.size)
     style = load_image(flags.style, shape=content.shape[:2])

@@ -235,7 +235,7 @@ def _checked_inputs(flags: argparse.Namespace) -> tuple[Config, Images]:
     for path in (flags.content, *flags.style, flags.start_image):
         if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
             raise InputError(f"--output {output} is the input image {path}; name another file")
-    content = load_image(flags.content, size=config.size)
+    content = load_image(flags.content, size=config.size, side=config.side)
     height, width, _ = content.shape
     styles = [_load_style(path, (height, width), config) for path in flags.style]
     check_inputs(content, styles, config)
@@ -246,7 +246,8 @@ def _checked_inputs(flags: argparse.Namespace) -> tuple[Config, Images]:
 def _load_style(path: str, picture: tuple[int, int], config: Config) -> np.ndarray:
     if config.style_fit == "stretch":  # as the PyTorch program does
         return load_image(path, shape=style_shape(picture, picture, config))
-    return load_image(path, size=style_side(picture, config), enlarge=False)
+    size = style_side(picture, config)
+    return load_image(path, size=size, side=config.style_fit, enlarge=False)
 
 
 def _save_or_rescue(output: Path, snapshot: Snapshot) -> bool:

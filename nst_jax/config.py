@@ -15,6 +15,7 @@ from nst_jax.errors import InputError
 from nst_jax.iterates import Picture
 from nst_jax.losses import ContentLoss, StyleLoss
 from nst_jax.pooling import Pooling
+from nst_jax.pyramid import Side
 from nst_jax.regularizers import TotalVariation
 from nst_jax.vgg import Padding, check_taps
 
@@ -22,11 +23,10 @@ Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]
 Space = Literal["srgb", "normalized"]
 Start = Literal["content", "noise", "gray", "style"]
-StyleFit = Literal["longest", "stretch"]
+StyleFit = Literal["longest", "shortest", "stretch"]
 ComputeDType = Literal["float32", "bfloat16", "float64"]
 # The first compute capability with matrix units for bfloat16 and TF32.
 _AMPERE = 8.0
-_LBFGS = ("lbfgs", "lbfgs-torch")
 
 
 class Layer(NamedTuple):
@@ -45,7 +45,7 @@ def _setting(default: Any, help: str, **metadata: Any) -> Any:
     """Make a field.
 
     In its metadata least, above and below bound its number, flag gives it a command-line flag, and
-    optimizers names those that it is for (all, if absent).
+    only is another setting and those of its values for which this one means anything.
     """
     return field(default=default, metadata={"help": help, "flag": True, **metadata})
 
@@ -58,7 +58,8 @@ class Config:
       InputError: at construction, if a value is out of range.
     """
 
-    size: int = _setting(512, "longest side of the picture in px", least=1)
+    size: int = _setting(512, "length of the picture's --side in px", least=1)
+    side: Side = _setting("longest", "which of the picture's sides --size is about")
     min_size: int = _setting(
         128, "longest side of the first scale in px, at least; 0: one scale only", least=0
     )
@@ -70,10 +71,13 @@ class Config:
         "lbfgs is optax's, with a line search; lbfgs-torch takes the steps of torch.optim.LBFGS",
     )
     learning_rate: float = _setting(
-        0.02, "Adam's step size in units of the space", above=0, optimizers=("adam",)
+        0.02, "Adam's step size in units of the space", above=0, only=("optimizer", ("adam",))
     )
     memory_size: int = _setting(
-        100, "pairs that L-BFGS remembers, two pictures each", least=1, optimizers=_LBFGS
+        100,
+        "pairs that L-BFGS remembers, two pictures each",
+        least=1,
+        only=("optimizer", ("lbfgs", "lbfgs-torch")),
     )
     beta1: float = _setting(0.9, "Adam's decay of the mean gradient", least=0, below=1, flag=False)
     beta2: float = _setting(0.99, "Adam's decay of its square", least=0, below=1, flag=False)
@@ -83,7 +87,11 @@ class Config:
     clamp: bool = _setting(True, "keep every iterate within the colors that can be shown")
     picture: Picture = _setting("average", "which iterate of a scale is its picture")
     average_decay: float = _setting(
-        0.99, "decay of the moving average that --picture=average takes", least=0, below=1
+        0.99,
+        "decay of the moving average that --picture=average takes",
+        least=0,
+        below=1,
+        only=("picture", ("average",)),
     )
     content_loss: ContentLoss = _setting("relative", "formula of a layer's content term")
     content_weight: float = _setting(3.0, "factor of the content loss", least=0)
@@ -101,12 +109,15 @@ class Config:
     )
     style_fit: StyleFit = _setting(
         "longest",
-        "longest: the style image keeps its shape, its longest side is the picture's times the "
-        "style scale and never more than it has; stretch: it takes the picture's shape",
+        "longest, shortest: the style image keeps its shape, and this side of it is the picture's "
+        "times the style scale and never more than it has; stretch: it takes the picture's shape",
     )
     style_scale: float = _setting(1.0, "size of the style image, the picture's being 1", above=0)
     style_size: int = _setting(
-        0, "longest side of the style image in px at every scale; 0: follow the picture", least=0
+        0,
+        "that side of the style image in px at every scale; 0: follow the picture",
+        least=0,
+        only=("style_fit", ("longest", "shortest")),
     )
     tv_loss: TotalVariation = _setting("nine-point", "formula of the total variation")
     tv_weight: float = _setting(20.0, "factor of the total variation", least=0)
@@ -198,11 +209,13 @@ class Config:
     def check_given(self, names: Collection[str]) -> None:
         """Raise InputError if one of the settings named was given but means nothing here."""
         for setting in dataclasses.fields(self):
-            optimizers = setting.metadata.get("optimizers", (self.optimizer,))
-            if setting.name in names and self.optimizer not in optimizers:
+            other, values = setting.metadata.get("only", ("", ("",)))
+            chosen = getattr(self, other, "")
+            if setting.name in names and chosen not in values:
+                name, other = (each.replace("_", "-") for each in (setting.name, other))
                 raise InputError(
-                    f"{setting.name.replace('_', '-')} is a setting of {' and '.join(optimizers)}, "
-                    f"but the optimizer is {self.optimizer}; leave it out"
+                    f"{name} is for the {other} {' or '.join(values)}, "
+                    f"but the {other} is {chosen}; leave it out"
                 )
 
 

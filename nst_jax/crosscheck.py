@@ -195,7 +195,7 @@ def _torch_side() -> tuple[ModuleType, ModuleType]:
 
 def _images(flags: argparse.Namespace, config: Config) -> tuple[np.ndarray, np.ndarray]:
     if flags.content:
-        content = load_image(flags.content, size=config.size)
+        content = load_image(flags.content, size=config.size, side=config.side)
     else:
         content = draw_image(0, config.size * 3 // 4, config.size)
     height, width = content.shape[:2]

@@ -7,7 +7,6 @@ here settles the questions it leaves open, so that every picture becomes what a 
 import io
 import os
 import warnings
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write, check_writable
+from nst_jax.pyramid import Side, fit, side_of
 
 StrPath = str | os.PathLike[str]
 
@@ -36,6 +36,7 @@ def load_image(
     path: StrPath,
     *,
     size: int | None = None,
+    side: Side = "longest",
     shape: tuple[int, int] | None = None,
     enlarge: bool = True,
 ) -> Float[np.ndarray, "height width 3"]:
@@ -46,7 +47,8 @@ def load_image(
 
     Args:
         path: The image file.
-        size: Length in pixels of the longest side, up or down; the aspect ratio is kept.
+        size: Length in pixels of one side, up or down; the aspect ratio is kept.
+        side: Which side that is.
         shape: Exact (height, width) in pixels instead; the aspect ratio is not kept.
         enlarge: Whether `size` may be more than the image has.
 
@@ -67,8 +69,8 @@ def load_image(
         )
     image = _to_srgb(_read(path, name), name)
     if size is not None and not enlarge:
-        size = min(size, max(image.size))
-    pixels = _resized(image, size, shape, name)
+        size = min(size, side_of(image.size, side))
+    pixels = _resized(image, size, side, shape, name)
     return np.asarray(pixels, dtype=np.float32) / 255
 
 
@@ -235,14 +237,13 @@ def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _resized(
-    image: Image.Image, size: int | None, shape: tuple[int, int] | None, name: str
+    image: Image.Image, size: int | None, side: Side, shape: tuple[int, int] | None, name: str
 ) -> Image.Image:
-    """Resize to exactly `shape`, or to a longest side of `size`, or not at all."""
+    """Resize to exactly `shape`, or to a side of `size`, or not at all."""
     if shape is not None:
         height, width = shape
     elif size is not None:
-        longest = max(image.size)  # in fractions: exact for every int
-        width, height = (max(1, round(Fraction(side * size, longest))) for side in image.size)
+        height, width = fit(image.height, image.width, size, side=side)
     else:
         return image
     # What Pillow refuses to open makes no sense to create either.

@@ -61,11 +61,13 @@ _GATYS_PAPER = replace(
 # 26 calls of torch.optim.LBFGS.step make 20 updates each.
 _GATYS_CODE = replace(
     _ONE_SCALE,
+    side="shortest",
     steps=520,
     optimizer="lbfgs-torch",
     style_loss="gatys-code",
     style_weight=1.0,
     style_layers=tuple(Layer(n, 1e3 / c**2) for n, c in zip(_RELUS, _CHANNELS, strict=True)),
+    style_fit="shortest",
 )
 
 # github.com/jcjohnson/neural-style, neural_style.lua. Its picture has 256 units where ours has 1,
@@ -87,6 +89,7 @@ _NEURAL_STYLE = replace(
 # ReLU; 16 calls of torch.optim.LBFGS.step make 20 updates each.
 _PYTORCH_TUTORIAL = replace(
     _ONE_SCALE,
+    side="shortest",
     steps=320,
     optimizer="lbfgs-torch",
     clamp=True,

@@ -5,6 +5,7 @@ Nothing here knows style transfer: images, and optimizers of them.
 
 import functools
 import itertools
+from fractions import Fraction
 from typing import Literal
 
 import jax
@@ -15,6 +16,7 @@ from nst_jax.adam import AdamState
 from nst_jax.optimize import State
 
 Method = Literal["lanczos3", "cubic", "linear"]
+Side = Literal["longest", "shortest"]
 Shape = tuple[int, int]
 
 
@@ -42,10 +44,21 @@ def scales(height: int, width: int, *, min_size: int, factor: float) -> tuple[Sh
     return tuple(reversed(found))
 
 
-def fit(height: int, width: int, size: int) -> Shape:
-    """Return the shape of the same proportions whose longest side is `size` px."""
-    longest = max(height, width)
-    return max(1, round(height * size / longest)), max(1, round(width * size / longest))
+def side_of(shape: Shape, side: Side = "longest") -> int:
+    """Return the length of the longest or the shortest side."""
+    return max(shape) if side == "longest" else min(shape)
+
+
+def fit(height: int, width: int, size: int, *, side: Side = "longest") -> Shape:
+    """Return the shape of the same proportions that has one side of `size` px, the longest say.
+
+    It is exact for every whole number, and half a pixel is rounded to an even number of them.
+    """
+    given = side_of((height, width), side)
+    return (
+        max(1, round(Fraction(height * size, given))),
+        max(1, round(Fraction(width * size, given))),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "method"))

@@ -20,7 +20,7 @@ from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.objective import Losses
 from nst_jax.problem import CAPACITY, Problem, Program, split_config
-from nst_jax.pyramid import Shape, carry, fit, resample, scales
+from nst_jax.pyramid import Shape, Side, carry, fit, resample, scales, side_of
 from nst_jax.vgg import VGG19, check_size, freeze, recast_vgg19
 
 _Picture = Float[Array, "*batch height width 3"]
@@ -71,12 +71,16 @@ def style_shape(style: Shape, picture: Shape, config: Config) -> Shape:
     if config.style_fit == "stretch":
         height, width = (max(1, round(side * config.style_scale)) for side in picture)
         return height, width
-    return fit(*style, min(max(style), style_side(picture, config)))
+    side = config.style_fit
+    return fit(*style, min(side_of(style, side), style_side(picture, config)), side=side)
 
 
 def style_side(picture: Shape, config: Config) -> int:
-    """Return the longest side that a style image of its own shape may have, beside a picture."""
-    return config.style_size or max(1, round(max(picture) * config.style_scale))
+    """Return how long the side that `style_fit` names may be, of a style image of its own shape."""
+    if config.style_size:
+        return config.style_size
+    side: Side = "shortest" if config.style_fit == "shortest" else "longest"
+    return max(1, round(side_of(picture, side) * config.style_scale))
 
 
 def check_inputs(

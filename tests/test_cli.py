@@ -126,7 +126,7 @@ def test_several_styles_and_a_start(job, monkeypatch):
 
 @pytest.mark.parametrize("name", [*PRESETS][2:])  # the first two are in other tests
 def test_every_preset_makes_a_picture(job, name):
-    flags = [f"--preset={name}", "--steps=2", "--first-steps=2", "--min-size=0"]
+    flags = [f"--preset={name}", "--side=longest", "--steps=2", "--first-steps=2", "--min-size=0"]
     assert run([*job, *flags, "--output=o.png"]) == 0
     assert load_image("o.png").shape == (20, 24, 3)
 
@@ -181,8 +181,13 @@ def test_the_result_does_not_depend_on_the_day(job):
         (["--style-weight=inf"], "style-weight is inf"),
         (["--pooling=mean"], "allowed are average, max, l2"),
         (["--optimizer=sgd"], "allowed are adam, lbfgs, lbfgs-torch"),
-        (["--optimizer=lbfgs", "--learning-rate=1"], "is a setting of adam, but the optimizer is"),
-        (["--memory-size=5"], "memory-size is a setting of lbfgs and lbfgs-torch"),
+        (
+            ["--optimizer=lbfgs", "--learning-rate=1"],
+            "learning-rate is for the optimizer adam, but the optimizer is lbfgs",
+        ),
+        (["--average-decay=0.9", "--picture=last"], "average-decay is for the picture average"),
+        (["--style-size=9", "--style-fit=stretch"], "style-size is for the style-fit longest or"),
+        (["--memory-size=5"], "memory-size is for the optimizer lbfgs or lbfgs-torch"),
         (["--optimizer=lbfgs", "--memory-size=0"], "memory-size is 0; it must be at least 1"),
         (["--precision=float16"], "allowed are auto, float32, tf32, bfloat16, float64"),
         (["--precision=tf32"], "precision is tf32, which a cpu does not have; allowed are"),

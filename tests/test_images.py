@@ -610,6 +610,10 @@ def test_enlarged_only_where_that_is_allowed(tmp_path):
     np.testing.assert_array_equal(load_image(path, size=40, enlarge=False), load_image(path))
     assert load_image(path, size=40).shape == (17, 40, 3)
     assert load_image(path, size=7, enlarge=False).shape == (3, 7, 3)
+    assert load_image(path, size=6, side="shortest").shape == (6, 14, 3)
+    assert load_image(path, size=6, side="shortest", enlarge=False).shape == (6, 14, 3)
+    natural = load_image(path)
+    assert load_image(path, size=90, side="shortest", enlarge=False).shape == natural.shape
 
 
 def test_own_size_changes_nothing(tmp_path):

@@ -38,6 +38,8 @@ def test_one_scale_where_none_is_asked_for():
 def test_fit_keeps_the_proportions():
     assert fit(300, 400, 100) == (75, 100)
     assert fit(4, 4000, 100) == (1, 100)
+    assert fit(300, 400, 99, side="shortest") == (99, 132)
+    assert fit(3, 10**17 + 1, 10**17 + 1)[1] == 10**17 + 1
 
 
 @pytest.mark.parametrize("method", ["lanczos3", "cubic", "linear"])

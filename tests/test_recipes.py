@@ -32,6 +32,12 @@ def test_a_sheet_has_a_row_for_each_pair_and_a_column_for_each_recipe(images, ca
     np.testing.assert_allclose(sheet[14 : 14 + content.shape[0], :24], content, atol=1e-6)
 
 
+@pytest.mark.parametrize("program", [gallery, race])
+def test_a_report_that_cannot_be_written_is_known_before_the_work(images, capfd, program):
+    assert run(program.main, [*images, "--style=style.png", "--json=none/r.json"]) == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
 def test_a_recipe_that_is_none_is_one_line(images, capfd):
     assert run(gallery.main, [*images, "--style=style.png", "--recipes=oil"]) == 2
     assert "preset is 'oil'" in capfd.readouterr().err

@@ -455,6 +455,9 @@ def test_a_start_of_ones_own(network, photographs):
         ("longest", 0.5, 0, (30, 40)),
         ("longest", 9.0, 0, (150, 200)),  # it has no more
         ("longest", 1.0, 100, (75, 100)),
+        ("shortest", 1.0, 0, (50, 67)),
+        ("shortest", 1.0, 75, (75, 100)),
+        ("shortest", 9.0, 0, (150, 200)),
         ("stretch", 1.0, 0, (80, 50)),
         ("stretch", 2.0, 0, (160, 100)),
     ],
