@@ -1,11 +1,16 @@
-"""Neural style transfer in JAX: `stylize` is the whole job, the rest are its pure parts."""
+"""Neural style transfer in JAX: `stylize` is the whole job, the rest are its pure parts.
+
+What reads files and weights is imported when it is first asked for, so that those who need the pure
+parts alone wait for nothing else.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from nst_jax.config import Config as Config
 from nst_jax.config import Layer as Layer
 from nst_jax.config import layers as layers
 from nst_jax.errors import InputError as InputError
-from nst_jax.images import load_image as load_image
-from nst_jax.images import save_image as save_image
 from nst_jax.losses import content_loss as content_loss
 from nst_jax.losses import style_loss as style_loss
 from nst_jax.losses import style_target as style_target
@@ -16,12 +21,40 @@ from nst_jax.objective import Losses as Losses
 from nst_jax.objective import Targets as Targets
 from nst_jax.objective import make_targets as make_targets
 from nst_jax.objective import style_transfer_loss as style_transfer_loss
+from nst_jax.optimize import State as State
+from nst_jax.optimize import init as init
+from nst_jax.optimize import run as run
+from nst_jax.optimize import step as step
+from nst_jax.perceptual import describe_style as describe_style
+from nst_jax.perceptual import perceptual_loss as perceptual_loss
 from nst_jax.presets import PRESETS as PRESETS
 from nst_jax.presets import preset as preset
+from nst_jax.regularizers import total_variation as total_variation
 from nst_jax.transfer import Snapshot as Snapshot
 from nst_jax.transfer import stylize as stylize
 from nst_jax.vgg import VGG19 as VGG19
 from nst_jax.vgg import build_vgg19 as build_vgg19
-from nst_jax.weights import load_vgg19 as load_vgg19
+from nst_jax.vgg import parameters as parameters
+
+if TYPE_CHECKING:
+    from nst_jax.images import load_image as load_image
+    from nst_jax.images import save_image as save_image
+    from nst_jax.weights import load_vgg19 as load_vgg19
 
 __version__ = "0.1.0"
+
+_LATER = {
+    "load_image": "nst_jax.images",
+    "save_image": "nst_jax.images",
+    "load_vgg19": "nst_jax.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LATER])

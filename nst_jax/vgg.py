@@ -6,7 +6,7 @@ arXiv 1508.06576, replace its max pooling by average pooling; that is the defaul
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -301,7 +301,7 @@ def parameter_shapes(deepest: str = TAPS[-1]) -> dict[str, tuple[int, ...]]:
 
 
 def build_vgg19(
-    params: dict[str, np.ndarray],
+    params: Mapping[str, np.ndarray | Array],
     *,
     pooling: Pooling = "average",
     pool_scale: float = 1.0,
@@ -354,6 +354,19 @@ def build_vgg19(
             array = jnp.asarray(params[f"{row.name}.{leaf}"], dtype=param_dtype)
             setattr(layer, leaf, nnx.Param(array))
     return network
+
+
+def parameters(network: VGG19) -> dict[str, Array]:
+    """Return a network's parameters as a plain dict, what `build_vgg19` takes.
+
+    For those who hold parameters in their own tree, as Linen, Haiku or Equinox do: in a compiled
+    function `build_vgg19(params)(image)` is a pure function of both.
+    """
+    return {
+        f"{row.name}.{leaf}": getattr(layer, leaf)[...]
+        for row, layer in zip(CONVS, network.convs, strict=False)
+        for leaf in ("kernel", "bias")
+    }
 
 
 def recast_vgg19(

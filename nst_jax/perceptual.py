@@ -1,0 +1,101 @@
+"""Content and style as a loss for training other networks, on batches of what they put out."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import jax
+from jaxtyping import Array, Float
+
+from nst_jax.losses import ContentLoss, StyleLoss
+from nst_jax.moments import StyleStatistics, style_statistics
+from nst_jax.objective import (
+    FeatureFn,
+    Image,
+    Losses,
+    Weight,
+    assemble_targets,
+    style_transfer_loss,
+)
+
+
+def describe_style(
+    features: FeatureFn, style: Image, *, layers: Sequence[str]
+) -> OrderedDict[str, StyleStatistics]:
+    """Take a style image's statistics, once, for `perceptual_loss`.
+
+    Args:
+      features: the network; it must return at least these layers.
+      style: sRGB in [0, 1], HWC of any size; or NHWC with one for each image of later batches.
+      layers: names of the maps to take statistics of.
+
+    Raises:
+      KeyError: if `features` does not return one of the layers.
+    """
+    maps = features(style)
+    return OrderedDict((name, style_statistics(maps[name])) for name in layers)
+
+
+def perceptual_loss(
+    images: Image,
+    contents: Image,
+    style: Mapping[str, StyleStatistics] = MappingProxyType({}),
+    *,
+    features: FeatureFn,
+    content_layers: Sequence[str],
+    content_weight: Weight = 1.0,
+    style_weight: Weight = 1.0,
+    content_loss: ContentLoss = "relative",
+    style_loss: StyleLoss = "moments",
+    content_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
+    style_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
+) -> tuple[Float[Array, ""], Losses]:
+    """Compare images with others by a network's features, and with a style's statistics.
+
+    Johnson, Alahi and Fei-Fei, arXiv 1603.08155, section 3.2: their feature reconstruction loss is
+    `content_loss="mean"`, their style reconstruction loss `style_loss="gatys-code"`, which is the
+    same number. The defaults are our own recipe's formulas, which no factor of the activations
+    changes. Differentiate it in `images`, or in the parameters that made them; `contents` get no
+    gradient.
+
+    Args:
+      images: sRGB, NHWC or HWC, as a network in training puts them out.
+      contents: what they should have the content of; of the same shape.
+      style: from `describe_style`; without it there is no style loss, and this is the perceptual
+        loss of super-resolution and the like.
+      features: the network; it must return at least the layers named here and in `style`.
+      content_layers: names of the maps to compare.
+      content_weight: factor of the content loss.
+      style_weight: factor of the style loss.
+      content_loss: see `losses.content_loss`.
+      style_loss: see `losses.style_loss`.
+      content_layer_weights: factor of a layer's term; 1 for those not named.
+      style_layer_weights: the same for the style loss.
+
+    Returns:
+      The loss and its parts, each the mean over the batch, so that its size does not matter.
+
+    Raises:
+      KeyError: if `features` does not return one of the layers.
+    """
+    maps = jax.lax.stop_gradient(features(contents))
+    targets = assemble_targets(
+        OrderedDict((name, maps[name]) for name in content_layers),
+        {name: style_statistics(maps[name]) for name in style},
+        [style],
+        style_loss=style_loss,
+    )
+    _, losses = style_transfer_loss(
+        images,
+        targets,
+        features=features,
+        content_weight=content_weight,
+        style_weight=style_weight,
+        content_loss=content_loss,
+        style_loss=style_loss,
+        content_layer_weights=content_layer_weights,
+        style_layer_weights=style_layer_weights,
+    )
+    count = images.shape[0] if images.ndim > 3 else 1
+    losses = jax.tree.map(lambda sum_: sum_ / count, losses)
+    return losses.total, losses
