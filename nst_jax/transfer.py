@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from nst_jax import optimize, problem
+from nst_jax.arrays import ImageLike, as_image
 from nst_jax.backend import resolve
 from nst_jax.beginning import first_picture
 from nst_jax.config import Config
@@ -118,12 +118,12 @@ def _shape(image: Float[np.ndarray | Array, "..."]) -> Shape:
 
 
 def stylize(
-    content: ArrayLike,
-    style: ArrayLike | Sequence[ArrayLike],
+    content: ImageLike,
+    style: ImageLike | Sequence[ImageLike],
     *,
     network: VGG19,
     config: Config | None = None,
-    start: ArrayLike | None = None,
+    start: ImageLike | None = None,
     snapshot_every: int | None = 50,
     snapshot_seconds: float | None = None,
 ) -> Iterator[Snapshot]:
@@ -133,8 +133,9 @@ def stylize(
     one before, and Adam with what it knew there.
 
     Args:
-      content: sRGB floats in [0, 1], HWC, or NHWC for independent pictures of one shape. The
-        result has the size that it has; `images.load_image` resizes.
+      content: sRGB floats in [0, 1], HWC, or NHWC for independent pictures of one shape; an array
+        of JAX, NumPy, or of PyTorch and others by DLPack. The result has the size that it has;
+        `images.load_image` resizes.
       style: the same, of any size, or a list or tuple of such for a blend of several styles; one
         image serves a whole batch.
       network: from `load_vgg19`, with the config's dtype unless the precision is auto. It pools,
@@ -170,14 +171,14 @@ def stylize(
     given: list[Any] = list(style) if isinstance(style, list | tuple) else [style]
     if not given:
         raise InputError("there is no style image; give at least one")
-    content = _as_image(content, "content", config)
-    styles = [_as_image(image, "style", config) for image in given]
+    content = as_image(content, role="content", dtype=config.image_dtype)
+    styles = [as_image(image, role="style", dtype=config.image_dtype) for image in given]
     if content.ndim == 4 and config.optimizer != "adam":
         raise InputError(
             f"the content image is a batch of {len(content)}; {config.optimizer} takes one picture "
             "at a time, of shape (height, width, 3)"
         )
-    first = None if start is None else _as_image(start, "start", config)
+    first = None if start is None else as_image(start, role="start", dtype=config.image_dtype)
     _check_batches(content, [*styles, *([] if first is None else [first])])
     check_inputs(content, styles, config)
     return _snapshots(content, styles, first, network, config, snapshot_every, snapshot_seconds)
@@ -213,21 +214,6 @@ def _settle(network: VGG19, config: Config) -> tuple[VGG19, Config]:
         padding=config.padding,
     )
     return recast, chosen
-
-
-def _as_image(image: ArrayLike, role: str, config: Config) -> _Style:
-    array = jnp.asarray(image)
-    if (
-        array.ndim not in (3, 4)
-        or array.shape[-1] != 3
-        or not array.size
-        or not jnp.issubdtype(array.dtype, jnp.floating)
-    ):
-        raise InputError(
-            f"the {role} image is {array.dtype}{list(array.shape)}; allowed are floats in [0, 1] "
-            "of shape (height, width, 3) or (n, height, width, 3)"
-        )
-    return array.astype(jnp.float64) if config.dtype == "float64" else array
 
 
 def begin(

@@ -1,0 +1,79 @@
+"""Images come as arrays of many libraries."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nst_jax import InputError, stylize
+from nst_jax.arrays import as_image
+from nst_jax.config import Config, layers
+
+IMAGE = np.random.default_rng(0).uniform(size=(6, 8, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray, np.float64, jnp.bfloat16, np.float16])
+def test_any_float_array_becomes_one_of_jax(make):
+    found = as_image(make(IMAGE), role="content")
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, IMAGE, atol=0.004)  # a rounding of bfloat16
+
+
+def test_tensors_of_torch(torch):
+    tensor = torch.from_numpy(IMAGE.copy())
+    found = as_image(tensor, role="content")
+    slices = as_image(tensor[:, ::2], role="content")
+    turned = as_image(torch.from_numpy(IMAGE.transpose(2, 0, 1).copy()).permute(1, 2, 0), role="x")
+    narrow = as_image(tensor.bfloat16(), role="content")
+    tensor.zero_()
+    np.testing.assert_array_equal(found, IMAGE)
+    np.testing.assert_array_equal(slices, IMAGE[:, ::2])
+    np.testing.assert_array_equal(turned, IMAGE)
+    np.testing.assert_allclose(narrow, IMAGE, atol=0.004)
+
+
+def test_a_tensor_with_a_gradient_is_refused_with_torchs_advice(torch):
+    with pytest.raises(InputError, match=r"the style image cannot be taken over: .*detach"):
+        as_image(torch.from_numpy(IMAGE.copy()).requires_grad_(), role="style")
+    with pytest.raises(InputError, match="the style image cannot be taken over"):
+        as_image(torch.zeros((6, 8, 3), dtype=torch.bfloat16)[:, ::2], role="style")
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (IMAGE.transpose(2, 0, 1), "the channels come last here, not first"),
+        ((IMAGE * 255).astype(np.uint8), "divide levels by 255"),
+        (IMAGE[..., 0], r"float32\[6, 8\]; allowed are floats in \[0, 1\] of shape"),
+        (IMAGE[:0], r"float32\[0, 8, 3\]; allowed are"),
+    ],
+)
+def test_others_are_refused_in_one_line(image, said):
+    with pytest.raises(InputError, match=said) as caught:
+        as_image(image, role="content")
+    assert "\n" not in str(caught.value)
+
+
+def test_torch_in_is_the_same_picture(torch, random_params):
+    from nst_jax import build_vgg19
+
+    network = build_vgg19(random_params, deepest="relu1_2")
+    config = Config(
+        steps=2, min_size=0, style_layers=layers("relu1_1"), content_layers=layers("relu1_2")
+    )
+    pictures = [
+        [*stylize(make(IMAGE), [make(IMAGE[::-1].copy())], network=network, config=config)][-1]
+        for make in (np.asarray, lambda x: torch.from_numpy(x.copy()))
+    ]
+    np.testing.assert_array_equal(pictures[0].image, pictures[1].image)
+
+
+def test_narrow_images_do_not_make_a_narrow_run(random_params):
+    from nst_jax import build_vgg19
+
+    network = build_vgg19(random_params, deepest="relu1_2")
+    config = Config(
+        steps=1, min_size=0, style_layers=layers("relu1_1"), content_layers=layers("relu1_2")
+    )
+    *_, last = stylize(jnp.bfloat16(IMAGE), jnp.bfloat16(IMAGE), network=network, config=config)
+    assert last.image.dtype == jnp.float32
+    assert last.losses.total.dtype == np.float32
