@@ -19,7 +19,7 @@ def test_any_float_array_becomes_one_of_jax(make):
 
 
 def test_tensors_of_torch(torch):
-    tensor = torch.from_numpy(IMAGE.copy())
+    tensor = torch.tensor(IMAGE)  # in memory of its own, aligned so that JAX could use it
     found = as_image(tensor, role="content")
     slices = as_image(tensor[:, ::2], role="content")
     turned = as_image(torch.from_numpy(IMAGE.transpose(2, 0, 1).copy()).permute(1, 2, 0), role="x")
