@@ -5,7 +5,7 @@ parts alone wait for nothing else.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import typing
 
 from nst_jax.config import Config as Config
 from nst_jax.config import Layer as Layer
@@ -36,7 +36,7 @@ from nst_jax.vgg import VGG19 as VGG19
 from nst_jax.vgg import build_vgg19 as build_vgg19
 from nst_jax.vgg import parameters as parameters
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from nst_jax.images import load_image as load_image
     from nst_jax.images import save_image as save_image
     from nst_jax.weights import load_vgg19 as load_vgg19
@@ -50,7 +50,7 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LATER[name]), name)

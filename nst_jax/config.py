@@ -37,7 +37,12 @@ class Layer(NamedTuple):
 
 
 def layers(*names: str, **weights: float) -> tuple[Layer, ...]:
-    """Return layers with their weights: `layers("relu1_1", "relu2_1")`, `layers(relu1_1=256)`."""
+    """Return layers with their weights: `layers("relu1_1", "relu2_1")`, `layers(relu1_1=256)`.
+
+    Args:
+      names: taps of the network, each with the weight 1.
+      weights: taps of the network and the factors of their terms.
+    """
     return (*map(Layer, names), *(Layer(name, weight) for name, weight in weights.items()))
 
 

@@ -83,7 +83,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--quiet", action="store_true", help="print only what is over its budget")
     names = "size steps learning_rate memory_size content_weight style_weight pooling"
-    add_setting_flags(parser, (*names.split(), "precision", "conv", "seed"), base=_BASE)
+    add_setting_flags(parser, names=(*names.split(), "precision", "conv", "seed"), base=_BASE)
     return parser
 
 

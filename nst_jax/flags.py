@@ -37,8 +37,8 @@ class Parser(argparse.ArgumentParser):
 
 def add_setting_flags(
     parser: argparse.ArgumentParser,
-    names: Collection[str] | None = None,
     *,
+    names: Collection[str] | None = None,
     base: Config | None = None,
 ) -> None:
     """Add a flag for fields of `Config`; those not given stay out of the namespace.

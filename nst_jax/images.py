@@ -79,6 +79,10 @@ def save_image(path: StrPath, image: Float[np.ndarray, "height width 3"]) -> Non
 
     The file is replaced in one step: if anything fails, an earlier file at `path` stays intact.
 
+    Args:
+        path: The image file; its suffix is one of `WRITABLE_SUFFIXES`.
+        image: sRGB in [0, 1], HWC; anything that NumPy takes for a float array.
+
     Raises:
         InputError: `image` is not of this shape, not floating-point, empty, or has a NaN; or
             `path` cannot be written, or its format cannot hold the image (too many pixels, say).

@@ -38,7 +38,13 @@ def init(
     optimizer: optax.GradientTransformation,
     keep: Keeper | None = None,
 ) -> State:
-    """Start at `variable` with no update made."""
+    """Start at a variable with no update made.
+
+    Args:
+      variable: where to start, any pytree of floats.
+      optimizer: any optax transformation.
+      keep: from `nst_jax.iterates`; by default nothing is remembered but the last iterate.
+    """
     keep = keep or last()
     # Some optimizers start with weakly typed numbers, which an update makes strong: a program that
     # is compiled for the one would be compiled once more for the other.

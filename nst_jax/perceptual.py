@@ -39,9 +39,9 @@ def describe_style(
 def perceptual_loss(
     images: Image,
     contents: Image,
-    style: Mapping[str, StyleStatistics] = MappingProxyType({}),
     *,
     features: FeatureFn,
+    style: Mapping[str, StyleStatistics] = MappingProxyType({}),
     content_layers: Sequence[str],
     content_weight: Weight = 1.0,
     style_weight: Weight = 1.0,
@@ -61,9 +61,9 @@ def perceptual_loss(
     Args:
       images: sRGB, NHWC or HWC, as a network in training puts them out.
       contents: what they should have the content of; of the same shape.
+      features: the network; it must return at least the layers named here and in `style`.
       style: from `describe_style`; without it there is no style loss, and this is the perceptual
         loss of super-resolution and the like.
-      features: the network; it must return at least the layers named here and in `style`.
       content_layers: names of the maps to compare.
       content_weight: factor of the content loss.
       style_weight: factor of the style loss.

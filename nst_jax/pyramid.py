@@ -44,7 +44,7 @@ def scales(height: int, width: int, *, min_size: int, factor: float) -> tuple[Sh
     return tuple(reversed(found))
 
 
-def side_of(shape: Shape, side: Side = "longest") -> int:
+def side_of(shape: Shape, side: Side) -> int:
     """Return the length of the longest or the shortest side."""
     return max(shape) if side == "longest" else min(shape)
 

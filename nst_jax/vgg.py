@@ -236,6 +236,9 @@ class VGG19(nnx.Module):
 
         For those who optimize a normalized image: to take it to sRGB and back would add rounding of
         a few units in the last place to every evaluation.
+
+        Raises:
+          InputError: for taps or an image that `__call__` would refuse.
         """
         wanted = check_taps(taps)
         if len(convs_to(wanted[-1])) > len(self.convs):

@@ -33,7 +33,7 @@ def test_is_the_mean_over_the_batch(features, batch, photographs, style_loss):
     found, losses = perceptual_loss(
         images,
         contents,
-        describe_style(features, style, layers=STYLE),
+        style=describe_style(features, style, layers=STYLE),
         features=features,
         content_layers=CONTENT,
         style_loss=style_loss,
@@ -75,7 +75,7 @@ def test_johnsons_style_reconstruction_loss(features, batch, photographs):
     _, losses = perceptual_loss(
         images[0],
         contents[0],
-        describe_style(features, jnp.asarray(photographs[0]), layers=STYLE),
+        style=describe_style(features, jnp.asarray(photographs[0]), layers=STYLE),
         features=features,
         content_layers=CONTENT,
         style_loss="gatys-code",

@@ -1,0 +1,253 @@
+"""What every public name promises, checked by looking at the package itself."""
+
+import ast
+import importlib.metadata
+import inspect
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import nst_jax
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "nst_jax"
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+PUBLIC = {
+    name: getattr(nst_jax, name)
+    for name in dir(nst_jax)
+    if not name.startswith("_") and not isinstance(getattr(nst_jax, name), types.ModuleType)
+}
+FUNCTIONS = {name: x for name, x in PUBLIC.items() if callable(x) and not inspect.isclass(x)}
+# What is asked for, not how: these may be given by position although they have a default.
+OPERANDS = {"argv", "taps", "weights", "deepest", "bias", "state", "learning_rate", "message"}
+
+
+def parsed(module):
+    return ast.parse((PACKAGE / f"{module}.py").read_text())
+
+
+def public_functions(module):
+    """Yield the name and the node of each function and method that users may call."""
+    tree = parsed(module)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            members = [(f"{node.name}.{x.name}", x) for x in node.body if hasattr(x, "args")]
+        else:
+            members = [(node.name, node)] if isinstance(node, ast.FunctionDef) else []
+        for name, function in members:
+            last = name.split(".")[-1]
+            if not last.startswith("_") or last in ("__call__", "__init__"):
+                yield name, function
+
+
+def test_the_names():
+    assert set(PUBLIC) == {
+        *("stylize", "Snapshot", "Config", "Layer", "layers", "preset", "PRESETS", "InputError"),
+        *("load_image", "save_image"),
+        *("VGG19", "build_vgg19", "load_vgg19", "parameters"),
+        *("gram_matrix", "StyleStatistics", "style_statistics"),
+        *("content_loss", "style_loss", "style_target", "total_variation"),
+        *("Targets", "Losses", "make_targets", "style_transfer_loss"),
+        *("State", "init", "step", "run"),
+        *("describe_style", "perceptual_loss"),
+    }
+    assert nst_jax.load_image is not None
+    with pytest.raises(AttributeError, match="no attribute 'paint'"):
+        nst_jax.paint  # noqa: B018
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_options_are_keyword_only(module):
+    for name, node in public_functions(module):
+        positional = node.args.posonlyargs + node.args.args
+        optional = {arg.arg for arg in positional[len(positional) - len(node.args.defaults) :]}
+        assert optional <= OPERANDS, f"{module}.{name}"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_parameter_is_explained(name):
+    function, text = FUNCTIONS[name], inspect.getdoc(FUNCTIONS[name])
+    signature = inspect.signature(function)
+    if len(signature.parameters) > 1:
+        explained = set(re.findall(r"^ +(\w+): ", text.partition("Args:\n")[2], re.M))
+        assert explained >= set(signature.parameters)
+    for parameter in signature.parameters.values():
+        assert parameter.annotation is not inspect.Parameter.empty, parameter
+    assert signature.return_annotation is not inspect.Parameter.empty
+
+
+def shapes(annotation):
+    """Return the shapes that a signature names, as "*batch height width 3"."""
+    return re.findall(r"(?:Float|Num|Int|UInt8|Shaped)\[[^']*?'([^']*)'\]", str(annotation))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arrays_have_shapes_and_images_have_units(name):
+    node = dict(public_functions(sys.modules[FUNCTIONS[name].__module__].__name__.split(".")[-1]))
+    source = ast.unparse(node[name].args)
+    bare = re.findall(r": (?:jax\.Array|np\.ndarray|Array)\b", source)
+    assert not bare, source
+    if "Image" in source or any(shape.split()[-1:] == ["3"] for shape in shapes(source)):
+        text = inspect.getdoc(FUNCTIONS[name])
+        assert "sRGB" in text
+        assert "[0, 1]" in text or "of the same shape" in text or "HWC" in text
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_errors_are_announced(module):
+    """Whoever raises an error for the caller says so."""
+    for name, node in public_functions(module):
+        raised = {
+            x.exc.func.id
+            for x in ast.walk(node)
+            if isinstance(x, ast.Raise) and isinstance(x.exc, ast.Call)
+            if isinstance(x.exc.func, ast.Name)
+        }
+        text = ast.get_docstring(node) or ""
+        for error in raised - {"AssertionError", "NotImplementedError"}:
+            if not name.endswith("__"):
+                assert error in text, f"{module}.{name} raises {error}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gram_matrix", "content_loss", "style_loss", "total_variation", "style_transfer_loss"),
+        "perceptual_loss",
+    ],
+)
+def test_formulas_name_their_source(name):
+    assert re.search(r"arXiv \d{4}\.\d{4,5}|[\w-]+/[\w-]+-[\w-]+", inspect.getdoc(PUBLIC[name]))
+
+
+def test_every_class_explains_its_fields():
+    for name, x in PUBLIC.items():
+        fields = getattr(x, "_fields", None)
+        if fields and name != "Layer":
+            explained = re.findall(r"^ +(\w+): ", inspect.getdoc(x), re.M)
+            assert explained == list(fields), name
+
+
+def imports(tree):
+    """Yield the modules that are imported when this one is, and those imported later."""
+    later = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        or (isinstance(function, ast.If) and "TYPE_CHECKING" in ast.unparse(function.test))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module]
+            if node.module == "nst_jax":
+                names = [f"nst_jax.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, node not in later
+
+
+def needs(module):
+    own = (name for name, _ in imports(parsed(module)) if name.startswith("nst_jax."))
+    return {name.split(".")[1] for name in own} & set(MODULES)
+
+
+def reached(module):
+    found, queue = set(), [module]
+    while queue:
+        new = needs(queue.pop()) - found
+        found |= new
+        queue += new
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module):
+    assert module not in reached(module)
+
+
+COMMANDS = {"cli", "convert", "crosscheck", "flags", "report", "compiled"}
+WHOLE = {"objective", "problem", "transfer", "beginning", "presets", "config", *COMMANDS}
+
+
+@pytest.mark.parametrize(
+    ("module", "never"),
+    [
+        ("losses", WHOLE | {"vgg", "optimize", "pyramid", "images", "weights"}),
+        ("moments", WHOLE | {"vgg", "optimize", "pyramid", "images", "weights"}),
+        ("regularizers", WHOLE | {"vgg", "optimize", "pyramid", "images", "weights"}),
+        ("optimize", WHOLE | {"vgg", "losses", "pyramid", "images", "weights"}),
+        ("pyramid", WHOLE | {"vgg", "losses", "images", "weights"}),
+        ("images", WHOLE | {"vgg", "losses", "weights"}),
+        ("vgg", WHOLE | {"losses", "optimize", "pyramid", "images", "weights"}),
+        ("objective", COMMANDS | {"vgg", "optimize", "pyramid", "images", "weights", "config"}),
+        ("perceptual", COMMANDS | {"vgg", "optimize", "pyramid", "images", "weights", "config"}),
+        ("weights", COMMANDS | {"losses", "objective", "transfer", "images", "optimize"}),
+        ("transfer", COMMANDS | {"images", "weights"}),
+    ],
+)
+def test_what_a_module_knows_nothing_of(module, never):
+    assert not reached(module) & never
+
+
+def third_parties(when):
+    """Return the top names of what other projects give and the package imports, at import or later.
+
+    The side that is PyTorch throughout is imported only by those who ask for it.
+    """
+    found = set()
+    for module in {*MODULES, "__init__"} - {"pytorch_reference", "pytorch_record"}:
+        for name, at_import in imports(parsed(module)):
+            top = name.split(".")[0]
+            if at_import == when and top not in sys.stdlib_module_names and top != "nst_jax":
+                found.add(top)
+    return found
+
+
+def test_runtime_dependencies_are_those_that_are_imported():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
+    distributions = importlib.metadata.packages_distributions()
+    used = {distributions[name][0].lower() for name in third_parties(True)}
+    assert used == required
+    assert third_parties(False) - third_parties(True) <= {"torch", "torchvision", "matplotlib"}
+
+
+def test_importing_brings_no_torch_and_no_files_and_prints_nothing():
+    code = "import sys, nst_jax; print(sorted(set(sys.modules) & set(sys.argv[1:])))"
+    unwanted = ["torch", "torchvision", "PIL", "safetensors", "platformdirs", "matplotlib"]
+    unwanted += [f"nst_jax.{name}" for name in ("images", "weights", "download", "cli")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *unwanted], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_importing_starts_no_device():
+    code = "import nst_jax, nst_jax.cli; from jax._src import xla_bridge as x; print(x._backends)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "{}\n"
+
+
+def test_wheel_and_sdist(tmp_path):
+    pytest.importorskip("hatchling", reason="hatchling is not installed: pip install '.[test]'")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    names = zipfile.ZipFile(wheel).namelist()
+    package = {name for name in names if ".dist-info/" not in name}
+    assert package == {f"nst_jax/{m}.py" for m in (*MODULES, "__init__")} | {"nst_jax/py.typed"}
+    with tarfile.open(sdist) as archive:
+        inside = {name.split("/", 1)[1] for name in archive.getnames()}
+    assert {"README.md", "LICENSE", "pyproject.toml", "main.py", "tests/test_api.py"} <= inside
+    assert f"nst_jax-{nst_jax.__version__}" in wheel.name.replace("-py3", "")
