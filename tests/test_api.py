@@ -251,3 +251,8 @@ def test_wheel_and_sdist(tmp_path):
         inside = {name.split("/", 1)[1] for name in archive.getnames()}
     assert {"README.md", "LICENSE", "pyproject.toml", "main.py", "tests/test_api.py"} <= inside
     assert f"nst_jax-{nst_jax.__version__}" in wheel.name.replace("-py3", "")
+
+
+def test_the_citation_is_of_this_version():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {nst_jax.__version__}" in lines
