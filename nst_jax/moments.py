@@ -48,8 +48,8 @@ class StyleStatistics(NamedTuple):
     """What every style loss is made from; its fields are sums, so those of several styles blend.
 
     Attributes:
-      gram: the Gram matrix, (*batch, c, c).
-      mean: the mean of each channel over positions, (*batch, c).
+      gram: the Gram matrix, `(*batch, c, c)`.
+      mean: the mean of each channel over positions, `(*batch, c)`.
       positions: how many positions, H W, were summed over.
     """
 

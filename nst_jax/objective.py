@@ -27,7 +27,7 @@ class Targets(NamedTuple):
     """What the image is pulled toward.
 
     Attributes:
-      content: the content image's feature map (*batch, h, w, c) for each content layer.
+      content: the content image's feature map `(*batch, h, w, c)` for each content layer.
       style: what `losses.style_target` makes of the style image for each style layer.
     """
 
