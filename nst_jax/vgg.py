@@ -215,8 +215,8 @@ class VGG19(nnx.Module):
             ReLUs work in place, so what its users call conv1_1 is most often relu1_1.
 
         Returns:
-          A map (*batch, height / 2**(b-1), width / 2**(b-1), channels) for each tap, in `dtype` and
-          in network order. Nothing deeper than the deepest tap is computed.
+          A map `(*batch, height / 2**(b-1), width / 2**(b-1), channels)` for each tap, in `dtype`
+          and in network order. Nothing deeper than the deepest tap is computed.
 
         Raises:
           InputError: for unknown taps or some deeper than the network, an image too small for
