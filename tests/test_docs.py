@@ -1,0 +1,256 @@
+"""What README and docs/ say is run: every Python block, every command's flags, links, the site."""
+
+import ast
+import html
+import importlib
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from unittest import SkipTest
+
+import jax
+import pytest
+from sybil import Sybil
+from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
+
+import nst_jax
+from nst_jax import cli, convert, crosscheck
+from nst_jax.untrained import untrained_params
+from nst_jax.weights_file import FORMAT, save_weights
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted(ROOT.glob("docs/**/*.md"))]
+FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
+# Checked below, or by the build of the site.
+LANGUAGES = {"python", "sh", "text", "{toctree}", "{include}", "{eval-rst}"}
+PROGRAMS = {
+    "main.py": cli,
+    "convert_weights.py": convert,
+    "nst-jax": cli,
+    "nst-jax-convert": convert,
+    "nst-jax-crosscheck": crosscheck,
+    "nst_jax.crosscheck": crosscheck,
+    "nst_jax.convert": convert,
+}
+
+each_document = pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
+
+
+def blocks(text):
+    """Yield (language, text) of every block; that of indented ones is None."""
+    fence, language, found, indented, before = "", "", [], [], ""
+    for line in [*text.splitlines(), ""]:
+        mark = FENCE.match(line)
+        if fence and mark and mark[1].startswith(fence) and not mark[2].strip():
+            yield language, "\n".join(found)
+            fence = ""
+        elif fence:
+            found.append(line)
+        elif mark:
+            fence, language, found = mark[1], mark[2].strip().partition(" ")[0], []
+        elif line.startswith("    ") and (indented or not before.strip()):
+            indented.append(line.strip())
+        elif indented:
+            yield None, "\n".join(indented)
+            indented = []
+        before = line
+    assert not fence, "a block without an end"
+
+
+def inline(text):
+    """Yield what stands in single backticks, in one line each."""
+    prose = re.sub(r"^(`{3,}).*?^\1$", "", text, flags=re.M | re.S)
+    for code in re.findall(r"`([^`]+)`", prose):
+        yield " ".join(code.split())
+
+
+@pytest.fixture(scope="session")
+def weights_cache(tmp_path_factory):
+    """A cache of weights as after a first run, but of the calibrated untrained network."""
+    folder = tmp_path_factory.mktemp("weights")
+    metadata = {"format": FORMAT, "source": "untrained", "source_sha256": "0" * 64}
+    save_weights(folder / "vgg19.safetensors", untrained_params(0), metadata)
+    return folder
+
+
+@pytest.mark.usefixtures("unchecked")
+@each_document
+def test_python_blocks_run(path, tmp_path, monkeypatch, weights_cache):
+    text = path.read_text()
+    python = [code for language, code in blocks(text) if language == "python"]
+    document = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()]).parse(path)
+    examples = list(document.examples())
+    sources = [getattr(example.parsed, "source", example.parsed) for example in examples]
+    for code in python:
+        for part in re.findall(r"^>>> (.*)$", code, re.M) or [code.strip()]:
+            assert any(part in source for source in sources), part
+    (tmp_path / "png").symlink_to(ROOT / "png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NST_JAX_CACHE", str(weights_cache))
+    document.namespace["no_torch"] = importlib.util.find_spec("torch") is None
+    x64 = jax.config.read("jax_enable_x64")
+    try:
+        for example in examples:
+            try:
+                example.evaluate()
+            except SkipTest:
+                assert document.namespace["no_torch"]
+    finally:
+        jax.config.update("jax_enable_x64", x64)
+
+
+@each_document
+def test_blocks_are_in_known_languages(path):
+    assert {language for language, _ in blocks(path.read_text())} <= {None, *LANGUAGES}
+
+
+def commands(text):
+    """Yield the commands of a document, each as a list of words."""
+    lines = []
+    for language, code in blocks(text):
+        if language in ("sh", None):
+            lines += code.replace("\\\n", " ").splitlines()
+    # Of what stands in a sentence, those that are a program and its flags.
+    lines += [code for code in inline(text) if re.match(r"(python|nst-jax\S*|pip) \S+ .*-", code)]
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        while words:
+            end = words.index("&&") if "&&" in words else len(words)
+            yield words[:end]
+            words = words[end + 1 :]
+
+
+def check(words):
+    """Raise what is wrong with a command."""
+    program, *rest = words
+    if program == "pytest":
+        assert set(rest) <= {"-m", "not slow"}
+        return
+    if program == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for extra in re.findall(r"\[([\w,-]+)\]", " ".join(rest)):
+            assert set(extra.split(",")) <= set(extras["optional-dependencies"])
+        assert rest[0] == "install"
+        assert all(target == "." or target.startswith(".[") for target in rest[1:])
+        return
+    if program == "python":
+        is_module = rest[0] == "-m"
+        program, *rest = rest[is_module:]
+        if is_module and program == "sphinx":
+            return  # see test_site_builds
+        found = importlib.util.find_spec(program) if is_module else (ROOT / program).exists()
+        assert found, program
+    module = PROGRAMS[program] if program in PROGRAMS else module_of(program)
+    parse = getattr(module, "_parser", None)
+    if parse is None:
+        assert not rest, f"nothing is known of the flags of {program}"
+        return
+    try:
+        parse().parse_args(rest)
+    except SystemExit as exit:
+        assert exit.code == 0, words  # noqa: PT017 (--help and the like)
+    for word in rest:
+        given = word.rpartition("=")[2]
+        assert not given.startswith(("png/", "docs/", "examples/")) or (ROOT / given).exists()
+
+
+def module_of(program) -> ModuleType:
+    assert program.startswith(("benchmarks.", "examples/", "png/")), f"{program} is unknown"
+    if program.startswith("benchmarks."):
+        return importlib.import_module(program)
+    spec = importlib.util.spec_from_file_location("example", ROOT / program)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@each_document
+def test_commands_parse_and_their_files_exist(path):
+    for words in commands(path.read_text()):
+        check(words)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python main.py --content=png/content.png --style=png/style.png --no-such-flag=1",
+        "python main.py --content=png/absent.png --style=png/style.png",
+        "python -m benchmarks.absent",
+        "python absent.py",
+        "pip install '.[absent]'",
+        "absent",
+    ],
+)
+def test_wrong_commands_are_found(command):
+    text = f"```sh\n{command}\n```\n"
+    with pytest.raises(AssertionError):
+        check(*commands(text))
+
+
+def test_blocks_are_found():
+    text = "a\n\n    x \\\n    y\n\n```python\n    z\n```\n\n````{a} b\n```\n````\n"
+    found = [(None, "x \\\ny"), ("python", "    z"), ("{a}", "```")]
+    assert list(blocks(text)) == found
+
+
+def test_the_two_commands():
+    pips = re.findall(r"^(pip install .*)$", README.read_text(), re.M)
+    main_job = next(c for c in pips if "main.py" in c)
+    assert main_job.startswith("pip install . && python main.py ")
+    assert "pip install '.[test]' && pytest" in pips  # .ci/run runs this very line
+
+
+@each_document
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        assert link.startswith("http") or (path.parent / link).exists(), link
+
+
+def test_reference_has_every_public_name():
+    pages = "".join(path.read_text() for path in ROOT.glob("docs/reference/*.md"))
+    documented = re.findall(r"^\.\. (?:auto\w+|py:data):: (\w+)$", pages, re.M)
+    public = {
+        name
+        for name in dir(nst_jax)
+        if name[0] != "_" and getattr(getattr(nst_jax, name), "__module__", "")[:7] == "nst_jax"
+    }
+    assert sorted(documented) == sorted({*public, "PRESETS"})
+
+
+def test_modules_import_from_their_own_row_and_those_above():
+    """docs/design.md shows the layers."""
+    table = (ROOT / "docs/design.md").read_text().partition("## Contracts")[0]
+    rows = [re.findall(r"`(\w+)`", row) for row in re.findall(r"^\| .*$", table, re.M)]
+    row_of = {name: number for number, row in enumerate(rows) for name in row} | {"errors": -1}
+    modules = {path.stem for path in (ROOT / "nst_jax").glob("*.py")} - {"__init__"}
+    assert set(row_of) == modules
+    for name in modules:
+        for node in ast.walk(ast.parse((ROOT / f"nst_jax/{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nst_jax"):
+                module = (node.module or "").partition(".")[2]
+                found = [module] if module else [alias.name for alias in node.names]
+                for other in set(found) & modules:
+                    assert row_of[other] <= row_of[name], f"{name} imports {other}"
+
+
+@pytest.mark.slow
+def test_site_builds_without_warnings(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    built = subprocess.run(
+        [*command, "-d", str(tmp_path / "trees"), str(ROOT / "docs"), str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    page = (tmp_path / "site/reference/losses.html").read_text()
+    page = html.unescape(re.sub(r"<[^>]+>", "", page))
+    assert "gram_matrix(features: Float[Array, '*batch h w c'])" in page
