@@ -42,6 +42,14 @@ def layers(*names: str, **weights: float) -> tuple[Layer, ...]:
     Args:
       names: taps of the network, each with the weight 1.
       weights: taps of the network and the factors of their terms.
+
+    Examples:
+      >>> from nst_jax import Config, layers
+      >>> layers("relu4_2")
+      (Layer(name='relu4_2', weight=1.0),)
+      >>> config = Config(style_layers=layers("relu3_1", relu1_1=64.0))
+      >>> [layer.name for layer in config.style_layers]
+      ['relu3_1', 'relu1_1']
     """
     return (*map(Layer, names), *(Layer(name, weight) for name, weight in weights.items()))
 
@@ -58,6 +66,9 @@ def _setting(default: Any, help: str, **metadata: Any) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """The settings of a run. The defaults are our own recipe, the preset `default`.
+
+    Each field has its help, its bounds and its default in its metadata; a number that the compiled
+    program takes at run time costs no compilation when it is changed.
 
     Raises:
       InputError: at construction, if a value is out of range.

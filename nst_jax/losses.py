@@ -46,6 +46,18 @@ def content_loss(
       kind: "mean": over channels and positions, as most programs have it. "half-sum": half the sum,
         Gatys et al., arXiv 1508.06576, eq. 1. "relative": the mean over that of the target's own
         square, so that no factor of the activations changes it.
+
+    Returns:
+      One value of at least 0 for each image of the batch, in float32 at least.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import content_loss
+      >>> ones = jnp.ones((4, 5, 2))
+      >>> float(content_loss(1.5 * ones, ones, kind="mean"))
+      0.25
+      >>> float(content_loss(3 * ones, 2 * ones))  # relative: 1 over 2 squared
+      0.25
     """
     acc = accumulator(features)
     target = target.astype(acc)
@@ -73,6 +85,15 @@ def style_target(
       positions: H W of the *image's* map at this layer; only "pytorch" asks, as its Gram matrices
         are sums: those of a style image of another size are brought to the image's.
       kind: see `style_loss`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import style_statistics, style_target
+      >>> style = style_statistics(jnp.ones((4, 5, 2)))
+      >>> style_target(style, positions=20, kind="gatys-code").tolist()  # of 20 positions, the mean
+      [[1.0, 1.0], [1.0, 1.0]]
+      >>> style_target(style, positions=80, kind="pytorch").tolist()  # the sum over 80
+      [[80.0, 80.0], [80.0, 80.0]]
     """
     second = statistics.gram / statistics.positions
     match kind:
@@ -94,16 +115,21 @@ def style_loss(
     With G = F Fᵀ of the image's map (C channels, N positions), S = G / N, and A and T the same of
     the style; μ, ν the means of both and Σ, Φ their covariances, S − μμᵀ; D = Σ (S − T)²:
 
-    | kind | value | source |
-    | --- | --- | --- |
-    | moments | Σ (μ − ν)² / Σ ν² + Σ (Σ − Φ)² / Σ Φ² | ours, of the recipe `default` |
-    | relative-gram | D / Σ T² | ours |
-    | pytorch | mean((G − A)²) / (C N) = D N / C³ | the program that this project reimplements |
-    | gatys-paper | Σ (G − A)² / (4 C² N²) = D / (4 C²) | arXiv 1508.06576, eq. 4 |
-    | gatys-code | mean((S − T)²) = D / C² | leongatys/PytorchNeuralStyleTransfer |
-    | neural-style | mean((S/C − T/C)²) = D / C⁴ | jcjohnson/neural-style; PyTorch's tutorial |
-    | wasserstein | see `wasserstein.wasserstein_loss` | crowsonkb/style-transfer-pytorch |
-    | relative-wasserstein | see `wasserstein.relative_wasserstein_loss` | ours |
+    ==================== ===================================== =========================
+    kind                 value                                 source
+    ==================== ===================================== =========================
+    moments              Σ (μ − ν)² / Σ ν² + Σ (Σ − Φ)² / Σ Φ² ours, the recipe default
+    relative-gram        D / Σ T²                              ours
+    pytorch              mean((G − A)²) / (C N) = D N / C³     the program reimplemented
+    gatys-paper          Σ (G − A)² / (4 C² N²) = D / (4 C²)   arXiv 1508.06576, eq. 4
+    gatys-code           mean((S − T)²) = D / C²               leongatys
+    neural-style         mean((S/C − T/C)²) = D / C⁴           jcjohnson, the tutorial
+    wasserstein          `wasserstein.wasserstein_loss`        crowsonkb
+    relative-wasserstein the same over the style's mean square ours
+    ==================== ===================================== =========================
+
+    Those named are leongatys/PytorchNeuralStyleTransfer, jcjohnson/neural-style, PyTorch's neural
+    style tutorial and crowsonkb/style-transfer-pytorch.
 
     No factor of the activations changes "moments" and the relative ones, and only "pytorch" grows
     with the image's size.
@@ -112,6 +138,19 @@ def style_loss(
       features: of the image.
       target: from `style_target` of the same kind.
       kind: one of the table.
+
+    Returns:
+      One value for each image of the batch, in float32 at least.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import style_loss, style_statistics, style_target
+      >>> ones = jnp.ones((4, 5, 2))
+      >>> target = style_target(style_statistics(2 * ones), positions=20, kind="gatys-code")
+      >>> float(style_loss(ones, target, kind="gatys-code"))  # (1 - 4) squared
+      9.0
+      >>> float(style_loss(2 * ones, target, kind="gatys-code"))
+      0.0
     """
     height, width, channels = features.shape[-3:]
     if kind == "wasserstein":

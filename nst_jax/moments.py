@@ -26,6 +26,19 @@ def gram_matrix(features: Float[Array, "*batch h w c"]) -> Float[Array, "*batch 
     it name their own normalizer. The gradient is (S + Sᵀ) F for a cotangent S, one product in the
     layout of the map; JAX's own rule makes two in another layout and transposes them. Reverse mode
     only, as `jax.custom_vjp` is.
+
+    Args:
+      features: a map of any float type, of any units.
+
+    Returns:
+      The sums, in float32 at least.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import gram_matrix
+      >>> features = jnp.ones((4, 5, 2))  # height, width, channels
+      >>> gram_matrix(features).tolist()
+      [[20.0, 20.0], [20.0, 20.0]]
     """
     return jnp.einsum(
         "...hwc,...hwd->...cd", features, features, preferred_element_type=accumulator(features)
@@ -66,7 +79,11 @@ def covariance(
 
 
 def style_statistics(features: Float[Array, "*batch h w c"]) -> StyleStatistics:
-    """Describe a feature map by its Gram matrix and its mean."""
+    """Describe a feature map by its Gram matrix and its mean, all that style terms look at.
+
+    Args:
+      features: a map of any float type, of any units.
+    """
     acc = accumulator(features)
     return StyleStatistics(
         gram_matrix(features),

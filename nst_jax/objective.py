@@ -76,6 +76,17 @@ def make_targets(
 
     Raises:
       KeyError: if `features` does not return one of the layers.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import make_targets
+      >>> features = lambda image: {"pixels": image}  # any network
+      >>> content, style = jnp.ones((4, 6, 3)), jnp.ones((5, 5, 3))
+      >>> targets = make_targets(
+      ...     features, content, style, content_layers=["pixels"], style_layers=["pixels"]
+      ... )
+      >>> targets.content["pixels"].shape, targets.style["pixels"].mean.tolist()
+      ((4, 6, 3), [1.0, 1.0, 1.0])
     """
     maps, style_maps = features(content), features(style)
     like, statistics = (
@@ -149,8 +160,31 @@ def style_transfer_loss(
       regularizers: functions from the image to a value for each image of the batch, by name, with
         their weights; as those of `nst_jax.regularizers`.
 
+    Returns:
+      The loss, and all its parts; scalars, in float32 at least.
+
     Raises:
       KeyError: if `features` does not return one of the layers of `targets`.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import make_targets, style_transfer_loss
+      >>> features = lambda image: {"pixels": image}
+      >>> content = jnp.full((4, 6, 3), 0.5)
+      >>> targets = make_targets(
+      ...     features, content, content, content_layers=["pixels"], style_layers=[]
+      ... )
+      >>> loss, parts = style_transfer_loss(
+      ...     2 * content, targets, features=features, content_weight=2.0
+      ... )
+      >>> float(loss), float(parts.content), float(parts.style)
+      (2.0, 1.0, 0.0)
+      >>> gradient, parts = jax.grad(style_transfer_loss, has_aux=True)(
+      ...     content, targets, features=features
+      ... )
+      >>> float(abs(gradient).max())
+      0.0
     """
     maps = features(image)
     content_terms = OrderedDict(

@@ -44,6 +44,14 @@ def init(
       variable: where to start, any pytree of floats.
       optimizer: any optax transformation.
       keep: from `nst_jax.iterates`; by default nothing is remembered but the last iterate.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from nst_jax import init
+      >>> state = init(jnp.zeros(2), optimizer=optax.sgd(0.25))
+      >>> int(state.step)
+      0
     """
     keep = keep or last()
     # Some optimizers start with weakly typed numbers, which an update makes strong: a program that
@@ -79,6 +87,19 @@ def step(
 
     Returns:
       The new state, and the auxiliary values at the variable *before* the update.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from nst_jax import init, step
+      >>> def loss(x):
+      ...     value = jnp.sum((x - 1.0) ** 2)
+      ...     return value, value  # what is minimized, and what is recorded
+      >>> optimizer = optax.sgd(0.25)
+      >>> state = init(jnp.zeros(2), optimizer=optimizer)
+      >>> state, value = step(state, loss=loss, optimizer=optimizer)
+      >>> float(value), state.variable.tolist()
+      (2.0, [0.5, 0.5])
     """
     (value, auxiliary), gradient = jax.value_and_grad(loss, has_aux=True)(state.variable)
     updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
@@ -120,6 +141,19 @@ def run(
     Returns:
       The new state, and the auxiliary values of each update stacked along a new first axis of
       length `capacity`; rows from `steps` on are not a number (zero for integers).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> from nst_jax import init, run
+      >>> def loss(x):
+      ...     value = jnp.sum((x - 1.0) ** 2)
+      ...     return value, value
+      >>> optimizer = optax.sgd(0.25)
+      >>> state = init(jnp.zeros(2), optimizer=optimizer)
+      >>> state, records = run(state, 3, loss=loss, optimizer=optimizer, capacity=4)
+      >>> records.tolist(), int(state.step)
+      ([2.0, 0.5, 0.125, nan], 3)
     """
 
     def body(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:

@@ -29,8 +29,19 @@ def describe_style(
       style: sRGB in [0, 1], HWC of any size; or NHWC with one for each image of later batches.
       layers: names of the maps to take statistics of.
 
+    Returns:
+      `StyleStatistics` for each layer.
+
     Raises:
       KeyError: if `features` does not return one of the layers.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import describe_style
+      >>> features = lambda images: {"pixels": images}  # any network
+      >>> style = describe_style(features, jnp.ones((5, 5, 3)), layers=["pixels"])
+      >>> style["pixels"].mean.tolist(), float(style["pixels"].positions)
+      ([1.0, 1.0, 1.0], 25.0)
     """
     maps = features(style)
     return OrderedDict((name, style_statistics(maps[name])) for name in layers)
@@ -77,6 +88,17 @@ def perceptual_loss(
 
     Raises:
       KeyError: if `features` does not return one of the layers.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import perceptual_loss
+      >>> features = lambda images: {"pixels": images}
+      >>> contents = jnp.full((2, 4, 6, 3), 0.5)
+      >>> loss, parts = perceptual_loss(
+      ...     2 * contents, contents, features=features, content_layers=["pixels"]
+      ... )
+      >>> float(loss), float(parts.content_terms["pixels"])
+      (1.0, 1.0)
     """
     maps = jax.lax.stop_gradient(features(contents))
     targets = assemble_targets(

@@ -26,6 +26,19 @@ def total_variation(
         in units of 256.
         "l1": the sum of the absolute differences to the right and lower neighbors.
         ProGamerGov/neural-style-pt, `TVLoss`; there in units of 256.
+
+    Returns:
+      One value of at least 0 for each image of the batch.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import total_variation
+      >>> flat = jnp.full((4, 6, 3), 0.5)
+      >>> float(total_variation(flat))
+      0.0
+      >>> edge = flat.at[:, 3:].add(0.25)  # 4 rows of 3 colors
+      >>> float(total_variation(edge, kind="l1"))
+      3.0
     """
     match kind:
         case "nine-point":
