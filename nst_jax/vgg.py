@@ -176,6 +176,15 @@ class VGG19(nnx.Module):
         convolutions pad with zeros.
       dtype: what the network computes in and the type of its taps.
       conv: how the convolutions are computed; "winograd" is fast on a CPU, best after `freeze`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from nst_jax import VGG19
+      >>> network = VGG19(rngs=nnx.Rngs(0), deepest="relu2_1")  # random weights
+      >>> maps = network(jnp.zeros((24, 32, 3)), taps=("relu2_1", "conv1_1"))
+      >>> {name: map_.shape for name, map_ in maps.items()}
+      {'conv1_1': (24, 32, 64), 'relu2_1': (12, 16, 128)}
     """
 
     def __init__(
