@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import textwrap
 from dataclasses import fields
 from typing import Any, get_args
@@ -28,7 +29,7 @@ autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
-smartquotes = False  # two hyphens begin a flag
+smartquotes_action = "D"  # of dashes alone
 highlight_language = "none"  # of what is indented: commands
 html_theme = "furo"
 html_title = f"nst_jax {version}"
@@ -67,7 +68,8 @@ def _settings(app: Any, what: str, name: str, thing: Any, options: Any, lines: l
         words = [c for c in choices if isinstance(c, str)]
         allowed = f" One of {', '.join(words)}." if words else ""
         lines += [f"   * - ``{setting.name}``", f"     - {format_setting(setting.default)}"]
-        lines += [f"     - {setting.metadata['help']}.{allowed}"]
+        meaning = re.sub(r"--[\w-]+(=\w+)?", r"``\g<0>``", setting.metadata["help"])
+        lines += [f"     - {meaning}.{allowed}"]
     lines += [""]
 
 
