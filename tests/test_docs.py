@@ -25,7 +25,7 @@ from nst_jax.weights_file import FORMAT, save_weights
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted(ROOT.glob("docs/**/*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
 # Checked below, or by the build of the site.
 LANGUAGES = {"python", "sh", "text", "{toctree}", "{include}", "{eval-rst}"}
@@ -132,14 +132,19 @@ def check(words):
     """Raise what is wrong with a command."""
     program, *rest = words
     if program == "pytest":
-        assert set(rest) <= {"-m", "not slow"}
+        assert set(rest) <= {"-m", "not slow", "-n", "0"}
         return
     if program == "pip":
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        for extra in re.findall(r"\[([\w,-]+)\]", " ".join(rest)):
-            assert set(extra.split(",")) <= set(extras["optional-dependencies"])
-        assert rest[0] == "install"
-        assert all(target == "." or target.startswith(".[") for target in rest[1:])
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        assert rest.pop(0) == "install"
+        for target in set(rest) - {"-e"}:
+            extras = re.fullmatch(r"\.(?:\[([\w,-]+)\])?", target)
+            assert extras, target
+            assert set((extras[1] or "gpu").split(",")) <= set(project["optional-dependencies"])
+        return
+    if program == ".ci/run":
+        assert (ROOT / program).exists()
+        assert not rest
         return
     if program == "python":
         is_module = rest[0] == "-m"
