@@ -57,7 +57,7 @@ def _imported(image: Any, role: str) -> Array:
     if isinstance(image, jax.Array | np.ndarray) or not hasattr(image, "__dlpack__"):
         return jnp.asarray(image)
     try:
-        return _copied(jax.dlpack.from_dlpack(image))
+        return _copied(np.asarray(jax.dlpack.from_dlpack(image)))
     except (BufferError, RuntimeError) as error:
         try:  # NumPy knows strides that leave gaps, as those of slices
             return _copied(np.asarray(image))
@@ -66,6 +66,7 @@ def _imported(image: Any, role: str) -> Array:
             raise InputError(f"the {role} image cannot be taken over: {reason}") from None
 
 
-def _copied(array: ArrayLike) -> Array:
-    # PyTorch changes its tensors in place, and a run looks at them for minutes.
+def _copied(array: np.ndarray) -> Array:
+    # PyTorch changes its tensors in place, and a run looks at them for minutes. By way of NumPy the
+    # copy is not bound to a device: programs would be compiled once more for one that is.
     return jnp.array(array, copy=True)

@@ -237,7 +237,8 @@ def begin(
     with jax.default_matmul_precision(config.matmul_precision):
         targets = problem.compute_targets(network, content, styles, numbers, program)
     state = problem.start(content if picture is None else picture, numbers, program)
-    return state, Problem(network, targets, numbers), program
+    # Shares of styles are in the targets now; the steps are not compiled anew for a number of them.
+    return state, Problem(network, targets, numbers._replace(style_blend=())), program
 
 
 def _snapshots(

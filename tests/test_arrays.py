@@ -31,6 +31,12 @@ def test_tensors_of_torch(torch):
     np.testing.assert_allclose(narrow, IMAGE, atol=0.004)
 
 
+def test_tensors_are_bound_to_no_device(torch):
+    """What is bound would have programs of its own."""
+    found = as_image(torch.tensor(IMAGE), role="content")
+    assert not found.committed
+
+
 def test_a_tensor_with_a_gradient_is_refused_with_torchs_advice(torch):
     with pytest.raises(InputError, match=r"the style image cannot be taken over: .*detach"):
         as_image(torch.from_numpy(IMAGE.copy()).requires_grad_(), role="style")

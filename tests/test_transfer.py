@@ -81,6 +81,8 @@ def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photogra
     for change in ({"steps": 9}, {"style_weight": 3.0}, {"learning_rate": 0.1}, {"seed": 3}):
         config = Config(**{**vars(CONFIG), **change})
         list(stylize(content, style, network=network, config=config, snapshot_every=2))
+    config = dataclasses.replace(CONFIG, style_blend=(2.0, 1.0))
+    list(stylize(content, [style, content], network=network, config=config))
     assert programs() == before
 
 
