@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from nst_jax.errors import InputError
@@ -74,7 +74,7 @@ def load_image(
     return np.asarray(pixels, dtype=np.float32) / 255
 
 
-def save_image(path: StrPath, image: Float[np.ndarray, "height width 3"]) -> None:
+def save_image(path: StrPath, image: Float[np.ndarray | Array, "height width 3"]) -> None:
     """Save sRGB values, clipped to [0, 1] and rounded to 8 bits, in the format of the suffix.
 
     The file is replaced in one step: if anything fails, an earlier file at `path` stays intact.
