@@ -63,7 +63,7 @@ def main():
     first = nst_jax.load_image(flags.content[0], size=2 * size, side="shortest")
     pictures = [nst_jax.load_image(path, shape=first.shape[:2]) for path in flags.content]
     vgg19 = nst_jax.load_vgg19(flags.weights, pooling="max")
-    style = nst_jax.load_image(flags.style, size=2 * size, side="shortest")
+    style = jax.device_put(nst_jax.load_image(flags.style, size=2 * size, side="shortest"))
     style = nst_jax.describe_style(vgg19, style, layers=tuple(STYLE))
     stylizer = Stylizer(nnx.Rngs(0))
     optimizer = nnx.Optimizer(stylizer, optax.adam(2e-3), wrt=nnx.Param)

@@ -62,7 +62,7 @@ def main():
     given = {"network": network, "content": content, "style": style, "steps": flags.steps}
     judge_and_gradient = jax.jit(jax.value_and_grad(judge, has_aux=True), static_argnames="steps")
 
-    logits, optimizer = jnp.zeros(len(STYLE)), optax.adam(0.3)
+    logits, optimizer = jnp.zeros(len(STYLE)), optax.adam(0.2)
     after, before = (judge(logits.at[0].add(h), **given)[0] for h in (1e-6, -1e-6))
     print(f"gradient for {STYLE[0]} by a finite difference: {(after - before) / 2e-6:.9f}")
 
