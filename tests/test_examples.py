@@ -174,7 +174,8 @@ def test_notebook(monkeypatch):
     assert "(72, 96, 3) float32" in text
     losses = [float(loss) for _, loss in re.findall(r"^(\d+) ([\d.]+)$", text, re.M)]
     assert len(losses) == 3
-    assert losses == sorted(losses, reverse=True)
+    assert losses[2] < losses[1] < losses[0]
+    assert losses[2] < 0.5 * losses[0]
     assert len(pictures) == 3
     for picture in pictures:
         assert Image.open(io.BytesIO(base64.b64decode(picture))).height == 192
