@@ -12,6 +12,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -188,6 +189,12 @@ def cmyk_profile(cyan):
 
 
 # Modes
+
+
+def test_saves_arrays_of_jax_as_those_of_numpy(tmp_path):
+    for name, image in (("numpy.png", smooth()), ("jax.png", jnp.asarray(smooth()))):
+        save_image(tmp_path / name, image)
+    assert (tmp_path / "numpy.png").read_bytes() == (tmp_path / "jax.png").read_bytes()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".bmp", ".webp", ".ppm", ".tga"])

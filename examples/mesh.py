@@ -1,0 +1,79 @@
+"""One image over many devices: its rows are sharded, and the compiler does the rest.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=4 python examples/mesh.py --size=256 --steps=3
+
+This simulates four devices on one CPU; without the variable it takes the devices that there are.
+Convolutions need their neighbors' border rows (collective-permute), statistics a sum (all-reduce);
+none ever holds a whole map (all-gather). Each should have a multiple of 16 rows, for the poolings.
+"""
+
+import argparse
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import nst_jax
+
+CONTENT_LAYERS = ("relu4_2",)
+STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+OPTIMIZER = optax.adam(0.02, b2=0.99)
+
+
+@jax.jit
+def step(state, targets, network):
+    """Make one update: nothing in it knows how many devices there are."""
+    features = functools.partial(network, taps=CONTENT_LAYERS + STYLE_LAYERS)
+    loss = functools.partial(nst_jax.style_transfer_loss, targets=targets, features=features)
+    return nst_jax.step(state, loss=loss, optimizer=OPTIMIZER)
+
+
+def paint(network, content, style, *, steps):
+    """Return the picture after some steps, the loss before the last, and the compiled step."""
+    features = jax.jit(functools.partial(network, taps=CONTENT_LAYERS + STYLE_LAYERS))
+    targets = nst_jax.make_targets(
+        features, content, style, content_layers=CONTENT_LAYERS, style_layers=STYLE_LAYERS
+    )
+    state = nst_jax.init(content, optimizer=OPTIMIZER)
+    compiled = step.lower(state, targets, network).compile()
+    for _ in range(steps):
+        state, losses = compiled(state, targets, network)
+    return np.asarray(state.variable), float(losses.total), compiled
+
+
+def main():
+    """Make the same steps on one device and on all, compare them, and save the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", type=int, default=256, help="both sides in px")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_vgg19")
+    parser.add_argument("--output", default="mesh.png")
+    flags = parser.parse_args()
+
+    shape = (flags.size,) * 2
+    content = jnp.asarray(nst_jax.load_image("png/content.png", shape=shape))
+    style = jnp.asarray(nst_jax.load_image("png/style.png", shape=shape))
+    network = nst_jax.load_vgg19(flags.weights, conv="direct")
+    alone, loss, one = paint(network, content, style, steps=flags.steps)
+
+    mesh = jax.make_mesh((jax.device_count(),), ("rows",), axis_types=(AxisType.Auto,))
+    rows, every = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("rows", None))
+    content, network, style = jax.device_put((content, network, style), (rows, every, every))
+    together, same_loss, many = paint(network, content, style, steps=flags.steps)
+
+    program = many.as_text()
+    assert "all-gather" not in program, "a device holds a whole map"
+    count = {name: program.count(f" {name}(") for name in ("collective-permute", "all-reduce")}
+    print(f"{mesh.size} devices: {count}, no all-gather")
+    memory = [each.memory_analysis().temp_size_in_bytes / 1e6 for each in (one, many)]
+    print(f"working memory of one device: {memory[0]:.0f} MB alone, {memory[1]:.0f} MB of many")
+    errors = abs(same_loss / loss - 1), np.linalg.norm(together - alone) / np.linalg.norm(alone)
+    print("relative difference: {:.1e} of the loss, {:.1e} of the picture".format(*errors))
+    nst_jax.save_image(flags.output, np.clip(together, 0, 1))
+
+
+if __name__ == "__main__":
+    main()

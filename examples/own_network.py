@@ -1,0 +1,70 @@
+"""Bring your own feature network: any callable from an image to named maps.
+
+    python examples/own_network.py --size=160 --steps=150
+
+Here it is one layer of random filters at three scales, after Ustyuzhaninov et al., arXiv
+1606.00021, who found that nothing more is needed for textures. Nothing is downloaded or trained.
+"""
+
+import argparse
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import nst_jax
+
+
+def features(image):
+    """Map an HWC image, seen at three scales, to 64 random 5x5 filters of it, rectified."""
+    maps, (height, width, _) = {}, image.shape
+    for i in range(3):
+        kernel = jax.random.normal(jax.random.key(i), (64, 3, 5, 5))
+        small = jax.image.resize(image, (height >> i, width >> i, 3), "linear") - 0.5
+        planes = jax.lax.conv(small.transpose(2, 0, 1)[None], kernel, (1, 1), "SAME")
+        maps[f"scale{i}"] = jax.nn.relu(planes[0].transpose(1, 2, 0))
+    return maps
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def paint(content, style, *, steps):
+    """Return the state after some steps from the content image, and the `Losses` of each."""
+    targets = nst_jax.make_targets(
+        features,
+        content,
+        style,
+        content_layers=("scale1",),
+        style_layers=("scale0", "scale1", "scale2"),
+    )
+    loss = functools.partial(
+        nst_jax.style_transfer_loss,
+        targets=targets,
+        features=features,
+        style_weight=20.0,
+        regularizers={"variation": (20.0, nst_jax.total_variation)},
+    )
+    optimizer = optax.adam(0.02, b2=0.99)
+    state = nst_jax.init(content, optimizer=optimizer)
+    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer, capacity=steps)
+
+
+def main():
+    """Paint one picture, print its loss, and save it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--content", default="png/content.png")
+    parser.add_argument("--style", default="png/style.png")
+    parser.add_argument("--size", type=int, default=160, help="longest side in px")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--output", default="own_network.png")
+    flags = parser.parse_args()
+
+    content = jnp.asarray(nst_jax.load_image(flags.content, size=flags.size))
+    style = jnp.asarray(nst_jax.load_image(flags.style, size=flags.size))
+    state, losses = paint(content, style, steps=flags.steps)
+    print(f"loss {losses.total[0]:.4f} at first, {losses.total[-1]:.4f} at last")
+    nst_jax.save_image(flags.output, jnp.clip(state.variable, 0, 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Grow a texture out of noise: style statistics alone, no content.
+
+    python examples/texture.py --style=png/mosaic.png --size=192 --steps=200
+
+Gatys, Ecker and Bethge, arXiv 1505.07376: any picture whose feature maps have the texture's Gram
+matrices looks like the texture, so they start from noise and let L-BFGS match the matrices. Without
+content layers `make_targets` asks the first image for nothing but its size.
+"""
+
+import argparse
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import nst_jax
+
+LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def grow(network, noise, style, *, steps):
+    """Return the state after some steps of L-BFGS, and the `Losses` of each."""
+    features = functools.partial(network, taps=LAYERS)
+    targets = nst_jax.make_targets(
+        features,
+        noise,
+        style,
+        content_layers=(),
+        style_layers=LAYERS,
+        style_loss="relative-gram",
+    )
+    loss = functools.partial(
+        nst_jax.style_transfer_loss,
+        targets=targets,
+        features=features,
+        style_loss="relative-gram",
+    )
+    optimizer = optax.lbfgs(memory_size=20)
+    state = nst_jax.init(noise, optimizer=optimizer)
+    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer, capacity=steps)
+
+
+def main():
+    """Grow one square texture, print what is left of each layer's loss, and save it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--style", default="png/mosaic.png", help="the texture to imitate")
+    parser.add_argument("--size", type=int, default=192, help="sides of the new texture in px")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_vgg19")
+    parser.add_argument("--output", default="texture.png")
+    flags = parser.parse_args()
+
+    style = jnp.asarray(nst_jax.load_image(flags.style, size=flags.size, side="shortest"))
+    mean, deviation = style.mean((0, 1), keepdims=True), style.std((0, 1), keepdims=True)
+    shape = (flags.size, flags.size, 3)
+    noise = mean + deviation * jax.random.normal(jax.random.key(flags.seed), shape)
+
+    network = nst_jax.load_vgg19(flags.weights)
+    state, losses = grow(network, noise, style, steps=flags.steps)
+    for name, terms in losses.style_terms.items():
+        print(f"{name}  {terms[0]:.3e} at first, {terms[-1]:.3e} at last")
+    texture = jnp.clip(state.variable, 0, 1)
+    nst_jax.save_image(flags.output, jnp.concatenate([style, texture], axis=1))
+
+
+if __name__ == "__main__":
+    main()
