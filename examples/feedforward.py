@@ -2,8 +2,7 @@
 
     python examples/feedforward.py --content png/content.png --size=96 --steps=300
 
-Johnson, Alahi and Fei-Fei, arXiv 1603.08155: `perceptual_loss` compares a batch of outputs with the
-inputs, and with a style that is described once; its gradient goes on to the network's parameters.
+Johnson et al., arXiv 1603.08155: `perceptual_loss` compares outputs with inputs, and with a style.
 """
 
 import argparse
@@ -42,9 +41,10 @@ class Stylizer(nnx.Module):
 def train(stylizer, optimizer, vgg19, batch, style):
     """Make one update, and return the loss before it."""
     features = functools.partial(vgg19, taps=("relu4_2", *STYLE))
-    options = {"features": features, "content_layers": ["relu4_2"], "style_layer_weights": STYLE}
-    loss = functools.partial(nst_jax.perceptual_loss, **options)
-    value, gradient = nnx.value_and_grad(lambda net: loss(net(batch), batch, style=style)[0])(stylizer)
+    loss = functools.partial(nst_jax.perceptual_loss, features=features, content_layers=["relu4_2"])
+    value, gradient = nnx.value_and_grad(
+        lambda net: loss(net(batch), batch, style=style, style_layer_weights=STYLE)[0]
+    )(stylizer)
     optimizer.update(stylizer, gradient)
     return value
 
@@ -63,14 +63,14 @@ def main():
     first = nst_jax.load_image(flags.content[0], size=2 * size, side="shortest")
     pictures = [nst_jax.load_image(path, shape=first.shape[:2]) for path in flags.content]
     vgg19 = nst_jax.load_vgg19(flags.weights, pooling="max")
-    style = jax.device_put(nst_jax.load_image(flags.style, size=2 * size, side="shortest"))
-    style = nst_jax.describe_style(vgg19, style, layers=tuple(STYLE))
+    style = nst_jax.load_image(flags.style, size=2 * size, side="shortest")
+    described = nst_jax.describe_style(vgg19, style, layers=tuple(STYLE))
     stylizer = Stylizer(nnx.Rngs(0))
     optimizer = nnx.Optimizer(stylizer, optax.adam(2e-3), wrt=nnx.Param)
     for _ in range(flags.steps):
         corners = rng.integers(np.subtract(first.shape[:2], size) + 1, size=(4, 2))
         crops = [rng.choice(pictures)[y : y + size, x : x + size] for y, x in corners]
-        losses.append(train(stylizer, optimizer, vgg19, np.stack(crops), style))
+        losses.append(train(stylizer, optimizer, vgg19, np.stack(crops), described))
     print(f"loss {losses[0]:.4f} at first, {losses[-1]:.4f} at last")
     nst_jax.save_image(flags.output, np.concatenate([first, stylizer(first[None])[0]], axis=1))
 

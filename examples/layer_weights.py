@@ -66,13 +66,13 @@ def main():
     after, before = (judge(logits.at[0].add(h), **given)[0] for h in (1e-6, -1e-6))
     print(f"gradient for {STYLE[0]} by a finite difference: {(after - before) / 2e-6:.9f}")
 
-    state, pictures = optimizer.init(logits), []
+    state, pictures = optimizer.init(logits), [content]
     for _ in range(flags.outer_steps):
         (loss, picture), slope = judge_and_gradient(logits, **given)
         print(f"outer loss {loss:.4f}, weights {4 * jax.nn.softmax(logits)}, gradient {slope}")
         updates, state = optimizer.update(slope, state)
         logits, pictures = optax.apply_updates(logits, updates), [*pictures, picture]
-    nst_jax.save_image(flags.output, jnp.clip(jnp.concatenate([pictures[0], picture], 1), 0, 1))
+    nst_jax.save_image(flags.output, jnp.clip(jnp.concatenate([pictures[1], picture], 1), 0, 1))
 
 
 if __name__ == "__main__":

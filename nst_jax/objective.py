@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Num, PyTree
 
 from nst_jax.losses import ContentLoss, StyleLoss, style_target
@@ -18,6 +19,7 @@ from nst_jax.losses import style_loss as style_term
 from nst_jax.moments import StyleStatistics, accumulator, blend_statistics, style_statistics
 
 Image = Float[Array, "*batch height width 3"]
+GivenImage = Float[Array | np.ndarray, "*batch height width 3"]
 FeatureFn = Callable[[Image], Mapping[str, Array]]
 Weight = float | Num[Array, ""]
 Regularizer = Callable[[Image], Float[Array, "*batch"]]
@@ -57,8 +59,8 @@ class Losses(NamedTuple):
 
 def make_targets(
     features: FeatureFn,
-    content: Image,
-    style: Float[Array, "*style_batch style_height style_width 3"],
+    content: GivenImage,
+    style: Float[Array | np.ndarray, "*style_batch style_height style_width 3"],
     *,
     content_layers: Sequence[str],
     style_layers: Sequence[str],
@@ -88,7 +90,7 @@ def make_targets(
       >>> targets.content["pixels"].shape, targets.style["pixels"].mean.tolist()
       ((4, 6, 3), [1.0, 1.0, 1.0])
     """
-    maps, style_maps = features(content), features(style)
+    maps, style_maps = features(jnp.asarray(content)), features(jnp.asarray(style))
     like, statistics = (
         OrderedDict((name, style_statistics(found[name])) for name in style_layers)
         for found in (maps, style_maps)
@@ -130,7 +132,7 @@ def _spread(target: PyTree[Array], axes: int, batch: tuple[int, ...]) -> PyTree[
 
 
 def style_transfer_loss(
-    image: Image,
+    image: GivenImage,
     targets: Targets,
     *,
     features: FeatureFn,
@@ -186,6 +188,7 @@ def style_transfer_loss(
       >>> float(abs(gradient).max())
       0.0
     """
+    image = jnp.asarray(image)
     maps = features(image)
     content_terms = OrderedDict(
         (name, content_term(maps[name], target, kind=content_loss).sum())

@@ -121,7 +121,7 @@ def run(
     *,
     loss: LossFn,
     optimizer: optax.GradientTransformation,
-    capacity: int,
+    capacity: int | None = None,
     project: Callable[[PyTree[Array]], PyTree[Array]] = unchanged,
     keep: Keeper | None = None,
 ) -> tuple[State, Any]:
@@ -131,16 +131,19 @@ def run(
 
     Args:
       state: where to start.
-      steps: how many updates, at most `capacity`.
+      steps: how many updates, at most `capacity`; a number or, in compiled code, an array.
       loss: see `step`.
       optimizer: see `step`.
-      capacity: length of the records.
+      capacity: length of the records; `steps` if that is a number and this is not given.
       project: see `step`.
       keep: see `step`.
 
     Returns:
       The new state, and the auxiliary values of each update stacked along a new first axis of
       length `capacity`; rows from `steps` on are not a number (zero for integers).
+
+    Raises:
+      TypeError: if `steps` is an array and there is no capacity.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -165,6 +168,10 @@ def run(
         fill = jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0
         return jnp.full((capacity, *x.shape), fill, x.dtype)
 
+    if capacity is None:
+        if not isinstance(steps, int):
+            raise TypeError("steps is an array; give the capacity too")
+        capacity = steps
     records = jax.tree.map(blank, jax.eval_shape(loss, state.variable)[1])
     carry: tuple[State, Any] = jax.lax.fori_loop(0, steps, body, (state, records))
     return carry

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nst_jax.losses import ContentLoss, StyleLoss
 from nst_jax.moments import StyleStatistics, style_statistics
 from nst_jax.objective import (
     FeatureFn,
-    Image,
+    GivenImage,
     Losses,
     Weight,
     assemble_targets,
@@ -20,7 +21,7 @@ from nst_jax.objective import (
 
 
 def describe_style(
-    features: FeatureFn, style: Image, *, layers: Sequence[str]
+    features: FeatureFn, style: GivenImage, *, layers: Sequence[str]
 ) -> OrderedDict[str, StyleStatistics]:
     """Take a style image's statistics, once, for `perceptual_loss`.
 
@@ -43,13 +44,13 @@ def describe_style(
       >>> style["pixels"].mean.tolist(), float(style["pixels"].positions)
       ([1.0, 1.0, 1.0], 25.0)
     """
-    maps = features(style)
+    maps = features(jnp.asarray(style))
     return OrderedDict((name, style_statistics(maps[name])) for name in layers)
 
 
 def perceptual_loss(
-    images: Image,
-    contents: Image,
+    images: GivenImage,
+    contents: GivenImage,
     *,
     features: FeatureFn,
     style: Mapping[str, StyleStatistics] = MappingProxyType({}),
@@ -100,7 +101,7 @@ def perceptual_loss(
       >>> float(loss), float(parts.content_terms["pixels"])
       (1.0, 1.0)
     """
-    maps = jax.lax.stop_gradient(features(contents))
+    maps = jax.lax.stop_gradient(features(jnp.asarray(contents)))
     targets = assemble_targets(
         OrderedDict((name, maps[name]) for name in content_layers),
         {name: style_statistics(maps[name]) for name in style},

@@ -214,7 +214,9 @@ class VGG19(nnx.Module):
         )
 
     def __call__(
-        self, image: Float[Array, "*batch height width 3"], taps: Iterable[str] = TAPS
+        self,
+        image: Float[Array | np.ndarray, "*batch height width 3"],
+        taps: Iterable[str] = TAPS,
     ) -> OrderedDict[str, Array]:
         """Compute the named feature maps of an image.
 
@@ -236,7 +238,7 @@ class VGG19(nnx.Module):
                 f"the image is {image.dtype}{list(image.shape)}; "
                 "allowed are floats in [0, 1] of shape (height, width, 3) or (n, height, width, 3)"
             )
-        return self.from_normalized(normalize(image), taps)
+        return self.from_normalized(normalize(jnp.asarray(image)), taps)
 
     def from_normalized(
         self, variable: Float[Array, "*batch height width 3"], taps: Iterable[str] = TAPS

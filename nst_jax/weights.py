@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -307,11 +308,17 @@ def load_vgg19(
       dtype: see `VGG19`; the parameters themselves are float32.
       conv: see `VGG19`.
 
+    Warns:
+      UserWarning: if "auto" goes on with an untrained network, and why.
+
     Raises:
       InputError: if the weights cannot be had.
     """
+    found = find_weights(weights)
+    if found.reason:
+        warnings.warn(f"the network is not trained: {found.reason}", stacklevel=2)
     return build_vgg19(
-        find_weights(weights).params,
+        found.params,
         pooling=pooling,
         pool_scale=pool_scale,
         padding=padding,

@@ -7,6 +7,10 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ.pop("JAX_ENABLE_COMPILATION_CACHE", None)
+# Two processes run the tests. Threads of both that wait for work by spinning would slow each other
+# down several times on two cores; what one starts inherits it.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
 import hypothesis
 import jax
@@ -49,7 +53,7 @@ def offline(tmp_path_factory, monkeypatch):
 def torch():
     """Skip the test where torch is absent."""
     module = pytest.importorskip("torch", reason="torch is not installed: pip install '.[test]'")
-    module.set_num_threads(2)
+    module.set_num_threads(THREADS)
     return module
 
 

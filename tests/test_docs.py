@@ -1,5 +1,6 @@
 """What README and docs/ say is run: every Python block, every command's flags, links, the site."""
 
+import argparse
 import ast
 import html
 import importlib
@@ -154,17 +155,35 @@ def check(words):
         found = importlib.util.find_spec(program) if is_module else (ROOT / program).exists()
         assert found, program
     module = PROGRAMS[program] if program in PROGRAMS else module_of(program)
-    parse = getattr(module, "_parser", None)
-    if parse is None:
-        assert not rest, f"nothing is known of the flags of {program}"
-        return
     try:
-        parse().parse_args(rest)
+        if hasattr(module, "_parser"):
+            module._parser().parse_args(rest)
+        elif program.startswith("examples/"):
+            parse_and_stop(module.main, [program, *rest])
+        else:
+            assert not rest, f"nothing is known of the flags of {program}"
     except SystemExit as exit:
         assert exit.code == 0, words  # noqa: PT017 (--help and the like)
     for word in rest:
         given = word.rpartition("=")[2]
         assert not given.startswith(("png/", "docs/", "examples/")) or (ROOT / given).exists()
+
+
+def parse_and_stop(main, argv):
+    """Run a script up to where it has read its flags."""
+
+    class ParsedError(Exception):
+        pass
+
+    def parse(parser, *_):
+        read_flags(parser, argv[1:])
+        raise ParsedError
+
+    read_flags = argparse.ArgumentParser.parse_args
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse)
+        with pytest.raises(ParsedError):
+            main()
 
 
 def module_of(program) -> ModuleType:
@@ -189,6 +208,7 @@ def test_commands_parse_and_their_files_exist(path):
         "python main.py --content=png/content.png --style=png/style.png --no-such-flag=1",
         "python main.py --content=png/absent.png --style=png/style.png",
         "python -m benchmarks.absent",
+        "python examples/sweep.py --no-such-flag=1",
         "python absent.py",
         "pip install '.[absent]'",
         "absent",
