@@ -46,7 +46,7 @@ def paint(content, style, *, steps):
     )
     optimizer = optax.adam(0.02, b2=0.99)
     state = nst_jax.init(content, optimizer=optimizer)
-    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer, capacity=steps)
+    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer)
 
 
 def main():

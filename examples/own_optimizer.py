@@ -46,7 +46,7 @@ def paint(network, content, style, *, steps):
     schedule = optax.cosine_decay_schedule(0.01, steps)
     optimizer = optax.chain(normalized_momentum(0.9), optax.scale_by_learning_rate(schedule))
     state = nst_jax.init(content, optimizer=optimizer)
-    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer, capacity=steps)
+    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer)
 
 
 def main():

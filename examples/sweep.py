@@ -40,9 +40,7 @@ def sweep(network, content, style, style_weights, *, steps):
         )
         state = nst_jax.init(content, optimizer=optimizer)
         clip = functools.partial(jnp.clip, min=0, max=1)
-        return nst_jax.run(
-            state, steps, loss=loss, optimizer=optimizer, capacity=steps, project=clip
-        )
+        return nst_jax.run(state, steps, loss=loss, optimizer=optimizer, project=clip)
 
     return jax.vmap(paint)(style_weights)
 

@@ -39,7 +39,7 @@ def grow(network, noise, style, *, steps):
     )
     optimizer = optax.lbfgs(memory_size=20)
     state = nst_jax.init(noise, optimizer=optimizer)
-    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer, capacity=steps)
+    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer)
 
 
 def main():

@@ -1,28 +1,45 @@
 """Shared fixtures. No test reaches beyond this machine or into the user's own cache."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before JAX starts: the tests are about numbers on a CPU, wherever they run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 os.environ.pop("JAX_ENABLE_COMPILATION_CACHE", None)
-# Two processes run the tests. Threads of both that wait for work by spinning would slow each other
-# down several times on two cores; what one starts inherits it.
-THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
-os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+# What one test has compiled, no other compiles again, in whatever process. The folder is fresh.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="nst-jax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+else:
+    # Threads of two processes that wait for work by spinning slow each other down several times on
+    # two cores. What a test starts inherits it.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 # How long an example takes is the machine's business; a loaded one is no failure.
 hypothesis.settings.register_profile("nst_jax", deadline=None)
 if "CI" not in os.environ:  # there, hypothesis's own profile is steadier still
     hypothesis.settings.load_profile("nst_jax")
 
+# As JAX has them where nobody says otherwise.
+CACHE_SETTINGS = {
+    "jax_compilation_cache_dir": None,
+    "jax_persistent_cache_min_compile_time_secs": 1.0,
+}
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_unconfigure():
+    """Remove the compiled programs when all is done."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +66,26 @@ def offline(tmp_path_factory, monkeypatch):
     return cache / "nst_jax"
 
 
+@pytest.fixture
+def own_programs(monkeypatch):
+    """For tests of the folder of compiled programs: not that of all tests."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    before = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}
+    for name, value in CACHE_SETTINGS.items():
+        jax.config.update(name, value)
+    reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    reset_cache()
+
+
 @pytest.fixture(scope="session")
 def torch():
     """Skip the test where torch is absent."""
     module = pytest.importorskip("torch", reason="torch is not installed: pip install '.[test]'")
-    module.set_num_threads(THREADS)
+    module.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
     return module
 
 

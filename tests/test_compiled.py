@@ -14,6 +14,7 @@ import pytest
 from nst_jax import compiled, save_image, weights_file
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("own_programs")
 
 # The main job, and what JAX says it did.
 SCRIPT = """

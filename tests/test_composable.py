@@ -42,9 +42,7 @@ def optimized(network, content, style, start, weight, steps=3):
         style_transfer_loss, targets=targets, features=features, style_weight=weight
     )
     optimizer = optax.adam(0.02)
-    state, losses = run(
-        init(start, optimizer=optimizer), steps, loss=loss, optimizer=optimizer, capacity=steps
-    )
+    state, losses = run(init(start, optimizer=optimizer), steps, loss=loss, optimizer=optimizer)
     return state.variable, losses.total
 
 
@@ -136,9 +134,7 @@ def test_any_optimizer_of_optax(problem, optimizer):
     start, targets, features = problem
     loss = functools.partial(style_transfer_loss, targets=targets, features=features)
     _, losses = jax.jit(
-        lambda start: run(
-            init(start, optimizer=optimizer), 8, loss=loss, optimizer=optimizer, capacity=8
-        )
+        lambda start: run(init(start, optimizer=optimizer), 8, loss=loss, optimizer=optimizer)
     )(start)
     assert losses.total[7] < losses.total[0]
 
@@ -170,9 +166,7 @@ def test_any_features(images, features):
     loss = functools.partial(style_transfer_loss, targets=targets, features=features)
     optimizer = optax.adam(0.05)
     state, losses = jax.jit(
-        lambda start: run(
-            init(start, optimizer=optimizer), 5, loss=loss, optimizer=optimizer, capacity=5
-        )
+        lambda start: run(init(start, optimizer=optimizer), 5, loss=loss, optimizer=optimizer)
     )(contents[1])
     assert losses.total[4] < losses.total[0]
     assert state.variable.shape == (16, 12, 3)

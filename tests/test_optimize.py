@@ -84,3 +84,13 @@ def test_one_code_path_for_every_optimizer(optimizer):
     advance = jax.jit(functools.partial(optimize.run, loss=bowl, optimizer=optimizer, capacity=60))
     state, _ = advance(optimize.init(jnp.asarray(START), optimizer=optimizer), 60)
     assert bowl(state.variable)[0] < 1e-2
+
+
+def test_the_capacity_is_the_number_of_steps_where_that_is_known():
+    loss = lambda x: (x**2, x)  # noqa: E731
+    optimizer = optax.sgd(0.1)
+    state = optimize.init(jnp.asarray(1.0), optimizer=optimizer)
+    _, records = optimize.run(state, 3, loss=loss, optimizer=optimizer)
+    np.testing.assert_allclose(records, [1, 0.8, 0.64], rtol=1e-6)
+    with pytest.raises(TypeError, match="give the capacity too"):
+        jax.jit(lambda steps: optimize.run(state, steps, loss=loss, optimizer=optimizer))(3)
