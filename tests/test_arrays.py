@@ -18,6 +18,14 @@ def test_any_float_array_becomes_one_of_jax(make):
     np.testing.assert_allclose(found, IMAGE, atol=0.004)  # a rounding of bfloat16
 
 
+def test_a_later_change_of_the_array_changes_nothing():
+    for _ in range(20):  # JAX's own copies come late, but not each time
+        image = np.full((512, 512, 3), 0.5, np.float32)
+        found = as_image(image, role="content")
+        image[:] = 0
+        assert float(found.min()) == 0.5
+
+
 def test_tensors_of_torch(torch):
     tensor = torch.tensor(IMAGE)  # in memory of its own, aligned so that JAX could use it
     found = as_image(tensor, role="content")
