@@ -8,7 +8,7 @@ may exceed what the machine can multiply.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nst_jax.vgg import CONVS, Conv
+from nst_jax.architecture import CONVS, Conv
 
 # The preset's layers: the first of each block, content and style alike.
 DEEPEST = "conv5_1"

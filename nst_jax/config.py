@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
+from nst_jax.architecture import check_taps
 from nst_jax.conv import Convolution
 from nst_jax.errors import InputError
 from nst_jax.iterates import Picture
@@ -17,7 +18,7 @@ from nst_jax.losses import ContentLoss, StyleLoss
 from nst_jax.pooling import Pooling
 from nst_jax.pyramid import Side
 from nst_jax.regularizers import TotalVariation
-from nst_jax.vgg import Padding, check_taps
+from nst_jax.vgg import Padding
 
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]

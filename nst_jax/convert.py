@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from nst_jax.architecture import TAPS
 from nst_jax.download import DownloadError, check_hash
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.flags import EXIT_FAILURE, Parser, download_bar, exit_code
-from nst_jax.vgg import TAPS, build_vgg19
+from nst_jax.vgg import build_vgg19
 from nst_jax.weights import DTypeName, Layout, cached_weights, convert, fetch_pretrained
 from nst_jax.weights_file import Params, save_weights
 

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from nst_jax.architecture import CONVS, TAPS
 from nst_jax.config import Config, Precision
 from nst_jax.moments import gram_matrix
 from nst_jax.objective import Losses, Targets
@@ -30,7 +31,7 @@ from nst_jax.problem import (
     variable_loss,
 )
 from nst_jax.transfer import stylize
-from nst_jax.vgg import CONVS, TAPS, VGG19, normalize
+from nst_jax.vgg import VGG19, normalize
 from nst_jax.weights import from_state_dict
 
 Record = Mapping[str, np.ndarray]

@@ -4,7 +4,7 @@ Nothing here knows VGG: a feature network is any callable from an image to named
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -91,12 +91,28 @@ def make_targets(
       ((4, 6, 3), [1.0, 1.0, 1.0])
     """
     maps, style_maps = features(jnp.asarray(content)), features(jnp.asarray(style))
-    like, statistics = (
-        OrderedDict((name, style_statistics(found[name])) for name in style_layers)
-        for found in (maps, style_maps)
-    )
-    kept = OrderedDict((name, maps[name]) for name in content_layers)
+    kept, like = describe(maps, content_layers=content_layers, style_layers=style_layers)
+    _, statistics = describe(style_maps, content_layers=(), style_layers=style_layers)
     return assemble_targets(kept, like, [statistics], style_loss=style_loss)
+
+
+def describe(
+    maps: Mapping[str, Array], *, content_layers: Iterable[str], style_layers: Iterable[str]
+) -> tuple[OrderedDict[str, Array], OrderedDict[str, StyleStatistics]]:
+    """Return what targets take of an image's feature maps: some as they are, of some statistics.
+
+    Args:
+      maps: (*batch, h, w, c) each, by name.
+      content_layers: names of the maps to keep.
+      style_layers: names of the maps to take statistics of.
+
+    Raises:
+      KeyError: if one of the layers is not among the maps.
+    """
+    return (
+        OrderedDict((name, maps[name]) for name in content_layers),
+        OrderedDict((name, style_statistics(maps[name])) for name in style_layers),
+    )
 
 
 def assemble_targets(

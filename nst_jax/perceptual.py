@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nst_jax.losses import ContentLoss, StyleLoss
-from nst_jax.moments import StyleStatistics, style_statistics
+from nst_jax.moments import StyleStatistics
 from nst_jax.objective import (
     FeatureFn,
     GivenImage,
     Losses,
     Weight,
     assemble_targets,
+    describe,
     style_transfer_loss,
 )
 
@@ -44,8 +45,7 @@ def describe_style(
       >>> style["pixels"].mean.tolist(), float(style["pixels"].positions)
       ([1.0, 1.0, 1.0], 25.0)
     """
-    maps = features(jnp.asarray(style))
-    return OrderedDict((name, style_statistics(maps[name])) for name in layers)
+    return describe(features(jnp.asarray(style)), content_layers=(), style_layers=layers)[1]
 
 
 def perceptual_loss(
@@ -102,12 +102,8 @@ def perceptual_loss(
       (1.0, 1.0)
     """
     maps = jax.lax.stop_gradient(features(jnp.asarray(contents)))
-    targets = assemble_targets(
-        OrderedDict((name, maps[name]) for name in content_layers),
-        {name: style_statistics(maps[name]) for name in style},
-        [style],
-        style_loss=style_loss,
-    )
+    kept, like = describe(maps, content_layers=content_layers, style_layers=style)
+    targets = assemble_targets(kept, like, [style], style_loss=style_loss)
     _, losses = style_transfer_loss(
         images,
         targets,

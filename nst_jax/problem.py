@@ -13,14 +13,22 @@ from jaxtyping import Array, Float, Int
 
 from nst_jax import iterates, optimize
 from nst_jax.adam import torch_adam
+from nst_jax.architecture import TAPS, check_taps
 from nst_jax.backend import resolve
 from nst_jax.config import Config, Optimizer, Space
 from nst_jax.lbfgs import torch_lbfgs
 from nst_jax.losses import ContentLoss, StyleLoss
-from nst_jax.moments import StyleStatistics, style_statistics
-from nst_jax.objective import Losses, Regularizer, Targets, assemble_targets, style_transfer_loss
+from nst_jax.moments import StyleStatistics
+from nst_jax.objective import (
+    Losses,
+    Regularizer,
+    Targets,
+    assemble_targets,
+    describe,
+    style_transfer_loss,
+)
 from nst_jax.regularizers import TotalVariation, range_penalty, total_variation
-from nst_jax.vgg import TAPS, VGG19, build_vgg19, check_taps, denormalize, normalize
+from nst_jax.vgg import VGG19, build_vgg19, denormalize, normalize
 
 # The most steps in one call to the device; only the length of a few arrays of scalars.
 CAPACITY = 256
@@ -244,10 +252,7 @@ def _describe(
     One program for both is one less to compile where they are of one size.
     """
     maps = network(image, taps=content_layers + style_layers)
-    return (
-        OrderedDict((name, maps[name]) for name in content_layers),
-        OrderedDict((name, style_statistics(maps[name])) for name in style_layers),
-    )
+    return describe(maps, content_layers=content_layers, style_layers=style_layers)
 
 
 @functools.partial(jax.jit, static_argnames="style_loss")

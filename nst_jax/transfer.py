@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nst_jax import optimize, problem
+from nst_jax.architecture import check_size
 from nst_jax.arrays import ImageLike, as_image
 from nst_jax.backend import resolve
 from nst_jax.beginning import first_picture
@@ -21,7 +22,7 @@ from nst_jax.errors import InputError
 from nst_jax.objective import Losses
 from nst_jax.problem import CAPACITY, Problem, Program, split_config
 from nst_jax.pyramid import Shape, Side, carry, fit, resample, scales, side_of
-from nst_jax.vgg import VGG19, check_size, freeze, recast_vgg19
+from nst_jax.vgg import VGG19, freeze, recast_vgg19
 
 _Picture = Float[Array, "*batch height width 3"]
 _Style = Float[Array, "*_ _ _ 3"]  # each of another size

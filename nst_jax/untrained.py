@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nst_jax.architecture import CONVS
 from nst_jax.conv import conv3x3
-from nst_jax.vgg import CONVS, normalize
+from nst_jax.vgg import normalize
 
 # Side of the calibration image: block 5 still has 14 x 14 positions.
 _SIDE = 224

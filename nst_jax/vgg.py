@@ -7,7 +7,6 @@ arXiv 1508.06576, replace its max pooling by average pooling; that is the defaul
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import jax
@@ -17,6 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from nst_jax.architecture import CONVS, TAPS, check_size, check_taps, convs_to, parameter_shapes
 from nst_jax.conv import Convolution, conv3x3, pays_for, turn
 from nst_jax.errors import InputError
 from nst_jax.pooling import Pooling, pool
@@ -27,52 +27,6 @@ Padding = Literal["zeros", "replicate"]
 # ImageNet's statistics over sRGB in [0, 1]: torchvision's networks see (image - mean) / std.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-
-# The architecture: output channels of every convolution, block by block; a pooling between blocks.
-CHANNELS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
-
-
-@dataclass(frozen=True)
-class Conv:
-    """One row of the architecture table: the 3x3 convolution `conv{block}_{index}`."""
-
-    block: int
-    index: int
-    inputs: int
-    outputs: int
-
-    @property
-    def name(self) -> str:
-        """The tap before the ReLU, and the stem of the parameters' names."""
-        return f"conv{self.block}_{self.index}"
-
-    @property
-    def relu(self) -> str:
-        """The tap after the ReLU."""
-        return f"relu{self.block}_{self.index}"
-
-
-def _architecture() -> tuple[Conv, ...]:
-    rows, inputs = [], 3
-    for block, widths in enumerate(CHANNELS, start=1):
-        for index, outputs in enumerate(widths, start=1):
-            rows.append(Conv(block, index, inputs, outputs))
-            inputs = outputs
-    return tuple(rows)
-
-
-CONVS = _architecture()
-TAPS = tuple(tap for conv in CONVS for tap in (conv.name, conv.relu))
-
-
-def convs_to(deepest: str) -> tuple[Conv, ...]:
-    """Return the convolutions that it takes to compute a tap.
-
-    Raises:
-      InputError: if there is no such tap.
-    """
-    (tap,) = check_taps([deepest])
-    return CONVS[: TAPS.index(tap) // 2 + 1]
 
 
 def normalize(image: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
@@ -87,44 +41,6 @@ def denormalize(variable: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
 
 def _colors(values: tuple[float, ...], image: Array) -> Array:
     return jnp.asarray(values, image.dtype).reshape((1,) * (image.ndim - 1) + (3,))
-
-
-def check_taps(taps: Iterable[str]) -> tuple[str, ...]:
-    """Return `taps` without repeats in network order.
-
-    Raises:
-      InputError: if there is none, or a name is not in `TAPS`.
-    """
-    wanted = set(taps)
-    unknown = sorted(wanted - set(TAPS))
-    if unknown or not wanted:
-        given = ", ".join(map(repr, unknown)) or "none"
-        raise InputError(
-            f"unknown VGG-19 layer: {given}; allowed are conv1_1 … conv5_4 (before the ReLU) and "
-            f"relu1_1 … relu5_4 (after it), with indices {_indices()}"
-        )
-    return tuple(tap for tap in TAPS if tap in wanted)
-
-
-def _indices() -> str:
-    return ", ".join(f"{b}_1-{b}_{len(widths)}" for b, widths in enumerate(CHANNELS, start=1))
-
-
-def minimum_size(taps: Iterable[str]) -> int:
-    """Shortest side in px of the smallest image for which every tap has at least one position."""
-    deepest = max(TAPS.index(tap) for tap in check_taps(taps)) // 2
-    return int(2 ** (CONVS[deepest].block - 1))
-
-
-def check_size(height: int, width: int, taps: Iterable[str]) -> None:
-    """Raise InputError if a height x width image is too small for `taps`."""
-    names = check_taps(taps)
-    least = minimum_size(names)
-    if min(height, width) < least:
-        raise InputError(
-            f"an image of {width}x{height} px is too small for the layer {names[-1]}: "
-            f"both sides must be at least {least} px"
-        )
 
 
 class FrozenConv(nnx.Module):
@@ -301,17 +217,6 @@ class VGG19(nnx.Module):
 
     def _pool(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
         return pool(x, self.pooling) * jnp.asarray(self.pool_scale, x.dtype)
-
-
-def parameter_shapes(deepest: str = TAPS[-1]) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter that a tap takes, by name: "conv1_1.kernel" is (3, 3, inputs,
-    outputs), and so on.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for conv in convs_to(deepest):
-        shapes[f"{conv.name}.kernel"] = (3, 3, conv.inputs, conv.outputs)
-        shapes[f"{conv.name}.bias"] = (conv.outputs,)
-    return shapes
 
 
 def build_vgg19(

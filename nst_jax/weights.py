@@ -1,8 +1,8 @@
 """Trained weights: from a torch state dict to checked, named arrays in a safetensors file.
 
-Needs no torch. The map from torch's keys to ours is derived from the architecture table in
-`nst_jax.vgg`, and a conversion is all or nothing: every convolution of the source is used, every
-parameter is filled, or one error lists what is wrong.
+Needs no torch. The map from torch's keys to ours is derived from the table in
+`nst_jax.architecture`, and a conversion is all or nothing: every convolution of the source is used,
+every parameter is filled, or one error lists what is wrong.
 """
 
 import importlib.metadata
@@ -20,21 +20,14 @@ import numpy as np
 import platformdirs
 from jax.typing import DTypeLike
 
+from nst_jax.architecture import CONVS, TAPS
 from nst_jax.conv import Convolution
 from nst_jax.download import DownloadError, Progress, check_hash, download, sha256_of
 from nst_jax.errors import InputError
 from nst_jax.pooling import Pooling
 from nst_jax.torch_file import read_state_dict
 from nst_jax.untrained import untrained_params
-from nst_jax.vgg import (
-    CONVS,
-    MEAN,
-    STD,
-    TAPS,
-    VGG19,
-    Padding,
-    build_vgg19,
-)
+from nst_jax.vgg import MEAN, STD, VGG19, Padding, build_vgg19
 from nst_jax.weights_file import (
     CONVERT_COMMAND,
     FORMAT,

@@ -14,9 +14,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from nst_jax.architecture import TAPS, parameter_shapes
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write
-from nst_jax.vgg import TAPS, parameter_shapes
 
 Params = dict[str, np.ndarray]
 
@@ -42,7 +42,7 @@ class Weights:
     """Parameters of VGG-19 and where they come from.
 
     Attributes:
-      params: an array for each name of `vgg.parameter_shapes`, or of those up to a tap.
+      params: an array for each name of `architecture.parameter_shapes`, or of those up to a tap.
       trained: False for an untrained network.
       origin: for people: which file, or which seed.
       reason: why an untrained network was taken although none was asked for.

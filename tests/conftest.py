@@ -21,7 +21,6 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 # How long an example takes is the machine's business; a loaded one is no failure.
 hypothesis.settings.register_profile("nst_jax", deadline=None)
@@ -69,16 +68,14 @@ def offline(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def own_programs(monkeypatch):
     """For tests of the folder of compiled programs: not that of all tests."""
+    from nst_jax import compiled
+
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     before = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}
-    for name, value in CACHE_SETTINGS.items():
-        jax.config.update(name, value)
-    reset_cache()
+    compiled._set(CACHE_SETTINGS)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    reset_cache()
+    compiled._set(before)
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +118,7 @@ def torch_file(torchvision_vgg19, torch, tmp_path_factory):
 @pytest.fixture(scope="session")
 def random_params():
     """Parameters that need no torch: He-normal kernels, small biases."""
-    from nst_jax.vgg import parameter_shapes
+    from nst_jax.architecture import parameter_shapes
 
     rng = np.random.default_rng(0)
     return {

@@ -30,8 +30,9 @@ from nst_jax import (
     report,
     vgg,
 )
+from nst_jax.architecture import TAPS
 from nst_jax.images import draw_image
-from nst_jax.vgg import TAPS, VGG19
+from nst_jax.vgg import VGG19
 
 ROOT = Path(__file__).parents[1]
 CONFIG = dataclasses.replace(

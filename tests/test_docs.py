@@ -1,7 +1,6 @@
 """What README and docs/ say is run: every Python block, every command's flags, links, the site."""
 
 import argparse
-import ast
 import html
 import importlib
 import importlib.util
@@ -10,7 +9,6 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from types import ModuleType
 from unittest import SkipTest
 
@@ -19,12 +17,11 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 
-import nst_jax
 from nst_jax import cli, convert, crosscheck
 from nst_jax.untrained import untrained_params
 from nst_jax.weights_file import FORMAT, save_weights
+from package import MODULES, PUBLIC, ROOT, needs
 
-ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
@@ -247,12 +244,7 @@ def test_links_lead_somewhere(path):
 def test_reference_has_every_public_name():
     pages = "".join(path.read_text() for path in ROOT.glob("docs/reference/*.md"))
     documented = re.findall(r"^\.\. (?:auto\w+|py:data):: (\w+)$", pages, re.M)
-    public = {
-        name
-        for name in dir(nst_jax)
-        if name[0] != "_" and getattr(getattr(nst_jax, name), "__module__", "")[:7] == "nst_jax"
-    }
-    assert sorted(documented) == sorted({*public, "PRESETS"})
+    assert sorted(documented) == sorted(PUBLIC)
 
 
 def test_modules_import_from_their_own_row_and_those_above():
@@ -260,15 +252,10 @@ def test_modules_import_from_their_own_row_and_those_above():
     table = (ROOT / "docs/design.md").read_text().partition("## Contracts")[0]
     rows = [re.findall(r"`(\w+)`", row) for row in re.findall(r"^\| .*$", table, re.M)]
     row_of = {name: number for number, row in enumerate(rows) for name in row} | {"errors": -1}
-    modules = {path.stem for path in (ROOT / "nst_jax").glob("*.py")} - {"__init__"}
-    assert set(row_of) == modules
-    for name in modules:
-        for node in ast.walk(ast.parse((ROOT / f"nst_jax/{name}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nst_jax"):
-                module = (node.module or "").partition(".")[2]
-                found = [module] if module else [alias.name for alias in node.names]
-                for other in set(found) & modules:
-                    assert row_of[other] <= row_of[name], f"{name} imports {other}"
+    assert set(row_of) == set(MODULES)
+    for name in MODULES:
+        for other in needs(name):
+            assert row_of[other] <= row_of[name], f"{name} imports {other}"
 
 
 @pytest.mark.slow

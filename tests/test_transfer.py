@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from nst_jax import Config, build_vgg19, layers, preset, problem, stylize, transfer
+from nst_jax.architecture import CONVS
 from nst_jax.errors import InputError
 from nst_jax.objective import style_transfer_loss
-from nst_jax.vgg import CONVS, freeze
+from nst_jax.vgg import freeze
 
 LAYERS = layers("relu1_1", "relu2_1")  # two layers compile fast
 CONFIG = dataclasses.replace(

@@ -2,8 +2,9 @@ import jax
 import numpy as np
 import pytest
 
+from nst_jax.architecture import TAPS, parameter_shapes
 from nst_jax.untrained import _natural_noise, untrained_params
-from nst_jax.vgg import TAPS, build_vgg19, parameter_shapes
+from nst_jax.vgg import build_vgg19
 
 
 @pytest.fixture(scope="module")

@@ -4,23 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nst_jax import vgg
+from nst_jax import architecture, vgg
 from nst_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
-
-
-def test_architecture_is_configuration_e():
-    # Simonyan and Zisserman, arXiv 1409.1556, table 1, column E.
-    assert [c.outputs for c in vgg.CONVS] == [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
-    assert vgg.CONVS[0].inputs == 3
-    assert all(a.outputs == b.inputs for a, b in zip(vgg.CONVS, vgg.CONVS[1:], strict=False))
-    assert len(vgg.TAPS) == 32
-    assert vgg.TAPS[:4] == ("conv1_1", "relu1_1", "conv1_2", "relu1_2")
-    assert vgg.TAPS[-1] == "relu5_4"
 
 
 # Compiled whole: op by op, the tests would take three times as long.
@@ -36,7 +24,7 @@ def numpy_features(params, image, *, pool, padding="constant"):
     """The network in float64 numpy, loop over taps of the kernel; independent of XLA."""
     x = (image.astype(np.float64) - vgg.MEAN) / vgg.STD
     found = {}
-    for conv in vgg.CONVS:
+    for conv in architecture.CONVS:
         if conv.index == 1 and conv.block > 1:
             h, w, c = x.shape
             windows = x[: h // 2 * 2, : w // 2 * 2].reshape(h // 2, 2, w // 2, 2, c)
@@ -64,8 +52,8 @@ def test_every_tap_matches_numpy(random_params, photographs, pooling):
     image, scale = photographs[0], 1.5
     expected = numpy_features(random_params, image, pool=lambda w: scale * POOLS[pooling](w))
     network = vgg.build_vgg19(random_params, pooling=pooling, pool_scale=scale)
-    actual = compute(network, image, vgg.TAPS)
-    assert tuple(actual) == vgg.TAPS
+    actual = compute(network, image, architecture.TAPS)
+    assert tuple(actual) == architecture.TAPS
     for tap, theirs in expected.items():
         assert actual[tap].shape == theirs.shape
         error = np.linalg.norm(actual[tap] - theirs) / np.linalg.norm(theirs)
@@ -135,7 +123,7 @@ def test_network_is_a_plain_pytree(network):
 
 
 def test_a_network_may_end_early(network, random_params, photographs):
-    needed = {name: random_params[name] for name in vgg.parameter_shapes("relu2_1")}
+    needed = {name: random_params[name] for name in architecture.parameter_shapes("relu2_1")}
     assert list(needed)[-1] == "conv2_1.bias"
     short = vgg.build_vgg19(needed, deepest="relu2_1")
     assert len(jax.tree.leaves(short)) == 2 * 3
@@ -186,19 +174,6 @@ def test_normalize_and_back(photographs):
     np.testing.assert_allclose(vgg.denormalize(z), image, atol=1e-6)
 
 
-@given(st.sampled_from(vgg.TAPS), st.integers(1, 40), st.integers(1, 40))
-def test_the_named_smallest_size_is_the_smallest(tap, height, width):
-    sides = [height, width]
-    for _ in range(int(tap[4]) - 1):
-        sides = [side // 2 for side in sides]
-    if min(sides) >= 1:
-        vgg.check_size(height, width, [tap])
-    else:
-        least = vgg.minimum_size([tap])
-        with pytest.raises(InputError, match=rf"{width}x{height} px.*{tap}.*at least {least} px"):
-            vgg.check_size(height, width, [tap])
-
-
 def test_what_cannot_be_computed_is_refused(network, random_params, unchecked):
     with pytest.raises(InputError, match=r"at least 16 px"):
         network(jnp.zeros((64, 15, 3)), ["relu1_1", "relu5_1"])
@@ -245,8 +220,13 @@ def test_operations_are_the_network(random_params):
         names.append(name)
         if name in maps:
             np.testing.assert_array_equal(maps[name], x[0])
-    assert [name for name in names if name in vgg.TAPS] == list(vgg.TAPS)
-    assert [name for name in names if name not in vgg.TAPS] == ["pool1", "pool2", "pool3", "pool4"]
+    assert [name for name in names if name in architecture.TAPS] == list(architecture.TAPS)
+    assert [name for name in names if name not in architecture.TAPS] == [
+        "pool1",
+        "pool2",
+        "pool3",
+        "pool4",
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

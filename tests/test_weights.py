@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nst_jax import weights
+from nst_jax.architecture import parameter_shapes
 from nst_jax.download import DownloadError, sha256_of
 from nst_jax.errors import InputError
-from nst_jax.vgg import parameter_shapes
 from server import serving
 
 
