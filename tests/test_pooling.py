@@ -22,3 +22,27 @@ def test_average_pooling_and_its_gradient(size, dtype):
         for j in range(width // 2 * 2):
             expected[:, i, j] = np.float32(cotangent)[:, i // 2, j // 2] / 4
     np.testing.assert_array_equal(np.float32(pull(cotangent)[0]), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [(6, 8), (7, 9), (1, 5)])
+def test_max_pooling_and_its_gradient(size, dtype):
+    """Few values, so that most windows have equal ones: the first of them takes the gradient."""
+    rng = np.random.default_rng(0)
+    height, width = size
+    x = jnp.asarray(rng.integers(0, 2, (2, *size, 3)), dtype)
+    cotangent = jnp.asarray(rng.integers(-8, 8, (2, height // 2, width // 2, 3)), dtype)
+    pooled, pull = jax.vjp(lambda x: pool(x, "max"), x)
+    expected, gradient = np.zeros(pooled.shape, np.float32), np.zeros(x.shape, np.float32)
+    for n, i, j, c in np.ndindex(pooled.shape):
+        window = np.float32(x)[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
+        expected[n, i, j, c] = window.max()
+        row, column = divmod(int(window.argmax()), 2)
+        gradient[n, 2 * i + row, 2 * j + column, c] = cotangent[n, i, j, c]
+    np.testing.assert_array_equal(np.float32(pooled), expected)
+    np.testing.assert_array_equal(np.float32(pull(cotangent)[0]), gradient)
+
+
+def test_a_window_of_no_number_stays_one():
+    x = jnp.full((1, 2, 2, 1), jnp.nan)
+    assert np.isnan(pool(x, "max")).all()
