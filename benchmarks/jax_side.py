@@ -11,7 +11,7 @@ from benchmarks.modes import Mode, Platform, jax_config
 from benchmarks.work import DEEPEST
 from nst_jax import problem
 from nst_jax.errors import InputError
-from nst_jax.transfer import begin
+from nst_jax.scale import begin
 from nst_jax.vgg import freeze
 from nst_jax.weights_file import Params, load_weights
 

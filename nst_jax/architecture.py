@@ -76,10 +76,14 @@ def _indices() -> str:
     return ", ".join(f"{b}_1-{b}_{len(widths)}" for b, widths in enumerate(CHANNELS, start=1))
 
 
+def stride(tap: str) -> int:
+    """How many px of the image's side become one position of a tap's map; rests are dropped."""
+    return int(2 ** (convs_to(tap)[-1].block - 1))
+
+
 def minimum_size(taps: Iterable[str]) -> int:
     """Shortest side in px of the smallest image for which every tap has at least one position."""
-    deepest = max(TAPS.index(tap) for tap in check_taps(taps)) // 2
-    return int(2 ** (CONVS[deepest].block - 1))
+    return stride(check_taps(taps)[-1])
 
 
 def check_size(height: int, width: int, taps: Iterable[str]) -> None:

@@ -30,7 +30,7 @@ def pool(x: Float[Array, "n h w c"], pooling: Pooling) -> Float[Array, "n p q c"
 
 @jax.custom_vjp
 def _window_largest(x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
-    """Take the largest of each 2x2 window; its gradient goes to the first of equal ones, as torch's.
+    """Take the largest of each 2x2 window; the first of equal ones has the gradient, as in torch.
 
     JAX's own gradient is an operation that XLA's CPU backend computes with four maps of indices:
     seven times as slow, and the most memory of a whole step.

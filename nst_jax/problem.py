@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from nst_jax import iterates, optimize
 from nst_jax.adam import torch_adam
-from nst_jax.architecture import TAPS, check_taps
+from nst_jax.architecture import TAPS, check_taps, stride
 from nst_jax.backend import resolve
 from nst_jax.config import Config, Optimizer, Space
 from nst_jax.lbfgs import torch_lbfgs
@@ -28,6 +28,7 @@ from nst_jax.objective import (
     style_transfer_loss,
 )
 from nst_jax.regularizers import TotalVariation, range_penalty, total_variation
+from nst_jax.sharding import Layout
 from nst_jax.vgg import VGG19, build_vgg19, denormalize, normalize
 
 # The most steps in one call to the device; only the length of a few arrays of scalars.
@@ -226,33 +227,42 @@ def compute_targets(
     styles: Sequence[Float[Array, "*_ _ _ 3"]],
     numbers: Numbers,
     program: Program,
+    layout: Layout | None = None,
 ) -> Targets:
     """Compute what `make_targets` does, of several styles, with one compiled program for each size.
 
-    The network is best one from `freeze`.
+    The network is best one from `freeze`. With a layout it and the content lie on its devices, and
+    so will the targets.
     """
-    maps, like = _describe(network, content, program.content_layers, program.style_layers)
-    statistics = [
-        _describe(network, style, program.content_layers, program.style_layers)[1]
-        for style in styles
-    ]
+    layers = program.content_layers, program.style_layers
+    maps, like = _describe(network, content, *layers, layout)
+    statistics = []
+    for style in styles:
+        own = layout and layout.beside(style.shape)
+        if layout:
+            style = own.place(style) if own else layout.replicate(style)
+        statistics.append(_describe(network, style, *layers, own)[1])
     targets: Targets = _assemble(maps, like, statistics, numbers.style_blend, program.style_loss)
     return targets
 
 
-@functools.partial(jax.jit, static_argnames=("content_layers", "style_layers"))
+@functools.partial(jax.jit, static_argnames=("content_layers", "style_layers", "layout"))
 def _describe(
     network: VGG19,
     image: Float[Array, "*batch height width 3"],
     content_layers: tuple[str, ...],
     style_layers: tuple[str, ...],
+    layout: Layout | None = None,
 ) -> tuple[OrderedDict[str, Array], OrderedDict[str, StyleStatistics]]:
     """Compute all that is to know of an image, whether it is content or style.
 
     One program for both is one less to compile where they are of one size.
     """
+    if layout:
+        image = layout.crop(image)
     maps = network(image, taps=content_layers + style_layers)
-    return describe(maps, content_layers=content_layers, style_layers=style_layers)
+    kept, statistics = describe(maps, content_layers=content_layers, style_layers=style_layers)
+    return (jax.tree.map(layout.spread, kept) if layout else kept), statistics
 
 
 @functools.partial(jax.jit, static_argnames="style_loss")
@@ -266,29 +276,43 @@ def _assemble(
     return assemble_targets(maps, like, statistics, style_loss=style_loss, style_blend=style_blend)
 
 
-@functools.partial(jax.jit, static_argnames="program")
+@functools.partial(jax.jit, static_argnames=("program", "layout"))
 def start(
-    picture: Float[Array, "*batch height width 3"], numbers: Numbers, program: Program
+    picture: Float[Array, "*batch height width 3"],
+    numbers: Numbers,
+    program: Program,
+    layout: Layout | None = None,
 ) -> optimize.State:
     """Return the state at a picture, sRGB, before any step.
 
     Under jit every leaf has a buffer of its own, so that the state can be donated.
     """
-    return optimize.init(
+    state = optimize.init(
         to_variable(picture, program.space),
         optimizer=make_optimizer(numbers, program),
         keep=keeper(program),
     )
+    return layout.constrain(state) if layout else state
 
 
-@functools.partial(jax.jit, static_argnames="program", donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("program", "layout"), donate_argnames="state")
 def advance(
-    state: optimize.State, steps: int | Int[Array, ""], problem: Problem, program: Program
+    state: optimize.State,
+    steps: int | Int[Array, ""],
+    problem: Problem,
+    program: Program,
+    layout: Layout | None = None,
 ) -> tuple[optimize.State, Array, Losses]:
-    """Make `steps` updates; return the state, the picture (not clipped) and the losses."""
+    """Make `steps` updates; return the state, the picture (not clipped) and the losses.
+
+    With a layout the state and the picture have the rows that fill it up.
+    """
 
     def loss(variable: Array) -> tuple[Array, Losses]:
         network, targets, numbers = problem
+        if layout:
+            variable = layout.crop(layout.constrain(variable))
+            targets = _cropped(targets, variable)
         return variable_loss(variable, network, targets, numbers, program)
 
     def shown(variable: Array) -> Array:
@@ -304,4 +328,14 @@ def advance(
         project=shown if program.clamp else optimize.unchanged,
         keep=keep,
     )
-    return state, to_srgb(keep.read(state.kept, state.variable), program.space), records
+    picture = to_srgb(keep.read(state.kept, state.variable), program.space)
+    return (*(layout.constrain((state, picture)) if layout else (state, picture)), records)
+
+
+def _cropped(targets: Targets, variable: Array) -> Targets:
+    """Take away the rows of the content's maps that fill up a layout."""
+    maps = OrderedDict(
+        (name, target[..., : variable.shape[-3] // stride(name), :, :])
+        for name, target in targets.content.items()
+    )
+    return Targets(maps, targets.style)

@@ -5,14 +5,13 @@ import operator
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nst_jax import optimize, problem
 from nst_jax.architecture import check_size
 from nst_jax.arrays import ImageLike, as_image
 from nst_jax.backend import resolve
@@ -20,8 +19,10 @@ from nst_jax.beginning import first_picture
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.objective import Losses
-from nst_jax.problem import CAPACITY, Problem, Program, split_config
-from nst_jax.pyramid import Shape, Side, carry, fit, resample, scales, side_of
+from nst_jax.problem import CAPACITY, split_config
+from nst_jax.pyramid import Shape, Side, fit, resample, scales, side_of
+from nst_jax.scale import Scale, Whole
+from nst_jax.sharding import find_devices
 from nst_jax.vgg import VGG19, freeze, recast_vgg19
 
 _Picture = Float[Array, "*batch height width 3"]
@@ -127,6 +128,7 @@ def stylize(
     start: ImageLike | None = None,
     snapshot_every: int | None = 50,
     snapshot_seconds: float | None = None,
+    devices: int | Literal["all"] | Sequence[Any] | None = None,
 ) -> Iterator[Snapshot]:
     """Optimize a picture until it has the content image's features and the styles' statistics.
 
@@ -148,6 +150,9 @@ def stylize(
       snapshot_every: a snapshot is yielded at every multiple of this many steps and at the end;
         None: only at the end.
       snapshot_seconds: if given, also about this often.
+      devices: spread the rows of the picture, or the pictures of a batch, over so many of JAX's
+        devices, all of them, or these; see `sharding.lay_out`. The result is that of one device but
+        for rounding. By default one device computes.
 
     Yields:
       Snapshots. The last one has `step == count_steps(height, width, config)`, unless a loss was
@@ -157,9 +162,11 @@ def stylize(
       InputError: for images that are too small, or of the wrong shape or type, for shares that are
         not one for each style, for a network of another type than the config's, for a precision
         that the device does not have, for a batch with L-BFGS, which would make one
-        problem of it, and for float64 without `jax_enable_x64`.
+        problem of it, for Winograd's algorithm on many devices, for more devices than there are,
+        and for float64 without `jax_enable_x64`.
     """
-    network, config = _settle(network, Config() if config is None else config)
+    mesh = find_devices(devices)
+    network, config = _settle(network, Config() if config is None else config, many=len(mesh) > 1)
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise InputError("precision is float64; it needs jax.config.update('jax_enable_x64', True)")
     if network.dtype != config.dtype:
@@ -182,7 +189,9 @@ def stylize(
     first = None if start is None else as_image(start, role="start", dtype=config.image_dtype)
     _check_batches(content, [*styles, *([] if first is None else [first])])
     check_inputs(content, styles, config)
-    return _snapshots(content, styles, first, network, config, snapshot_every, snapshot_seconds)
+    return _snapshots(
+        content, styles, first, network, config, snapshot_every, snapshot_seconds, mesh
+    )
 
 
 def _check_batches(content: _Style, others: Sequence[_Style]) -> None:
@@ -198,8 +207,17 @@ def _check_batches(content: _Style, others: Sequence[_Style]) -> None:
         raise InputError("some of the styles and the start are batches, and some are not")
 
 
-def _settle(network: VGG19, config: Config) -> tuple[VGG19, Config]:
-    """Decide what is left to `stylize`; return the network that computes so, and the config."""
+def _settle(network: VGG19, config: Config, *, many: bool) -> tuple[VGG19, Config]:
+    """Decide what is left to `stylize`; return the network that computes so, and the config.
+
+    On many devices convolutions are direct: the partitioner cannot cut Winograd's tiles.
+    """
+    if many and config.conv == "winograd":
+        raise InputError(
+            "conv is winograd, which is for one device; on several leave it out, or give direct"
+        )
+    if many:
+        config = dataclasses.replace(config, conv="direct")
     if config.precision == "auto" and network.dtype != jnp.float32:
         own: Any = str(network.dtype)
         config = dataclasses.replace(config, precision=own)
@@ -217,31 +235,6 @@ def _settle(network: VGG19, config: Config) -> tuple[VGG19, Config]:
     return recast, chosen
 
 
-def begin(
-    content: _Picture,
-    styles: Sequence[_Style],
-    *,
-    network: VGG19,
-    config: Config,
-    picture: _Picture | None = None,
-) -> tuple[optimize.State, Problem, Program]:
-    """Prepare one scale with resolved settings: what `advance` takes, and its state before a step.
-
-    Args:
-      content: at the scale's size.
-      styles: as they are looked at beside it; see `style_shape`.
-      network: best from `freeze`, with the taps of `split_config`.
-      config: the settings.
-      picture: where to start; the content image if not given.
-    """
-    numbers, program = split_config(config)
-    with jax.default_matmul_precision(config.matmul_precision):
-        targets = problem.compute_targets(network, content, styles, numbers, program)
-    state = problem.start(content if picture is None else picture, numbers, program)
-    # Shares of styles are in the targets now; the steps are not compiled anew for a number of them.
-    return state, Problem(network, targets, numbers._replace(style_blend=())), program
-
-
 def _snapshots(
     content: _Picture,
     styles: Sequence[_Style],
@@ -250,13 +243,14 @@ def _snapshots(
     config: Config,
     snapshot_every: int | None,
     snapshot_seconds: float | None,
+    devices: Sequence[Any],
 ) -> Iterator[Snapshot]:
     network = freeze(network, taps=split_config(config)[1].taps)
     every = snapshot_every or np.inf
     total, done = count_steps(*_shape(content), config), 0
     parts: list[Losses] = []
-    picture: _Style | None = None
-    state: optimize.State | None = None
+    picture: Any = None
+    scale: Scale | None = None
     for shape, steps in plan(*_shape(content), config):
         small = _resized(content, shape)
         looks = [_resized(style, style_shape(_shape(style), shape, config)) for style in styles]
@@ -264,13 +258,19 @@ def _snapshots(
             picture = first_picture(small, looks, start, config)
         else:
             picture = _carried(picture, shape, config)
-        fresh, given, program = begin(small, looks, network=network, config=config, picture=picture)
-        state = carry(state, fresh) if state else fresh
+        scale = Whole(
+            small,
+            looks,
+            network=network,
+            config=config,
+            picture=picture,
+            before=scale.state() if scale else None,
+            devices=devices,
+        )
         ends, pace = done + steps, _Pace(snapshot_seconds)
         while done < ends:
             chunk = int(min(ends - done, every - done % every, pace.steps()))
-            with jax.default_matmul_precision(config.matmul_precision):
-                state, new, records = problem.advance(state, chunk, given, program)
+            new, records = scale.advance(chunk)
             parts.append(jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records)))
             pace.made(chunk)
             done += chunk

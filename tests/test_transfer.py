@@ -90,7 +90,7 @@ def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photogra
 def test_the_network_is_no_constant_of_the_program(network, photographs):
     content, style = map(jnp.asarray, photographs)
     config = CONFIG.resolve("cpu")
-    state, given, program = transfer.begin(content, [style], network=network, config=config)
+    state, given, program = scale.begin(content, [style], network=network, config=config)
     lowered = problem.advance.lower(state, 3, given, program)
     assert len(lowered.as_text()) < 200_000
     donated = lowered.compile().memory_analysis().alias_size_in_bytes
@@ -284,7 +284,7 @@ def test_precision_reaches_the_compiled_program(network, photographs):
     def products(precision):
         config = dataclasses.replace(CONFIG, precision=precision)
         content, style = map(jnp.asarray, photographs)
-        begun = transfer.begin(content, [style], network=network, config=config)
+        begun = scale.begin(content, [style], network=network, config=config)
         with jax.default_matmul_precision(config.matmul_precision):
             text = problem.advance.lower(begun[0], 1, *begun[1:]).as_text()
         lines = [x for x in text.splitlines() if "dot_general" in x or "stablehlo.convolution" in x]
@@ -302,7 +302,7 @@ def test_the_loop_on_a_gpu_computes_and_nothing_else(random_params, photographs)
     network = problem.build_network(random_params, config)
     frozen = freeze(network, taps=problem.split_config(config)[1].taps)
     content, style = map(jnp.asarray, photographs)
-    state, given, program = transfer.begin(content, [style], network=frozen, config=config)
+    state, given, program = scale.begin(content, [style], network=frozen, config=config)
     text = problem.advance.trace(state, 3, given, program).lower(lowering_platforms=("cuda",))
     loop = text.as_text().split("stablehlo.while")[1]
     assert "custom_call" not in loop  # no calls of the host

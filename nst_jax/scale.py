@@ -1,0 +1,113 @@
+"""One scale of a run in progress: begun with images, advanced some steps at a time."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from nst_jax import optimize, problem
+from nst_jax.config import Config
+from nst_jax.objective import Losses
+from nst_jax.problem import Problem, Program, split_config
+from nst_jax.pyramid import carry
+from nst_jax.sharding import Layout, lay_out
+from nst_jax.vgg import VGG19
+
+_Picture = Float[Array, "*batch height width 3"]
+_Style = Float[Array, "*_ _ _ 3"]  # each of another size
+
+
+class Scale(Protocol):
+    """What a run asks of a scale, wherever it computes and keeps its arrays."""
+
+    def advance(self, steps: int) -> tuple[Float[Array | np.ndarray, "..."], Losses]:
+        """Make steps; return the picture, not clipped, and the losses of each step."""
+
+    def state(self) -> optimize.State:
+        """Return where the optimization stands, its arrays in the picture's shape."""
+
+
+class Whole:
+    """A scale whose picture is computed at once, on one device or with a layout over many."""
+
+    def __init__(
+        self,
+        content: _Picture,
+        styles: Sequence[_Style],
+        *,
+        network: VGG19,
+        config: Config,
+        picture: _Picture,
+        before: optimize.State | None = None,
+        devices: Sequence[Any] = (),
+    ):
+        """Prepare it; nothing is computed but the targets.
+
+        Args:
+          content: at the scale's size.
+          styles: as they are looked at beside it.
+          network: from `freeze`.
+          config: resolved settings.
+          picture: where to start.
+          before: the state at the scale before, what `state` returned.
+          devices: from `find_devices`.
+        """
+        self._precision = config.matmul_precision
+        self._layout = layout = lay_out(content.shape, devices)
+        state, self._problem, self._program = begin(
+            content, styles, network=network, config=config, picture=picture, layout=layout
+        )
+        if before:
+            carried = carry(before, layout.gather(state) if layout else state)
+            state = layout.place_state(carried) if layout else carried
+        self._state = state
+
+    def advance(self, steps: int) -> tuple[Float[Array | np.ndarray, "..."], Losses]:
+        """Make steps in one call to the device."""
+        with jax.default_matmul_precision(self._precision):
+            self._state, picture, losses = problem.advance(
+                self._state, steps, self._problem, self._program, self._layout
+            )
+        if self._layout:
+            picture, losses = self._layout.gather((picture, losses))
+        return picture, losses
+
+    def state(self) -> optimize.State:
+        """Return the state, from many devices gathered on the host."""
+        return self._layout.gather(self._state) if self._layout else self._state
+
+
+def begin(
+    content: _Picture,
+    styles: Sequence[_Style],
+    *,
+    network: VGG19,
+    config: Config,
+    picture: _Picture | None = None,
+    layout: Layout | None = None,
+) -> tuple[optimize.State, Problem, Program]:
+    """Prepare one scale with resolved settings: what `advance` takes, and its state before a step.
+
+    Args:
+      content: at the scale's size.
+      styles: as they are looked at beside it; see `transfer.style_shape`.
+      network: best from `freeze`, with the taps of `split_config`.
+      config: the settings.
+      picture: where to start; the content image if not given.
+      layout: of the content's shape, to compute on many devices.
+    """
+    numbers, program = split_config(config)
+    picture = content if picture is None else picture
+    if layout:
+        network, content, picture = (
+            layout.replicate(network),
+            layout.place(content),
+            layout.place(picture),
+        )
+    with jax.default_matmul_precision(config.matmul_precision):
+        targets = problem.compute_targets(network, content, styles, numbers, program, layout)
+    state = problem.start(picture, numbers, program, layout)
+    # Shares of styles are in the targets now; the steps are not compiled anew for a number of them.
+    return state, Problem(network, targets, numbers._replace(style_blend=())), program

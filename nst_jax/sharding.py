@@ -1,0 +1,196 @@
+"""One picture's rows, or a batch's pictures, over many devices.
+
+The program stays the one of a single device: arrays are laid out over a mesh, and XLA's partitioner
+adds what the devices have to tell each other: border rows for convolutions, sums for statistics.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PyTree
+
+from nst_jax.errors import InputError
+
+_Tree = TypeVar("_Tree")
+# Rows of a picture that four poolings make one row of.
+_STRIDE = 16
+# The fewest rows of a picture that a device should have: four at the deepest layers. With less, the
+# border rows that are exchanged are more than those computed.
+_LEAST_ROWS = 4 * _STRIDE
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How arrays of one picture, or of a batch of pictures, lie on a mesh; hashable.
+
+    Rows are filled up so that each device has the same number of them, a multiple of 16 (then no
+    pooling window and no map of any layer lies across two devices). The program crops what was
+    filled up before it looks at the picture, so that it changes nothing.
+
+    Attributes:
+      mesh: the devices, along one axis.
+      shape: of the picture or the batch, (height, width, 3) or (n, height, width, 3).
+    """
+
+    mesh: Mesh
+    shape: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows the arrays of the picture have."""
+        if self._axis != -3:
+            return self.shape[-3]
+        unit = _STRIDE * self.mesh.size
+        return -(-self.shape[-3] // unit) * unit
+
+    @property
+    def _axis(self) -> int:
+        return -3 if len(self.shape) == 3 else -4
+
+    def _sharding(self, ndim: int) -> NamedSharding:
+        axes = [None] * ndim
+        axes[self._axis] = self.mesh.axis_names[0]
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def _is_image(self, x: Any) -> bool:
+        shape = (*self.shape[:-3], self.rows, *self.shape[-2:])
+        return bool(x.shape[-len(shape) :] == shape)
+
+    def place(self, image: Float[Array | np.ndarray, "*batch height width 3"]) -> Array:
+        """Lay an image or anything of its shape on the devices, filled up below by its last row."""
+        whole = np.asarray(image)
+        edges = [(0, 0)] * whole.ndim
+        edges[-3] = (0, self.rows - whole.shape[-3])
+        filled = np.pad(whole, edges, mode="edge")
+        sharding = self._sharding(filled.ndim)
+        return jax.make_array_from_callback(filled.shape, sharding, filled.__getitem__)
+
+    def replicate(self, tree: _Tree) -> _Tree:
+        """Give every device all of some arrays."""
+        sharding = NamedSharding(self.mesh, PartitionSpec())
+
+        def copy(x: Any) -> Array:
+            whole = np.asarray(x)
+            return jax.make_array_from_callback(whole.shape, sharding, whole.__getitem__)
+
+        copied: _Tree = jax.tree.map(copy, tree)
+        return copied
+
+    def beside(self, shape: tuple[int, ...]) -> "Layout | None":
+        """Lay out another picture or batch on the same devices, if it is large enough for them."""
+        size = self.mesh.size
+        fits = shape[0] >= size * _LEAST_ROWS if len(shape) == 3 else shape[0] == self.shape[0]
+        return Layout(self.mesh, shape) if fits and len(shape) == len(self.shape) else None
+
+    def place_state(self, state: _Tree) -> _Tree:
+        """Invert `gather`: lay out all arrays of the picture's shape, replicate the others."""
+
+        def lay(x: Any) -> Array:
+            image = x.shape[-len(self.shape) :] == self.shape
+            return self.place(x) if image else self.replicate(x)
+
+        placed: _Tree = jax.tree.map(lay, state)
+        return placed
+
+    def gather(self, tree: _Tree) -> _Tree:
+        """Bring arrays to the host, the picture's without the rows that were filled up."""
+        images = jax.tree.map(self._is_image, tree)
+        whole = _replicated(tree, self.mesh)
+        gathered: _Tree = jax.tree.map(
+            lambda x, image: np.asarray(x)[..., : self.shape[-3], :, :] if image else np.asarray(x),
+            whole,
+            images,
+        )
+        return gathered
+
+    def crop(self, image: Float[Array, "*batch rows width c"]) -> Float[Array, "*batch h width c"]:
+        """In a compiled program: take away the rows that were filled up."""
+        return image[..., : self.shape[-3], :, :]
+
+    def constrain(self, tree: _Tree) -> _Tree:
+        """In a compiled program: keep arrays of the picture's shape laid out."""
+
+        def keep(x: Any) -> Any:
+            if not self._is_image(x):
+                return x
+            return jax.lax.with_sharding_constraint(x, self._sharding(x.ndim))
+
+        kept: _Tree = jax.tree.map(keep, tree)
+        return kept
+
+    def spread(self, feature_map: Float[Array, "*batch h w c"]) -> Float[Array, "*batch p w c"]:
+        """In a compiled program: fill up and lay out a map of any layer, to be kept."""
+        if self._axis == -3:
+            rows = self.rows
+            while rows // 2 >= feature_map.shape[-3]:
+                rows //= 2
+            edges = [(0, 0)] * feature_map.ndim
+            edges[-3] = (0, rows - feature_map.shape[-3])
+            feature_map = jnp.pad(feature_map, edges)
+        spread: Array = jax.lax.with_sharding_constraint(
+            feature_map, self._sharding(feature_map.ndim)
+        )
+        return spread
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _replicated(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, everywhere), tree)
+
+
+def find_devices(devices: int | str | Sequence[Any] | None) -> tuple[Any, ...]:
+    """Return the devices that a run takes.
+
+    Args:
+      devices: how many of JAX's, "all" of them, or a sequence of them; None: the default one.
+
+    Raises:
+      InputError: if there are not so many.
+    """
+    if devices is None:
+        return ()
+    found = jax.devices()
+    if devices == "all":
+        return tuple(found)
+    if isinstance(devices, int):
+        if not 1 <= devices <= len(found):
+            raise InputError(
+                f"devices is {devices}, but JAX sees {len(found)}; allowed are 1 to {len(found)}, "
+                "or all"
+            )
+        return tuple(found[:devices])
+    if isinstance(devices, str) or not devices:
+        raise InputError(f"devices is {devices!r}; allowed are a number, all, or a list of devices")
+    return tuple(devices)
+
+
+def lay_out(shape: tuple[int, ...], devices: Sequence[Any]) -> Layout | None:
+    """Decide how a picture or a batch of pictures lies on devices; None: as if there were one.
+
+    A picture has its rows on as many of the devices as can have 64 each; a batch its pictures on as
+    many as divide their number. Where the devices belong to several processes it is all or none:
+    else each process does the same work for itself.
+
+    Args:
+      shape: (height, width, 3) or (n, height, width, 3).
+      devices: from `find_devices`.
+    """
+    count = len(devices)
+    if len(shape) == 3:
+        count = min(count, shape[0] // _LEAST_ROWS)
+    else:
+        count = next((n for n in range(count, 0, -1) if shape[0] % n == 0), 0)
+    if jax.process_count() > 1 and count < len(devices):
+        return None
+    if count < 2:
+        return None
+    name = "rows" if len(shape) == 3 else "pictures"
+    mesh = Mesh(np.asarray(devices[:count]), (name,), axis_types=(AxisType.Auto,))
+    return Layout(mesh, shape)
