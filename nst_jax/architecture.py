@@ -81,6 +81,11 @@ def stride(tap: str) -> int:
     return int(2 ** (convs_to(tap)[-1].block - 1))
 
 
+def channels(tap: str) -> int:
+    """How many channels a tap's map has."""
+    return convs_to(tap)[-1].outputs
+
+
 def minimum_size(taps: Iterable[str]) -> int:
     """Shortest side in px of the smallest image for which every tap has at least one position."""
     return stride(check_taps(taps)[-1])

@@ -158,6 +158,12 @@ class Config:
         "how convolutions are computed; winograd takes fewer multiplications and rounds more. "
         "auto: winograd on a CPU in float32 or bfloat16, else direct",
     )
+    tile: int = _setting(
+        0,
+        "compute a larger picture in tiles of this side in px, which takes the memory of one; the "
+        "result is the same; 0: at once",
+        least=0,
+    )
     seed: int = _setting(0, "seed of everything drawn at random", least=0, below=2**32)
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ All of them sum in float32 at least, whatever the feature maps are stored in. Le
 dimensions are kept, so each image of a batch has its own value.
 """
 
+import math
 from typing import Literal, assert_never
 
 import jax.numpy as jnp
@@ -14,10 +15,15 @@ from nst_jax.moments import (
     StyleStatistics,
     accumulator,
     covariance,
-    gram_matrix,
     style_statistics,
 )
-from nst_jax.wasserstein import Gaussian, gaussian, relative_wasserstein_loss, wasserstein_loss
+from nst_jax.wasserstein import (
+    Gaussian,
+    gaussian,
+    gaussian_distance,
+    relative_wasserstein_loss,
+    wasserstein_loss,
+)
 
 ContentLoss = Literal["relative", "mean", "half-sum"]
 StyleLoss = Literal[
@@ -61,15 +67,34 @@ def content_loss(
     """
     acc = accumulator(features)
     target = target.astype(acc)
-    square = (features.astype(acc) - target) ** 2
     axes = (-3, -2, -1)
+    count = math.prod(features.shape[-3:])
+    square = jnp.sum((features.astype(acc) - target) ** 2, axis=axes)
+    return content_loss_of(square, jnp.sum(target**2, axis=axes), count, kind=kind)
+
+
+def content_loss_of(
+    square: Float[Array, "*batch"],
+    target_square: Float[Array, "*batch"],
+    count: int,
+    *,
+    kind: ContentLoss = "relative",
+) -> Float[Array, "*batch"]:
+    """Compute `content_loss` from sums over a map, which may come in parts.
+
+    Args:
+      square: the sum of the squared differences.
+      target_square: the sum of the target's squares.
+      count: of the values that were summed, C H W.
+      kind: see `content_loss`.
+    """
     match kind:
         case "mean":
-            return jnp.mean(square, axis=axes)
+            return square / count
         case "half-sum":
-            return jnp.sum(square, axis=axes) / 2
+            return square / 2
         case "relative":
-            return jnp.mean(square, axis=axes) / _positive(jnp.mean(target**2, axis=axes))
+            return square / _positive(target_square)
 
 
 def style_target(
@@ -152,18 +177,37 @@ def style_loss(
       >>> float(style_loss(2 * ones, target, kind="gatys-code"))
       0.0
     """
-    height, width, channels = features.shape[-3:]
     if kind == "wasserstein":
         return wasserstein_loss(features, target)
     if kind == "relative-wasserstein":
         return relative_wasserstein_loss(features, target)
-    if kind == "moments":
-        return _moments_loss(style_statistics(features), target)
+    return style_loss_of(style_statistics(features), target, kind=kind)
+
+
+def style_loss_of(
+    statistics: StyleStatistics, target: PyTree[Array], *, kind: StyleLoss = "moments"
+) -> Float[Array, "*batch"]:
+    """Compute `style_loss` from sums over a map, which may come in parts.
+
+    Args:
+      statistics: of the image's map; for the Wasserstein losses of the map less the target's mean,
+        as the difference of large sums would have few digits left.
+      target: from `style_target` of the same kind.
+      kind: see `style_loss`.
+    """
+    channels, positions = statistics.mean.shape[-1], statistics.positions
     axes = (-2, -1)
-    gram = gram_matrix(features)
-    if kind == "pytorch":
-        return jnp.mean((gram - target) ** 2, axis=axes) / (channels * height * width)
-    square = jnp.sum((gram / (height * width) - target) ** 2, axis=axes)
+    match kind:
+        case "moments":
+            return _moments_loss(statistics, target)
+        case "pytorch":
+            return jnp.mean((statistics.gram - target) ** 2, axis=axes) / (channels * positions)
+        case "wasserstein" | "relative-wasserstein":
+            mean = statistics.mean + target.mean
+            centered = covariance(statistics.mean, statistics.gram / positions)
+            relative = kind == "relative-wasserstein"
+            return gaussian_distance(mean, centered, target, relative=relative)
+    square = jnp.sum((statistics.gram / positions - target) ** 2, axis=axes)
     match kind:
         case "relative-gram":
             return square / _positive(jnp.sum(target**2, axis=axes))

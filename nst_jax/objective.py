@@ -215,9 +215,35 @@ def style_transfer_loss(
         for name, target in targets.style.items()
     )
     others = OrderedDict((name, f(image).sum()) for name, (_, f) in regularizers.items())
-    zero = jnp.zeros((), accumulator(image))  # the sum of no layers
+    losses = weigh(
+        content_terms,
+        style_terms,
+        others,
+        content_weight=content_weight,
+        style_weight=style_weight,
+        content_layer_weights=content_layer_weights,
+        style_layer_weights=style_layer_weights,
+        regularizer_weights={name: weight for name, (weight, _) in regularizers.items()},
+        zero=jnp.zeros((), accumulator(image)),
+    )
+    return losses.total, losses
+
+
+def weigh(
+    content_terms: OrderedDict[str, Float[Array, ""]],
+    style_terms: OrderedDict[str, Float[Array, ""]],
+    regularizers: OrderedDict[str, Float[Array, ""]],
+    *,
+    content_weight: Weight,
+    style_weight: Weight,
+    content_layer_weights: Mapping[str, Weight],
+    style_layer_weights: Mapping[str, Weight],
+    regularizer_weights: Mapping[str, Weight],
+    zero: Float[Array, ""],
+) -> Losses:
+    """Add up terms with their weights, those of `style_transfer_loss`; `zero` is a sum of none."""
     content = sum((content_layer_weights.get(n, 1.0) * x for n, x in content_terms.items()), zero)
     style = sum((style_layer_weights.get(n, 1.0) * x for n, x in style_terms.items()), zero)
     total = content_weight * content + style_weight * style
-    total = sum((regularizers[name][0] * x for name, x in others.items()), total)
-    return total, Losses(total, content, style, content_terms, style_terms, others)
+    total = sum((regularizer_weights[name] * x for name, x in regularizers.items()), total)
+    return Losses(total, content, style, content_terms, style_terms, regularizers)

@@ -102,17 +102,50 @@ def step(
       (2.0, [0.5, 0.5])
     """
     (value, auxiliary), gradient = jax.value_and_grad(loss, has_aux=True)(state.variable)
+    state = update(
+        state,
+        value,
+        gradient,
+        optimizer=optimizer,
+        project=project,
+        keep=keep,
+        value_fn=lambda variable: loss(variable)[0],
+    )
+    return state, auxiliary
+
+
+def update(
+    state: State,
+    value: Float[Array, ""],
+    gradient: PyTree[Array],
+    *,
+    optimizer: optax.GradientTransformation,
+    project: Callable[[PyTree[Array]], PyTree[Array]] = unchanged,
+    keep: Keeper | None = None,
+    value_fn: Callable[[PyTree[Array]], Float[Array, ""]] | None = None,
+) -> State:
+    """Make one update with a value and a gradient that are known.
+
+    Args:
+      state: see `step`.
+      value: of the loss at the variable.
+      gradient: of the loss there.
+      optimizer: see `step`.
+      project: see `step`.
+      keep: see `step`.
+      value_fn: the loss, for optimizers that search a line.
+    """
     updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
         gradient,
         state.optimizer,
         state.variable,
         value=value,
         grad=gradient,
-        value_fn=lambda variable: loss(variable)[0],
+        value_fn=value_fn,
     )
     variable = project(optax.apply_updates(state.variable, updates))
     kept = (keep or last()).update(state.kept, state.variable, value, variable)
-    return State(variable, optimizer_state, state.step + 1, kept), auxiliary
+    return State(variable, optimizer_state, state.step + 1, kept)
 
 
 def run(

@@ -3,7 +3,7 @@
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from nst_jax import iterates, optimize
+from nst_jax import iterates, objective, optimize
 from nst_jax.adam import torch_adam
 from nst_jax.architecture import TAPS, check_taps, stride
 from nst_jax.backend import resolve
@@ -30,6 +30,7 @@ from nst_jax.objective import (
 from nst_jax.regularizers import TotalVariation, range_penalty, total_variation
 from nst_jax.sharding import Layout
 from nst_jax.vgg import VGG19, build_vgg19, denormalize, normalize
+from nst_jax.windows import Part
 
 # The most steps in one call to the device; only the length of a few arrays of scalars.
 CAPACITY = 256
@@ -172,6 +173,20 @@ def to_srgb(variable: Float[Array, "*batch 3"], space: Space) -> Float[Array, "*
     return denormalize(variable) if space == "normalized" else variable
 
 
+def to_normalized(variable: Float[Array, "*batch 3"], space: Space) -> Float[Array, "*batch 3"]:
+    """Take the variable to what the network sees."""
+    return variable if space == "normalized" else normalize(variable)
+
+
+def projection(program: Program) -> Callable[[Array], Array]:
+    """Return what is done to the variable after each update."""
+
+    def shown(variable: Array) -> Array:
+        return to_variable(jnp.clip(to_srgb(variable, program.space), 0, 1), program.space)
+
+    return shown if program.clamp else optimize.unchanged
+
+
 def variable_loss(
     variable: Float[Array, "*batch height width 3"],
     network: VGG19,
@@ -192,33 +207,70 @@ def variable_loss(
       features: takes a *normalized* image to its maps, in place of the network.
     """
     maps = features or functools.partial(network.from_normalized, taps=program.taps)
+    return style_transfer_loss(
+        variable,
+        targets,
+        features=lambda variable: maps(to_normalized(variable, program.space)),
+        content_loss=program.content_loss,
+        style_loss=program.style_loss,
+        regularizers=regularizers(numbers, program),
+        **_weights(numbers, program),
+    )
 
-    def from_variable(variable: Array) -> Mapping[str, Array]:
-        return maps(variable if program.space == "normalized" else normalize(variable))
+
+def _weights(numbers: Numbers, program: Program) -> dict[str, Any]:
+    contents = zip(program.content_layers, numbers.content_layers, strict=True)
+    styles = zip(program.style_layers, numbers.style_layers, strict=True)
+    return {
+        "content_weight": numbers.content_weight,
+        "style_weight": numbers.style_weight,
+        "content_layer_weights": dict(contents),
+        "style_layer_weights": dict(styles),
+    }
+
+
+def weigh(
+    content_terms: OrderedDict[str, Float[Array, ""]],
+    style_terms: OrderedDict[str, Float[Array, ""]],
+    others: OrderedDict[str, Float[Array, ""]],
+    numbers: Numbers,
+    program: Program,
+) -> Losses:
+    """Compute what `variable_loss` does from terms that are known."""
+    terms = [*content_terms.values(), *style_terms.values(), *others.values()]
+    return objective.weigh(
+        content_terms,
+        style_terms,
+        others,
+        regularizer_weights={
+            name: weight for name, (weight, _) in regularizers(numbers, program).items()
+        },
+        zero=jnp.zeros((), jnp.result_type(*terms, jnp.float32)),
+        **_weights(numbers, program),
+    )
+
+
+def regularizers(
+    numbers: Numbers, program: Program, *, part: Part | None = None
+) -> dict[str, tuple[objective.Weight, Regularizer]]:
+    """Return the terms that look at the picture alone: of the variable, with their weights.
+
+    Args:
+      numbers: the settings.
+      program: the settings.
+      part: the variable is a window of the picture.
+    """
 
     def of_srgb(regularizer: Regularizer) -> Regularizer:
         return lambda variable: regularizer(to_srgb(variable, program.space))
 
-    regularizers = {}
+    terms: dict[str, tuple[objective.Weight, Regularizer]] = {}
     if program.tv_loss:
-        total = functools.partial(total_variation, kind=program.tv_loss)
-        regularizers["tv"] = numbers.tv_weight, of_srgb(total)
+        total = functools.partial(total_variation, kind=program.tv_loss, part=part)
+        terms["tv"] = numbers.tv_weight, of_srgb(total)
     if program.has_range:
-        regularizers["range"] = numbers.range_weight, of_srgb(range_penalty)
-    return style_transfer_loss(
-        variable,
-        targets,
-        features=from_variable,
-        content_weight=numbers.content_weight,
-        style_weight=numbers.style_weight,
-        content_loss=program.content_loss,
-        style_loss=program.style_loss,
-        content_layer_weights=dict(
-            zip(program.content_layers, numbers.content_layers, strict=True)
-        ),
-        style_layer_weights=dict(zip(program.style_layers, numbers.style_layers, strict=True)),
-        regularizers=regularizers,
-    )
+        terms["range"] = numbers.range_weight, of_srgb(functools.partial(range_penalty, part=part))
+    return terms
 
 
 def compute_targets(
@@ -315,9 +367,6 @@ def advance(
             targets = _cropped(targets, variable)
         return variable_loss(variable, network, targets, numbers, program)
 
-    def shown(variable: Array) -> Array:
-        return to_variable(jnp.clip(to_srgb(variable, program.space), 0, 1), program.space)
-
     keep = keeper(program)
     state, records = optimize.run(
         state,
@@ -325,7 +374,7 @@ def advance(
         loss=loss,
         optimizer=make_optimizer(problem.numbers, program),
         capacity=CAPACITY,
-        project=shown if program.clamp else optimize.unchanged,
+        project=projection(program),
         keep=keep,
     )
     picture = to_srgb(keep.read(state.kept, state.variable), program.space)

@@ -6,13 +6,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nst_jax.windows import Part
+
 TotalVariation = Literal["nine-point", "l2", "l1"]
 
 _AXES = (-3, -2, -1)
 
 
 def total_variation(
-    image: Float[Array, "*batch h w 3"], *, kind: TotalVariation = "nine-point"
+    image: Float[Array, "*batch h w 3"],
+    *,
+    kind: TotalVariation = "nine-point",
+    part: Part | None = None,
 ) -> Float[Array, "*batch"]:
     """Sum up how much neighboring pixels differ.
 
@@ -45,24 +50,29 @@ def total_variation(
             edges = [(0, 0)] * (image.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
             x = jnp.pad(image, edges, mode="edge")
             inner = x[..., 1:-1, 1:-1, :]
-            straight = _mean_square(x[..., 1:-1, 2:, :] - inner)
-            straight += _mean_square(x[..., 2:, 1:-1, :] - inner)
-            diagonal = _mean_square(x[..., 1:, 1:, :] - x[..., :-1, :-1, :])
-            diagonal += _mean_square(x[..., 1:, :-1, :] - x[..., :-1, 1:, :])
-            return 2 * (straight / 3 + diagonal / 12)
+            straight = [x[..., 1:-1, 2:, :] - inner, x[..., 2:, 1:-1, :] - inner]
+            diagonal = [
+                x[..., 1:, 1:, :] - x[..., :-1, :-1, :],
+                x[..., 1:, :-1, :] - x[..., :-1, 1:, :],
+            ]
+            height, width = part.shape if part else image.shape[-3:-1]
+            along, across = straight[0] ** 2 + straight[1] ** 2, diagonal[0] ** 2 + diagonal[1] ** 2
+            mean_along = _sum(along, part) / (3 * height * width)
+            mean_across = _sum(across, part, before=1) / (3 * (height + 1) * (width + 1))
+            return 2 * (mean_along / 3 + mean_across / 12)
         case "l2":
             right, down = _differences(image)
             right, down = right[..., :-1, :, :], down[..., :, :-1, :]
-            return (jnp.sum(right**2, axis=_AXES) + jnp.sum(down**2, axis=_AXES)) / 2
+            return (_sum(right**2, part) + _sum(down**2, part)) / 2
         case "l1":
             right, down = _differences(image)
-            return jnp.sum(_magnitude(right), axis=_AXES) + jnp.sum(_magnitude(down), axis=_AXES)
+            return _sum(_magnitude(right), part) + _sum(_magnitude(down), part)
         case _:
             assert_never(kind)
 
 
-def _mean_square(x: Array) -> Array:
-    return jnp.mean(x**2, axis=_AXES)
+def _sum(x: Array, part: Part | None, before: int = 0) -> Array:
+    return jnp.sum(part.own(x, before=before) if part else x, axis=_AXES)
 
 
 def _magnitude(x: Array) -> Array:
@@ -77,6 +87,14 @@ def _differences(image: Array) -> tuple[Array, Array]:
     )
 
 
-def range_penalty(image: Float[Array, "*batch h w 3"]) -> Float[Array, "*batch"]:
-    """Mean squared distance of the values from [0, 1], where a picture can show them."""
-    return _mean_square(image - jnp.clip(image, 0, 1))
+def range_penalty(
+    image: Float[Array, "*batch h w 3"], *, part: Part | None = None
+) -> Float[Array, "*batch"]:
+    """Mean squared distance of the values from [0, 1], where a picture can show them.
+
+    Args:
+      image: sRGB.
+      part: see `total_variation`.
+    """
+    height, width = part.shape if part else image.shape[-3:-1]
+    return _sum((image - jnp.clip(image, 0, 1)) ** 2, part) / (3 * height * width)

@@ -13,6 +13,7 @@ from nst_jax.objective import Losses
 from nst_jax.problem import Problem, Program, split_config
 from nst_jax.pyramid import carry
 from nst_jax.sharding import Layout, lay_out
+from nst_jax.tiling import Tiled, needs_tiles
 from nst_jax.vgg import VGG19
 
 _Picture = Float[Array, "*batch height width 3"]
@@ -77,6 +78,36 @@ class Whole:
     def state(self) -> optimize.State:
         """Return the state, from many devices gathered on the host."""
         return self._layout.gather(self._state) if self._layout else self._state
+
+
+def begin_scale(
+    content: _Picture,
+    styles: Sequence[_Style],
+    *,
+    network: VGG19,
+    config: Config,
+    picture: _Picture,
+    before: optimize.State | None = None,
+    devices: Sequence[Any] = (),
+) -> Scale:
+    """Prepare a scale as the settings and its size ask for; the arguments are those of `Whole`.
+
+    Raises:
+      InputError: for what cannot be computed in tiles.
+    """
+    if needs_tiles(content.shape, config):
+        return Tiled(
+            content, styles, network=network, config=config, picture=picture, before=before
+        )
+    return Whole(
+        content,
+        styles,
+        network=network,
+        config=config,
+        picture=picture,
+        before=before,
+        devices=devices,
+    )
 
 
 def begin(

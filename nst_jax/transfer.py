@@ -21,7 +21,7 @@ from nst_jax.errors import InputError
 from nst_jax.objective import Losses
 from nst_jax.problem import CAPACITY, split_config
 from nst_jax.pyramid import Shape, Side, fit, resample, scales, side_of
-from nst_jax.scale import Scale, Whole
+from nst_jax.scale import Scale, begin_scale
 from nst_jax.sharding import find_devices
 from nst_jax.vgg import VGG19, freeze, recast_vgg19
 
@@ -258,7 +258,7 @@ def _snapshots(
             picture = first_picture(small, looks, start, config)
         else:
             picture = _carried(picture, shape, config)
-        scale = Whole(
+        scale = begin_scale(
             small,
             looks,
             network=network,

@@ -76,9 +76,7 @@ def wasserstein_loss(
       target: from `gaussian`; of any map's size.
       eps: variance that is added to every channel of both, above zero.
     """
-    mean, covariance = _statistics(features)
-    apart = jnp.mean((mean - target.mean) ** 2, axis=-1)
-    return apart + _bures(covariance, target.covariance, eps) / features.shape[-1]
+    return gaussian_distance(*_statistics(features), target, eps=eps)
 
 
 def relative_wasserstein_loss(
@@ -100,12 +98,35 @@ def relative_wasserstein_loss(
       eps: variance that is added to every channel of both, in units of the target's mean square
         over channels; above zero.
     """
-    mean, covariance = _statistics(features)
+    return gaussian_distance(*_statistics(features), target, eps=eps, relative=True)
+
+
+def gaussian_distance(
+    mean: Float[Array, "*batch c"],
+    covariance: Float[Array, "*batch c c"],
+    target: Gaussian,
+    *,
+    eps: float = 1e-4,
+    relative: bool = False,
+) -> Float[Array, "*batch"]:
+    """Compute `wasserstein_loss`, or `relative_wasserstein_loss`, from statistics that are known.
+
+    Args:
+      mean: of each channel over positions.
+      covariance: of each two channels.
+      target: see there.
+      eps: see there.
+      relative: which of the two.
+    """
+    channels = mean.shape[-1]
+    if not relative:
+        apart = jnp.mean((mean - target.mean) ** 2, axis=-1)
+        return apart + _bures(covariance, target.covariance, eps) / channels
     square = _trace(target.covariance) + jnp.sum(target.mean**2, axis=-1)
     unit = jnp.where(square > 0, square, 1)
     ours, theirs = (each / unit[..., None, None] for each in (covariance, target.covariance))
     apart = jnp.sum((mean - target.mean) ** 2, axis=-1) / unit
-    return apart + _bures(ours, theirs, eps / features.shape[-1])
+    return apart + _bures(ours, theirs, eps / channels)
 
 
 @jax.custom_vjp

@@ -1,0 +1,497 @@
+"""A scale whose picture is computed tile by tile, exactly, with the picture in host memory.
+
+All that the loss takes of the picture are sums over positions: of products of channels (Gram
+matrices), of squared differences from the content's maps, of differences of neighbors. So a step is
+two passes over windows (`nst_jax.windows`). The first adds up the statistics of the style layers.
+Their loss and its derivative by the statistics are then known, and with these as constants the loss
+is itself a sum over positions, whose gradient the second pass adds up window by window. The result
+is the gradient of the whole picture, but for the order in which numbers are added.
+
+A step takes the first pass and the margins on top of an ordinary one. Memory is that of one window;
+the picture, the optimizer's averages and the content's maps lie in host memory.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from nst_jax import optimize
+from nst_jax.architecture import channels, stride
+from nst_jax.config import Config, Space
+from nst_jax.errors import InputError
+from nst_jax.losses import StyleLoss, content_loss_of, style_loss_of
+from nst_jax.moments import StyleStatistics, accumulator, gram_matrix
+from nst_jax.objective import Losses, assemble_targets
+from nst_jax.problem import (
+    Numbers,
+    Program,
+    keeper,
+    make_optimizer,
+    projection,
+    regularizers,
+    split_config,
+    start,
+    to_normalized,
+    to_srgb,
+    weigh,
+)
+from nst_jax.pyramid import Shape, carry
+from nst_jax.vgg import VGG19
+from nst_jax.windows import Cover, Part, Window, cover, margin
+
+_Maps = OrderedDict[str, Any]
+_Statistics = OrderedDict[str, StyleStatistics]
+# Content maps of more bytes a pixel are computed anew at every step rather than kept.
+_KEPT_BYTES = 64
+_STRIP = 2**22  # px that the optimizer updates at once
+
+
+class Targets(NamedTuple):
+    """What the picture is pulled toward.
+
+    Attributes:
+      style: what `losses.style_target` makes of the styles, for each style layer.
+      squares: the sum of the squares of each of the content's maps.
+    """
+
+    style: OrderedDict[str, PyTree[Array]]
+    squares: tuple[Float[Array, ""], ...]
+
+
+class Constants(NamedTuple):
+    """What a window's gradient takes as known.
+
+    Attributes:
+      content: the derivative of the loss by each content layer's sum of squared differences.
+      style: that by each style layer's Gram matrix and mean.
+      numbers: the settings.
+    """
+
+    content: tuple[Float[Array, ""], ...]
+    style: dict[str, tuple[Array, Array]]
+    numbers: Numbers
+
+
+class Sums(NamedTuple):
+    """What windows add up beside the gradient."""
+
+    content: tuple[Float[Array, ""], ...]
+    regularizers: OrderedDict[str, Float[Array, ""]]
+
+
+class Tiled:
+    """A scale in tiles; see `nst_jax.scale.Scale`."""
+
+    def __init__(
+        self,
+        content: Float[Array, "height width 3"],
+        styles: Sequence[Float[Array, "_ _ 3"]],
+        *,
+        network: VGG19,
+        config: Config,
+        picture: Float[Array, "height width 3"],
+        before: optimize.State | None = None,
+    ):
+        """Take the targets, window by window; the arguments are those of `scale.Whole`.
+
+        Raises:
+          InputError: for what cannot be tiled; see `check_tiled`.
+        """
+        check_tiled(content.shape, config)
+        self._network, self._precision = network, config.matmul_precision
+        self._numbers, self._program = split_config(config)
+        self._cover = _cover(content.shape, config)
+        self._content = np.asarray(content)
+        # The content's maps of each window, if they are kept.
+        self._maps: list[_Maps] | None = None
+        with jax.default_matmul_precision(self._precision):
+            self._targets = Targets(self._style_targets(styles, config), self._content_squares())
+        self._numbers = self._numbers._replace(style_blend=())  # it is in the targets now
+        self._shift = _shift(self._targets.style, self._program.style_loss)
+        self._state = self._begin(np.asarray(picture), before)
+
+    def _style_targets(
+        self, styles: Sequence[Array], config: Config
+    ) -> OrderedDict[str, PyTree[Array]]:
+        program, blank = self._program, jnp.zeros(())
+        found = [
+            _sum_statistics(
+                self._network,
+                np.asarray(style),
+                _cover(style.shape, config),
+                program,
+                shift={},
+                space="srgb",
+            )
+            for style in styles
+        ]
+        like = {
+            name: StyleStatistics(
+                blank, jnp.zeros(1), jnp.asarray(float(_positions(name, self._cover.picture)))
+            )
+            for name in program.style_layers
+        }
+        return assemble_targets(
+            OrderedDict(),
+            like,
+            found,
+            style_loss=program.style_loss,
+            style_blend=self._numbers.style_blend,
+        ).style
+
+    def _content_squares(self) -> tuple[Float[Array, ""], ...]:
+        if _content_bytes(self._program) <= _KEPT_BYTES:
+            self._maps = []
+        total: Any = None
+        for window in self._cover.windows:
+            maps, part = _content(
+                self._network,
+                self._cover.cut(self._content, window),
+                np.asarray(window.bounds, np.int32),
+                self._program,
+                self._cover.picture,
+            )
+            if self._maps is not None:
+                self._maps.append(jax.tree.map(np.asarray, maps))
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+        squares: tuple[Array, ...] = total
+        return squares
+
+    def advance(self, steps: int) -> tuple[np.ndarray, Losses]:
+        """Make steps, one after the other."""
+        records = []
+        with jax.default_matmul_precision(self._precision):
+            for _ in range(steps):
+                losses, gradient = self.evaluate()
+                self._update(losses, gradient)
+                records.append(losses)
+            picture = self._picture()
+        stacked: Losses = jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *records)
+        return picture, stacked
+
+    def state(self) -> optimize.State:
+        """Return the state; its arrays are the scale's own."""
+        return self._state
+
+    def evaluate(self) -> tuple[Losses, np.ndarray]:
+        """Return the losses and the gradient at the variable."""
+        variable, program, picture = self._state.variable, self._program, self._cover.picture
+        statistics = _sum_statistics(
+            self._network, variable, self._cover, program, shift=self._shift, space=program.space
+        )
+        constants = _constants(statistics, self._targets, self._numbers, program, picture)
+        gradient, sums, waiting = np.zeros_like(variable), None, None
+        for index, window in enumerate(self._cover.windows):
+            own, part = _pull(
+                self._network,
+                self._cover.cut(variable, window),
+                self._content_of(index, window),
+                np.asarray(window.bounds, np.int32),
+                self._shift,
+                constants,
+                program,
+                picture,
+            )
+            sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
+            # The device computes one window while the host adds the one before.
+            self._add(gradient, waiting)
+            waiting = window, own
+        self._add(gradient, waiting)
+        assert sums is not None
+        return _losses(statistics, sums, self._targets, self._numbers, program, picture), gradient
+
+    def _content_of(self, index: int, window: Window) -> Any:
+        if self._maps is not None:
+            return self._maps[index]
+        return self._cover.cut(self._content, window)
+
+    def _add(self, gradient: np.ndarray, waiting: tuple[Window, Array] | None) -> None:
+        if waiting:
+            window, own = waiting
+            self._cover.cut(gradient, window)[...] += np.asarray(own)
+
+    def _update(self, losses: Losses, gradient: np.ndarray) -> None:
+        apply = functools.partial(_apply, program=self._program)
+        for strip in self._strips():
+            mine = functools.partial(_cut, strip=strip, image=self._content.shape)
+            part = apply(
+                jax.tree.map(mine, self._state), mine(gradient), losses.total, self._numbers
+            )
+            self._state = _put(self._state, part, strip, self._content.shape)
+
+    def _strips(self) -> Iterator[slice]:
+        """Yield rows that the optimizer may update apart from the others."""
+        height, width, _ = self._content.shape
+        # All that Adam does is done for each value by itself; L-BFGS takes products of pictures.
+        rows = max(1, _STRIP // width) if self._program.optimizer == "adam" else height
+        for first in range(0, height, rows):
+            yield slice(first, first + rows)
+
+    def _begin(self, picture: np.ndarray, before: optimize.State | None) -> optimize.State:
+        begin = functools.partial(start, numbers=self._numbers, program=self._program)
+        state = jax.tree.map(
+            lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(begin, self._content)
+        )
+        for strip in self._strips():
+            part = begin(_cut(picture, strip=strip, image=picture.shape))
+            state = _put(state, part, strip, picture.shape)
+        # What comes back is JAX's own memory, which is not to be written to.
+        begun: optimize.State = jax.tree.map(np.array, carry(before, state)) if before else state
+        return begun
+
+    def _picture(self) -> np.ndarray:
+        picture = np.empty_like(self._content)
+        for strip in self._strips():
+            mine = functools.partial(_cut, strip=strip, image=picture.shape)
+            kept, variable = jax.tree.map(mine, (self._state.kept, self._state.variable))
+            picture[strip] = _read(kept, variable, self._program)
+        return picture
+
+
+def check_tiled(shape: tuple[int, ...], config: Config) -> None:
+    """Raise InputError for what cannot be computed in tiles."""
+    if len(shape) == 4:
+        raise InputError(
+            f"the content image is a batch of {shape[0]}, but tiles are for one picture at a time; "
+            "leave tile out"
+        )
+    if config.optimizer == "lbfgs":
+        raise InputError(
+            "the optimizer is lbfgs, whose line search cannot be computed in tiles; allowed are "
+            "adam and lbfgs-torch, or leave tile out"
+        )
+
+
+def needs_tiles(shape: tuple[int, ...], config: Config) -> bool:
+    """Say whether a picture of this shape has more than one tile."""
+    return config.tile > 0 and len(_cover(shape, config).windows) > 1
+
+
+def _cover(shape: tuple[int, ...], config: Config) -> Cover:
+    taps = split_config(config)[1].taps
+    return cover(shape[-3], shape[-2], tile=config.tile, margin=margin(taps))
+
+
+def _content_bytes(program: Program) -> float:
+    """Return the bytes of the content's maps for each pixel of the picture."""
+    return sum(4 * channels(name) / stride(name) ** 2 for name in program.content_layers)
+
+
+def _positions(name: str, picture: Shape) -> int:
+    return (picture[0] // stride(name)) * (picture[1] // stride(name))
+
+
+def _cut(x: Any, *, strip: slice, image: tuple[int, ...]) -> Any:
+    """Take the rows of an array of pictures; leave any other as it is."""
+    return x[..., strip, :, :] if x.shape[-3:] == image else x
+
+
+def _put(tree: optimize.State, part: optimize.State, strip: slice, image: Any) -> optimize.State:
+    """Write rows into the arrays of pictures; take any other array from the part."""
+    jax.block_until_ready(part)  # it may be computed from the memory that is written to
+
+    def put(x: Any, new: Array) -> Any:
+        if x.shape[-3:] != image:
+            return np.array(new)
+        x[..., strip, :, :] = np.asarray(new)
+        return x
+
+    written: optimize.State = jax.tree.map(put, tree, part)
+    return written
+
+
+def _sum_statistics(
+    network: VGG19,
+    image: np.ndarray,
+    covered: Cover,
+    program: Program,
+    shift: Mapping[str, Array],
+    space: Space,
+) -> _Statistics:
+    """Add up the statistics of all windows of an image."""
+    total: Any = None
+    for window in covered.windows:
+        bounds = np.asarray(window.bounds, np.int32)
+        cut = covered.cut(image, window)
+        part = _measure(network, cut, bounds, shift, program, covered.picture, space)
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+    found: _Statistics = total
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("program", "picture", "space"))
+def _measure(
+    network: VGG19,
+    window: Float[Array, "height width 3"],
+    bounds: Int[Array, "4"],
+    shift: Mapping[str, Array],
+    program: Program,
+    picture: Shape,
+    space: Space,
+) -> _Statistics:
+    maps = network.from_normalized(to_normalized(window, space), taps=program.style_layers)
+    return _part_statistics(maps, Part(bounds, picture), shift, program)
+
+
+def _part_statistics(
+    maps: Mapping[str, Array], part: Part, shift: Mapping[str, Array], program: Program
+) -> _Statistics:
+    """Return the part's share of the picture's statistics; the shares add up, their means too."""
+    found: _Statistics = OrderedDict()
+    for name in program.style_layers:
+        features, acc = maps[name], accumulator(maps[name])
+        if name in shift:
+            features = features.astype(acc) - shift[name].reshape(1, 1, -1)
+        own = part.own(features, stride=stride(name))
+        count = part.inside(*features.shape[:2], stride=stride(name)).sum()
+        mean = own.astype(acc).sum((0, 1)) / _positions(name, part.shape)
+        found[name] = StyleStatistics(gram_matrix(own), mean, count.astype(acc))
+    return found
+
+
+def _shift(target: Mapping[str, Any], kind: StyleLoss) -> dict[str, Array]:
+    """Return what is taken off the maps before they are summed; see `losses.style_loss_of`."""
+    if kind not in ("wasserstein", "relative-wasserstein"):
+        return {}
+    return {name: gaussian.mean for name, gaussian in target.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("program", "picture"))
+def _content(
+    network: VGG19,
+    window: Float[Array, "height width 3"],
+    bounds: Int[Array, "4"],
+    program: Program,
+    picture: Shape,
+) -> tuple[_Maps, tuple[Array, ...]]:
+    """Return the content's maps, and the part's sums of their squares."""
+    if not program.content_layers:
+        return OrderedDict(), ()
+    maps = network(window, taps=program.content_layers)
+    part = Part(bounds, picture)
+    squares = tuple(
+        jnp.sum(part.own(maps[name].astype(accumulator(maps[name])) ** 2, stride=stride(name)))
+        for name in program.content_layers
+    )
+    return OrderedDict((name, maps[name]) for name in program.content_layers), squares
+
+
+@functools.partial(jax.jit, static_argnames=("program", "picture"))
+def _constants(
+    statistics: _Statistics, targets: Targets, numbers: Numbers, program: Program, picture: Shape
+) -> Constants:
+    """Differentiate the loss by what the windows add up."""
+    zero = tuple(jnp.zeros_like(square) for square in targets.squares)
+
+    def loss(content: tuple[Array, ...], moments: dict[str, tuple[Array, Array]]) -> Array:
+        whole = OrderedDict(
+            (name, StyleStatistics(*moments[name], statistics[name].positions))
+            for name in program.style_layers
+        )
+        sums = Sums(content, OrderedDict())
+        losses: Losses = _losses(whole, sums, targets, numbers, program, picture)
+        return losses.total
+
+    moments = {name: (each.gram, each.mean) for name, each in statistics.items()}
+    by_content, by_style = jax.grad(loss, argnums=(0, 1))(zero, moments)
+    return Constants(by_content, by_style, numbers)
+
+
+@functools.partial(jax.jit, static_argnames=("program", "picture"))
+def _pull(
+    network: VGG19,
+    window: Float[Array, "height width 3"],
+    content: Any,
+    bounds: Int[Array, "4"],
+    shift: Mapping[str, Array],
+    constants: Constants,
+    program: Program,
+    picture: Shape,
+) -> tuple[Float[Array, "height width 3"], Sums]:
+    """Return a window's part of the gradient, margins included, and its part of the sums.
+
+    The content is the window's maps, or the window itself to compute them of.
+    """
+    part = Part(bounds, picture)
+    if program.content_layers and not isinstance(content, Mapping):
+        content = network(content, taps=program.content_layers)
+    terms = regularizers(constants.numbers, program, part=part)
+
+    def loss(variable: Array) -> tuple[Array, Sums]:
+        maps = network.from_normalized(to_normalized(variable, program.space), taps=program.taps)
+        statistics = _part_statistics(maps, part, shift, program)
+        squares = []
+        for name in program.content_layers:
+            difference = maps[name].astype(accumulator(maps[name])) - content[name]
+            squares.append(jnp.sum(part.own(difference**2, stride=stride(name))))
+        others = OrderedDict((name, f(variable)) for name, (_, f) in terms.items())
+        total: Any = sum(weight * others[name] for name, (weight, _) in terms.items())
+        for factor, square in zip(constants.content, squares, strict=True):
+            total += factor * square
+        for name, (by_gram, by_mean) in constants.style.items():
+            total += jnp.vdot(by_gram, statistics[name].gram)
+            total += jnp.vdot(by_mean, statistics[name].mean)
+        return total, Sums(tuple(squares), others)
+
+    gradient, sums = jax.grad(loss, has_aux=True)(window)
+    return gradient, sums
+
+
+@functools.partial(jax.jit, static_argnames=("program", "picture"))
+def _losses(
+    statistics: _Statistics,
+    sums: Sums,
+    targets: Targets,
+    numbers: Numbers,
+    program: Program,
+    picture: Shape,
+) -> Losses:
+    """Compute the loss and its parts from what the windows have added up."""
+    content = OrderedDict(
+        (
+            name,
+            content_loss_of(
+                square,
+                target_square,
+                channels(name) * _positions(name, picture),
+                kind=program.content_loss,
+            ),
+        )
+        for name, square, target_square in zip(
+            program.content_layers, sums.content, targets.squares, strict=True
+        )
+    )
+    style = OrderedDict(
+        (name, style_loss_of(statistics[name], targets.style[name], kind=program.style_loss))
+        for name in program.style_layers
+    )
+    return weigh(content, style, sums.regularizers, numbers, program)
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _apply(
+    state: optimize.State,
+    gradient: Float[Array, "..."],
+    value: Float[Array, ""],
+    numbers: Numbers,
+    program: Program,
+) -> optimize.State:
+    return optimize.update(
+        state,
+        value,
+        gradient,
+        optimizer=make_optimizer(numbers, program),
+        project=projection(program),
+        keep=keeper(program),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _read(kept: Any, variable: Float[Array, "..."], program: Program) -> Array:
+    return to_srgb(keeper(program).read(kept, variable), program.space)
