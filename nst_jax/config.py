@@ -18,7 +18,7 @@ from nst_jax.losses import ContentLoss, StyleLoss
 from nst_jax.pooling import Pooling
 from nst_jax.pyramid import Side
 from nst_jax.regularizers import TotalVariation
-from nst_jax.vgg import Padding
+from nst_jax.vgg import Padding, Remat
 
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]
@@ -158,6 +158,11 @@ class Config:
         "how convolutions are computed; winograd takes fewer multiplications and rounds more. "
         "auto: winograd on a CPU in float32 or bfloat16, else direct",
     )
+    remat: Literal["auto", Remat] = _setting(
+        "auto",
+        "what is computed twice to save memory; blocks: the maps between two poolings. auto: "
+        "nothing, or what it takes to fit",
+    )
     tile: int = _setting(
         0,
         "compute a larger picture in tiles of this side in px, which takes the memory of one; the "
@@ -200,7 +205,8 @@ class Config:
         if conv == "auto":
             fast = platform == "cpu" and precision in ("float32", "bfloat16")
             conv = "winograd" if fast else "direct"
-        return replace(self, precision=precision, conv=conv)
+        remat = "none" if self.remat == "auto" else self.remat
+        return replace(self, precision=precision, conv=conv, remat=remat)
 
     @property
     def dtype(self) -> ComputeDType:

@@ -55,7 +55,7 @@ class Whole:
           before: the state at the scale before, what `state` returned.
           devices: from `find_devices`.
         """
-        self._precision = config.matmul_precision
+        self._precision, self._advance = config.matmul_precision, problem.find_advance(config)
         self._layout = layout = lay_out(content.shape, devices)
         state, self._problem, self._program = begin(
             content, styles, network=network, config=config, picture=picture, layout=layout
@@ -68,7 +68,7 @@ class Whole:
     def advance(self, steps: int) -> tuple[Float[Array | np.ndarray, "..."], Losses]:
         """Make steps in one call to the device."""
         with jax.default_matmul_precision(self._precision):
-            self._state, picture, losses = problem.advance(
+            self._state, picture, losses = self._advance(
                 self._state, steps, self._problem, self._program, self._layout
             )
         if self._layout:

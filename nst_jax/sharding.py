@@ -44,10 +44,8 @@ class Layout:
     @property
     def rows(self) -> int:
         """How many rows the arrays of the picture have."""
-        if self._axis != -3:
-            return self.shape[-3]
-        unit = _STRIDE * self.mesh.size
-        return -(-self.shape[-3] // unit) * unit
+        height, size = self.shape[-3], self.mesh.size
+        return height if self._axis != -3 else rows_of_a_device(height, size) * size
 
     @property
     def _axis(self) -> int:
@@ -143,6 +141,11 @@ class Layout:
 def _replicated(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, everywhere), tree)
+
+
+def rows_of_a_device(height: int, devices: int) -> int:
+    """Return how many of a picture's rows each device has, with those that fill it up."""
+    return -(-height // (_STRIDE * devices)) * _STRIDE
 
 
 def find_devices(devices: int | str | Sequence[Any] | None) -> tuple[Any, ...]:

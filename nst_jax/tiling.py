@@ -14,19 +14,17 @@ the picture, the optimizer's averages and the content's maps lie in host memory.
 import functools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from nst_jax import optimize
-from nst_jax.architecture import channels, stride
 from nst_jax.config import Config, Space
 from nst_jax.errors import InputError
-from nst_jax.losses import StyleLoss, content_loss_of, style_loss_of
-from nst_jax.moments import StyleStatistics, accumulator, gram_matrix
+from nst_jax.moments import StyleStatistics
 from nst_jax.objective import Losses, assemble_targets
 from nst_jax.problem import (
     Numbers,
@@ -34,55 +32,29 @@ from nst_jax.problem import (
     keeper,
     make_optimizer,
     projection,
-    regularizers,
     split_config,
     start,
-    to_normalized,
     to_srgb,
-    weigh,
 )
-from nst_jax.pyramid import Shape, carry
+from nst_jax.pyramid import carry
+from nst_jax.sums import (
+    KEPT_BYTES,
+    Maps,
+    Statistics,
+    Targets,
+    content_bytes,
+    describe_content,
+    differentiate,
+    losses_of,
+    measure,
+    positions,
+    pull,
+    shifts,
+)
 from nst_jax.vgg import VGG19
-from nst_jax.windows import Cover, Part, Window, cover, margin
+from nst_jax.windows import Cover, Window, cover, margin
 
-_Maps = OrderedDict[str, Any]
-_Statistics = OrderedDict[str, StyleStatistics]
-# Content maps of more bytes a pixel are computed anew at every step rather than kept.
-_KEPT_BYTES = 64
 _STRIP = 2**22  # px that the optimizer updates at once
-
-
-class Targets(NamedTuple):
-    """What the picture is pulled toward.
-
-    Attributes:
-      style: what `losses.style_target` makes of the styles, for each style layer.
-      squares: the sum of the squares of each of the content's maps.
-    """
-
-    style: OrderedDict[str, PyTree[Array]]
-    squares: tuple[Float[Array, ""], ...]
-
-
-class Constants(NamedTuple):
-    """What a window's gradient takes as known.
-
-    Attributes:
-      content: the derivative of the loss by each content layer's sum of squared differences.
-      style: that by each style layer's Gram matrix and mean.
-      numbers: the settings.
-    """
-
-    content: tuple[Float[Array, ""], ...]
-    style: dict[str, tuple[Array, Array]]
-    numbers: Numbers
-
-
-class Sums(NamedTuple):
-    """What windows add up beside the gradient."""
-
-    content: tuple[Float[Array, ""], ...]
-    regularizers: OrderedDict[str, Float[Array, ""]]
 
 
 class Tiled:
@@ -106,14 +78,14 @@ class Tiled:
         check_tiled(content.shape, config)
         self._network, self._precision = network, config.matmul_precision
         self._numbers, self._program = split_config(config)
-        self._cover = _cover(content.shape, config)
+        self._cover = tiles(content.shape, config)
         self._content = np.asarray(content)
         # The content's maps of each window, if they are kept.
-        self._maps: list[_Maps] | None = None
+        self._maps: list[Maps] | None = None
         with jax.default_matmul_precision(self._precision):
             self._targets = Targets(self._style_targets(styles, config), self._content_squares())
         self._numbers = self._numbers._replace(style_blend=())  # it is in the targets now
-        self._shift = _shift(self._targets.style, self._program.style_loss)
+        self._shift = shifts(self._targets.style, self._program.style_loss)
         self._state = self._begin(np.asarray(picture), before)
 
     def _style_targets(
@@ -124,7 +96,7 @@ class Tiled:
             _sum_statistics(
                 self._network,
                 np.asarray(style),
-                _cover(style.shape, config),
+                tiles(style.shape, config),
                 program,
                 shift={},
                 space="srgb",
@@ -133,7 +105,7 @@ class Tiled:
         ]
         like = {
             name: StyleStatistics(
-                blank, jnp.zeros(1), jnp.asarray(float(_positions(name, self._cover.picture)))
+                blank, jnp.zeros(1), jnp.asarray(float(positions(name, self._cover.picture)))
             )
             for name in program.style_layers
         }
@@ -146,11 +118,11 @@ class Tiled:
         ).style
 
     def _content_squares(self) -> tuple[Float[Array, ""], ...]:
-        if _content_bytes(self._program) <= _KEPT_BYTES:
+        if content_bytes(self._program) <= KEPT_BYTES:
             self._maps = []
         total: Any = None
         for window in self._cover.windows:
-            maps, part = _content(
+            maps, part = describe_content(
                 self._network,
                 self._cover.cut(self._content, window),
                 np.asarray(window.bounds, np.int32),
@@ -185,10 +157,10 @@ class Tiled:
         statistics = _sum_statistics(
             self._network, variable, self._cover, program, shift=self._shift, space=program.space
         )
-        constants = _constants(statistics, self._targets, self._numbers, program, picture)
+        constants = differentiate(statistics, self._targets, self._numbers, program, picture)
         gradient, sums, waiting = np.zeros_like(variable), None, None
         for index, window in enumerate(self._cover.windows):
-            own, part = _pull(
+            own, part = pull(
                 self._network,
                 self._cover.cut(variable, window),
                 self._content_of(index, window),
@@ -204,7 +176,7 @@ class Tiled:
             waiting = window, own
         self._add(gradient, waiting)
         assert sums is not None
-        return _losses(statistics, sums, self._targets, self._numbers, program, picture), gradient
+        return losses_of(statistics, sums, self._targets, self._numbers, program, picture), gradient
 
     def _content_of(self, index: int, window: Window) -> Any:
         if self._maps is not None:
@@ -270,21 +242,13 @@ def check_tiled(shape: tuple[int, ...], config: Config) -> None:
 
 def needs_tiles(shape: tuple[int, ...], config: Config) -> bool:
     """Say whether a picture of this shape has more than one tile."""
-    return config.tile > 0 and len(_cover(shape, config).windows) > 1
+    return config.tile > 0 and len(tiles(shape, config).windows) > 1
 
 
-def _cover(shape: tuple[int, ...], config: Config) -> Cover:
+def tiles(shape: tuple[int, ...], config: Config) -> Cover:
+    """Return the windows that a picture of this shape is computed in."""
     taps = split_config(config)[1].taps
     return cover(shape[-3], shape[-2], tile=config.tile, margin=margin(taps))
-
-
-def _content_bytes(program: Program) -> float:
-    """Return the bytes of the content's maps for each pixel of the picture."""
-    return sum(4 * channels(name) / stride(name) ** 2 for name in program.content_layers)
-
-
-def _positions(name: str, picture: Shape) -> int:
-    return (picture[0] // stride(name)) * (picture[1] // stride(name))
 
 
 def _cut(x: Any, *, strip: slice, image: tuple[int, ...]) -> Any:
@@ -313,165 +277,16 @@ def _sum_statistics(
     program: Program,
     shift: Mapping[str, Array],
     space: Space,
-) -> _Statistics:
+) -> Statistics:
     """Add up the statistics of all windows of an image."""
-    total: Any = None
-    for window in covered.windows:
+    total: Any = None if program.style_layers else OrderedDict()
+    for window in covered.windows if program.style_layers else ():
         bounds = np.asarray(window.bounds, np.int32)
         cut = covered.cut(image, window)
-        part = _measure(network, cut, bounds, shift, program, covered.picture, space)
+        part = measure(network, cut, bounds, shift, program, covered.picture, space)
         total = part if total is None else jax.tree.map(jnp.add, total, part)
-    found: _Statistics = total
+    found: Statistics = total
     return found
-
-
-@functools.partial(jax.jit, static_argnames=("program", "picture", "space"))
-def _measure(
-    network: VGG19,
-    window: Float[Array, "height width 3"],
-    bounds: Int[Array, "4"],
-    shift: Mapping[str, Array],
-    program: Program,
-    picture: Shape,
-    space: Space,
-) -> _Statistics:
-    maps = network.from_normalized(to_normalized(window, space), taps=program.style_layers)
-    return _part_statistics(maps, Part(bounds, picture), shift, program)
-
-
-def _part_statistics(
-    maps: Mapping[str, Array], part: Part, shift: Mapping[str, Array], program: Program
-) -> _Statistics:
-    """Return the part's share of the picture's statistics; the shares add up, their means too."""
-    found: _Statistics = OrderedDict()
-    for name in program.style_layers:
-        features, acc = maps[name], accumulator(maps[name])
-        if name in shift:
-            features = features.astype(acc) - shift[name].reshape(1, 1, -1)
-        own = part.own(features, stride=stride(name))
-        count = part.inside(*features.shape[:2], stride=stride(name)).sum()
-        mean = own.astype(acc).sum((0, 1)) / _positions(name, part.shape)
-        found[name] = StyleStatistics(gram_matrix(own), mean, count.astype(acc))
-    return found
-
-
-def _shift(target: Mapping[str, Any], kind: StyleLoss) -> dict[str, Array]:
-    """Return what is taken off the maps before they are summed; see `losses.style_loss_of`."""
-    if kind not in ("wasserstein", "relative-wasserstein"):
-        return {}
-    return {name: gaussian.mean for name, gaussian in target.items()}
-
-
-@functools.partial(jax.jit, static_argnames=("program", "picture"))
-def _content(
-    network: VGG19,
-    window: Float[Array, "height width 3"],
-    bounds: Int[Array, "4"],
-    program: Program,
-    picture: Shape,
-) -> tuple[_Maps, tuple[Array, ...]]:
-    """Return the content's maps, and the part's sums of their squares."""
-    if not program.content_layers:
-        return OrderedDict(), ()
-    maps = network(window, taps=program.content_layers)
-    part = Part(bounds, picture)
-    squares = tuple(
-        jnp.sum(part.own(maps[name].astype(accumulator(maps[name])) ** 2, stride=stride(name)))
-        for name in program.content_layers
-    )
-    return OrderedDict((name, maps[name]) for name in program.content_layers), squares
-
-
-@functools.partial(jax.jit, static_argnames=("program", "picture"))
-def _constants(
-    statistics: _Statistics, targets: Targets, numbers: Numbers, program: Program, picture: Shape
-) -> Constants:
-    """Differentiate the loss by what the windows add up."""
-    zero = tuple(jnp.zeros_like(square) for square in targets.squares)
-
-    def loss(content: tuple[Array, ...], moments: dict[str, tuple[Array, Array]]) -> Array:
-        whole = OrderedDict(
-            (name, StyleStatistics(*moments[name], statistics[name].positions))
-            for name in program.style_layers
-        )
-        sums = Sums(content, OrderedDict())
-        losses: Losses = _losses(whole, sums, targets, numbers, program, picture)
-        return losses.total
-
-    moments = {name: (each.gram, each.mean) for name, each in statistics.items()}
-    by_content, by_style = jax.grad(loss, argnums=(0, 1))(zero, moments)
-    return Constants(by_content, by_style, numbers)
-
-
-@functools.partial(jax.jit, static_argnames=("program", "picture"))
-def _pull(
-    network: VGG19,
-    window: Float[Array, "height width 3"],
-    content: Any,
-    bounds: Int[Array, "4"],
-    shift: Mapping[str, Array],
-    constants: Constants,
-    program: Program,
-    picture: Shape,
-) -> tuple[Float[Array, "height width 3"], Sums]:
-    """Return a window's part of the gradient, margins included, and its part of the sums.
-
-    The content is the window's maps, or the window itself to compute them of.
-    """
-    part = Part(bounds, picture)
-    if program.content_layers and not isinstance(content, Mapping):
-        content = network(content, taps=program.content_layers)
-    terms = regularizers(constants.numbers, program, part=part)
-
-    def loss(variable: Array) -> tuple[Array, Sums]:
-        maps = network.from_normalized(to_normalized(variable, program.space), taps=program.taps)
-        statistics = _part_statistics(maps, part, shift, program)
-        squares = []
-        for name in program.content_layers:
-            difference = maps[name].astype(accumulator(maps[name])) - content[name]
-            squares.append(jnp.sum(part.own(difference**2, stride=stride(name))))
-        others = OrderedDict((name, f(variable)) for name, (_, f) in terms.items())
-        total: Any = sum(weight * others[name] for name, (weight, _) in terms.items())
-        for factor, square in zip(constants.content, squares, strict=True):
-            total += factor * square
-        for name, (by_gram, by_mean) in constants.style.items():
-            total += jnp.vdot(by_gram, statistics[name].gram)
-            total += jnp.vdot(by_mean, statistics[name].mean)
-        return total, Sums(tuple(squares), others)
-
-    gradient, sums = jax.grad(loss, has_aux=True)(window)
-    return gradient, sums
-
-
-@functools.partial(jax.jit, static_argnames=("program", "picture"))
-def _losses(
-    statistics: _Statistics,
-    sums: Sums,
-    targets: Targets,
-    numbers: Numbers,
-    program: Program,
-    picture: Shape,
-) -> Losses:
-    """Compute the loss and its parts from what the windows have added up."""
-    content = OrderedDict(
-        (
-            name,
-            content_loss_of(
-                square,
-                target_square,
-                channels(name) * _positions(name, picture),
-                kind=program.content_loss,
-            ),
-        )
-        for name, square, target_square in zip(
-            program.content_layers, sums.content, targets.squares, strict=True
-        )
-    )
-    style = OrderedDict(
-        (name, style_loss_of(statistics[name], targets.style[name], kind=program.style_loss))
-        for name in program.style_layers
-    )
-    return weigh(content, style, sums.regularizers, numbers, program)
 
 
 @functools.partial(jax.jit, static_argnames="program")

@@ -223,6 +223,7 @@ def _settle(network: VGG19, config: Config, *, many: bool) -> tuple[VGG19, Confi
         config = dataclasses.replace(config, precision=own)
     chosen = resolve(config)
     assert chosen.conv != "auto"
+    assert chosen.remat != "auto"
     dtype = chosen.dtype if config.precision == "auto" else network.dtype
     recast = recast_vgg19(
         network,
@@ -231,6 +232,7 @@ def _settle(network: VGG19, config: Config, *, many: bool) -> tuple[VGG19, Confi
         pooling=config.pooling,
         pool_scale=config.pool_scale,
         padding=config.padding,
+        remat=chosen.remat,
     )
     return recast, chosen
 

@@ -23,6 +23,7 @@ from nst_jax.pooling import Pooling, pool
 from nst_jax.winograd import transform_kernel
 
 Padding = Literal["zeros", "replicate"]
+Remat = Literal["none", "blocks"]
 
 # ImageNet's statistics over sRGB in [0, 1]: torchvision's networks see (image - mean) / std.
 MEAN = (0.485, 0.456, 0.406)
@@ -41,6 +42,20 @@ def denormalize(variable: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
 
 def _colors(values: tuple[float, ...], image: Array) -> Array:
     return jnp.asarray(values, image.dtype).reshape((1,) * (image.ndim - 1) + (3,))
+
+
+_Operation = tuple[str, Callable[[Array], Array]]
+
+
+def _apply(
+    block: list[_Operation], wanted: tuple[str, ...], x: Array
+) -> tuple[Array, dict[str, Array]]:
+    maps = {}
+    for name, operation in block:
+        x = operation(x)
+        if name in wanted:
+            maps[name] = x
+    return x, maps
 
 
 class FrozenConv(nnx.Module):
@@ -92,6 +107,8 @@ class VGG19(nnx.Module):
         convolutions pad with zeros.
       dtype: what the network computes in and the type of its taps.
       conv: how the convolutions are computed; "winograd" is fast on a CPU, best after `freeze`.
+      remat: what is computed twice to save memory where gradients are taken: "none", or "blocks",
+        all maps between two poolings but the taps.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -113,17 +130,20 @@ class VGG19(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         conv: Convolution = "direct",
+        remat: Remat = "none",
         deepest: str = TAPS[-1],
     ):
         for name, value, allowed in (
             ("pooling", pooling, Pooling),
             ("padding", padding, Padding),
             ("conv", conv, Convolution),
+            ("remat", remat, Remat),
         ):
             if value not in get_args(allowed):
                 raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
         self.pooling, self.pool_scale = pooling, pool_scale
         self.padding, self.dtype, self.conv = padding, jnp.dtype(dtype), conv
+        self.remat = remat
         self.convs = nnx.List(
             FrozenConv(row.inputs, row.outputs, rngs=rngs, param_dtype=param_dtype)
             for row in convs_to(deepest)
@@ -177,17 +197,24 @@ class VGG19(nnx.Module):
         found: OrderedDict[str, Array] = OrderedDict()
         batch = variable.shape[:-3]
         x = variable.reshape(-1, *variable.shape[-3:]).astype(self.dtype)
-        for name, operation in self.operations(wanted):
-            x = operation(x)
-            if name in wanted:
-                found[name] = x.reshape(*batch, *x.shape[1:])
-            if name == wanted[-1]:
-                break
+        for block in self._blocks(wanted):
+            apply = functools.partial(_apply, block, wanted)
+            x, maps = (jax.checkpoint(apply) if self.remat == "blocks" else apply)(x)
+            found.update((name, y.reshape(*batch, *y.shape[1:])) for name, y in maps.items())
         return found
 
-    def operations(
-        self, taps: Collection[str] = TAPS
-    ) -> Iterator[tuple[str, Callable[[Array], Array]]]:
+    def _blocks(self, wanted: tuple[str, ...]) -> Iterator[list[_Operation]]:
+        """Yield the operations up to the last tap wanted; a pooling ends a block."""
+        block: list[_Operation] = []
+        for name, operation in self.operations(wanted):
+            block.append((name, operation))
+            if name == wanted[-1] or name.startswith("pool"):
+                yield block
+                block = []
+            if name == wanted[-1]:
+                return
+
+    def operations(self, taps: Collection[str] = TAPS) -> Iterator[_Operation]:
         """Yield what the network does, in order: each tap's name, or pool1 … pool4, and a function.
 
         The first function takes the normalized image (n, height, width, 3), each later one the
@@ -228,6 +255,7 @@ def build_vgg19(
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
     conv: Convolution = "direct",
+    remat: Remat = "none",
     deepest: str = TAPS[-1],
 ) -> VGG19:
     """Build a network from named arrays, without initializing it at random first.
@@ -241,6 +269,7 @@ def build_vgg19(
       dtype: see `VGG19`.
       param_dtype: the type that the parameters are converted to.
       conv: see `VGG19`.
+      remat: see `VGG19`.
       deepest: the last tap that the network has.
 
     Raises:
@@ -265,6 +294,7 @@ def build_vgg19(
             dtype=dtype,
             param_dtype=param_dtype,
             conv=conv,
+            remat=remat,
             deepest=deepest,
         )
     )
@@ -296,11 +326,13 @@ def recast_vgg19(
     pooling: Pooling,
     pool_scale: float,
     padding: Padding,
+    remat: Remat = "none",
 ) -> VGG19:
     """Return a network of the same parameters that computes in another way; see `VGG19`."""
     recast = nnx.merge(*nnx.split(network))
     recast.dtype, recast.conv = jnp.dtype(dtype), conv
     recast.pooling, recast.pool_scale, recast.padding = pooling, pool_scale, padding
+    recast.remat = remat
     return recast
 
 

@@ -1,0 +1,289 @@
+"""What a run will need, said before its first step.
+
+Memory comes from the compiled program's own analysis, time from a few steps that are made.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from nst_jax import problem, sums
+from nst_jax.architecture import channels
+from nst_jax.backend import default_device
+from nst_jax.config import Config
+from nst_jax.errors import InputError
+from nst_jax.problem import Problem, split_config
+from nst_jax.pyramid import Shape
+from nst_jax.scale import begin_scale
+from nst_jax.sharding import rows_of_a_device
+from nst_jax.tiling import needs_tiles, tiles
+from nst_jax.transfer import Plan, plan, style_shape
+from nst_jax.vgg import VGG19, freeze
+
+# What a process takes without any picture: the interpreter, JAX and the compiler, and the network
+# as it was read. Measured on a CPU; on other devices it is host memory.
+_PROCESS_BYTES = 500 * 10**6
+# A share that is left free: allocators lose some, and other processes live too.
+_RESERVE = 0.05
+# Bytes for each pixel that no program of ours takes half of (docs/scaling.md); where they fit, no
+# analysis is made.
+_BOUND = 6000
+
+
+class Need(NamedTuple):
+    """What a run needs where its largest scale is computed.
+
+    Attributes:
+      device: bytes on each device.
+      host: bytes of host memory; on a CPU both are the same memory.
+    """
+
+    device: int
+    host: int
+
+
+def need(
+    shape: Shape,
+    styles: Sequence[Shape],
+    *,
+    network: VGG19,
+    config: Config,
+    batch: int = 0,
+    devices: int = 1,
+) -> Need:
+    """Compile the largest program of a run and return the memory that it asks for.
+
+    Nothing is computed. The command line's run takes the same compiled program from the cache.
+
+    Args:
+      shape: (height, width) of the picture in px.
+      styles: (height, width) of each style image as it is given.
+      network: as `stylize` takes it, with the config's way to compute.
+      config: resolved settings.
+      batch: how many pictures at once; 0: one, without a batch's dimension.
+      devices: how many they are spread over.
+    """
+    looks = [style_shape(style, shape, config) for style in styles]
+    if not batch and needs_tiles((*shape, 3), config):
+        return _need_tiled(shape, looks, network, config)
+    if devices > 1:
+        shape = (rows_of_a_device(shape[0], devices), shape[1]) if not batch else shape
+        batch = -(-batch // devices)
+    lead = (batch,) if batch else ()
+    numbers, program = split_config(config)
+    frozen = jax.eval_shape(functools.partial(freeze, taps=program.taps), network)
+    image = _image((*lead, *shape), config)
+    targets = jax.eval_shape(
+        functools.partial(problem.compute_targets, numbers=numbers, program=program),
+        frozen,
+        image,
+        [_image((*lead, *look), config) for look in looks],
+    )
+    state = jax.eval_shape(
+        functools.partial(problem.start, numbers=numbers, program=program), image
+    )
+    given = Problem(frozen, targets, numbers._replace(style_blend=()))
+    with jax.default_matmul_precision(config.matmul_precision):
+        step = problem.find_advance(config).lower(state, 1, given, program).compile()
+    return _on_device(_bytes(step))
+
+
+def _need_tiled(shape: Shape, looks: Sequence[Shape], network: VGG19, config: Config) -> Need:
+    numbers, program = split_config(config)
+    frozen = jax.eval_shape(functools.partial(freeze, taps=program.taps), network)
+    covered = tiles((*shape, 3), config)
+    window, bounds = _image(covered.size, config), jax.ShapeDtypeStruct((4,), jnp.int32)
+    targets = jax.eval_shape(
+        functools.partial(problem.compute_targets, numbers=numbers, program=program),
+        frozen,
+        window,
+        [window for _ in looks],
+    )
+    content: Any = window
+    kept = sums.content_bytes(program)
+    if kept <= sums.KEPT_BYTES:
+        content = targets.content
+    else:
+        kept = 0
+    kind, style = config.image_dtype, {}
+    for name in program.style_layers:
+        count = channels(name)
+        style[name] = tuple(jax.ShapeDtypeStruct((count,) * n, kind) for n in (2, 1))
+    content_factors = (jax.ShapeDtypeStruct((), kind),) * len(program.content_layers)
+    constants: Any = sums.Constants(content_factors, style, numbers)  # type: ignore[arg-type]
+    shift = sums.shifts(targets.style, program.style_loss)
+    with jax.default_matmul_precision(config.matmul_precision):
+        pull = sums.pull.lower(
+            frozen, window, content, bounds, shift, constants, program, shape
+        ).compile()
+    area, overlap = np.prod(shape), len(covered.windows) * np.prod(covered.size) / np.prod(shape)
+    pair = 2 * config.memory_size if config.optimizer != "adam" else 2
+    # The content as it was read and resized, the picture, its gradient, its average, what is shown
+    # and saved, and what the optimizer remembers; the content's maps with the windows' margins.
+    pictures = 12 * (9 + pair)
+    host = int(area * (pictures + kept * overlap))
+    on_device = _on_device(_bytes(pull))
+    return Need(on_device.device, on_device.host + host)
+
+
+def _image(shape: tuple[int, ...], config: Config) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*shape, 3), config.image_dtype)
+
+
+def _bytes(compiled: Any) -> int:
+    found = compiled.memory_analysis()
+    return int(
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        + found.temp_size_in_bytes
+        - found.alias_size_in_bytes
+    )
+
+
+def _on_device(count: int) -> Need:
+    return Need(count, _PROCESS_BYTES)
+
+
+def free_memory() -> Need:
+    """Return the bytes that are free on the default device and on the host.
+
+    On a CPU both are the host's. Where a device does not tell, its memory counts as endless.
+    """
+    host = int((1 - _RESERVE) * min(psutil.virtual_memory().available, *_cgroup_free()))
+    device = default_device()
+    if device.platform == "cpu":
+        return Need(host, host)
+    stats = device.memory_stats() or {}
+    limit = stats.get("bytes_limit", 2**62) - stats.get("bytes_in_use", 0)
+    return Need(int((1 - _RESERVE) * limit), host)
+
+
+def _cgroup_free() -> list[int]:
+    """Return what a container's limit leaves, if there is one."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = (folder / "memory.current").read_text()
+        return [2**62] if limit == "max" else [max(0, int(limit) - int(used))]
+    except (OSError, ValueError):
+        return [2**62]
+
+
+def fits(wanted: Need, free: Need) -> bool:
+    """Say whether there is enough memory."""
+    if default_device().platform == "cpu":
+        return wanted.device + wanted.host <= free.host
+    return wanted.device <= free.device and wanted.host <= free.host
+
+
+def surely_fits(shape: Shape, config: Config, *, batch: int = 1) -> bool:
+    """Say, without compiling anything, whether a run needs so little that it fits in any case."""
+    pairs = 2 * config.memory_size if config.optimizer != "adam" else 0
+    wide = 2 if config.dtype == "float64" else 1
+    count = int(wide * batch * np.prod(shape) * (_BOUND + 12 * pairs))
+    return fits(_on_device(2 * count), free_memory())
+
+
+def largest(
+    need_of: Callable[[int], Need], *, free: Need, least: int = 256, most: int = 2**15
+) -> int:
+    """Return the largest size in px, about, that fits; 0 if none does.
+
+    Memory grows with the square of the size: two sizes are looked at, and the one that follows from
+    them, which is made smaller until it fits by its own analysis.
+
+    Args:
+      need_of: the need at a size.
+      free: from `free_memory`.
+      least: the smaller of the two sizes.
+      most: where the search ends.
+    """
+    cpu = default_device().platform == "cpu"
+
+    def share(size: int) -> float:
+        """Return the larger of the shares of what is free."""
+        wanted = need_of(size)
+        if cpu:
+            return (wanted.device + wanted.host) / free.host
+        return max(wanted.device / free.device, wanted.host / free.host)
+
+    one, two = share(least), share(2 * least)
+    slope = max(two - one, 1e-9) / (3 * least**2)
+    size = min(most, int(max(0.0, (1 - one) / slope + least**2) ** 0.5))
+    while size >= 16 and share(size) > 1:
+        size = int(0.97 * size)
+    return size if size >= 16 else 0
+
+
+class Pace(NamedTuple):
+    """How long steps take.
+
+    Attributes:
+      seconds: of all steps of a run, about.
+      last: of one step at the last scale.
+    """
+
+    seconds: float
+    last: float
+
+
+def pace(
+    shape: Shape,
+    styles: Sequence[Shape],
+    *,
+    network: VGG19,
+    config: Config,
+    most_pixels: int = 2**19,
+) -> Pace:
+    """Make a few steps at the largest scale that is not too large, and reckon from its pixels.
+
+    Larger scales take somewhat longer than their pixels say where memory is the limit: seen on a
+    CPU, a fifth at four times the pixels.
+
+    Args:
+      shape: (height, width) of the picture in px.
+      styles: of each style image as it is given.
+      network: as `stylize` takes it.
+      config: resolved settings.
+      most_pixels: of the scale that steps are made at; a smaller one if there is none.
+    """
+    scales: Plan = plan(*shape, config)
+    tried = [here for here, _ in scales if here[0] * here[1] <= most_pixels] or [scales[0][0]]
+    height, width = tried[-1]
+    rng = np.random.default_rng(0)
+    picture = jnp.asarray(rng.uniform(size=(height, width, 3)), config.image_dtype)
+    looks = [
+        jnp.asarray(rng.uniform(size=(*style_shape(style, tried[-1], config), 3)), picture.dtype)
+        for style in styles
+    ]
+    frozen = freeze(network, taps=split_config(config)[1].taps)
+    scale = begin_scale(picture, looks, network=frozen, config=config, picture=picture)
+    scale.advance(1)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(scale.advance(1))
+        times.append(time.perf_counter() - began)
+    pixel = sorted(times)[1] / (height * width)
+    seconds = sum(pixel * h * w * steps for (h, w), steps in scales)
+    return Pace(seconds, pixel * shape[0] * shape[1])
+
+
+def refuse(size: int, shape: Shape, wanted: Need, free: Need, *, tiled: bool) -> InputError:
+    """Return the error for a run that does not fit, which names the size that would."""
+    height, width = shape
+    total = wanted.device + (wanted.host if default_device().platform == "cpu" else 0)
+    there = free.host if default_device().platform == "cpu" else free.device
+    advice = f"--size={size} fits" if size else "no size fits"
+    advice += "" if tiled else ", and with --tile=1024 larger ones do"
+    return InputError(
+        f"{width}x{height} px need {total / 1e9:.1f} GB of memory, but {there / 1e9:.1f} GB are "
+        f"free; {advice}"
+    )
