@@ -27,9 +27,10 @@ from nst_jax.tiling import needs_tiles, tiles
 from nst_jax.transfer import Plan, plan, style_shape
 from nst_jax.vgg import VGG19, freeze
 
-# What a process takes without any picture: the interpreter, JAX and the compiler, and the network
-# as it was read. Measured on a CPU; on other devices it is host memory.
-_PROCESS_BYTES = 500 * 10**6
+# What a process takes beside the program: the interpreter, JAX, the compiler, and the network as it
+# was read; and for each pixel of the picture, the images, the targets on their way, what is shown.
+# Measured on a CPU: with them the forecast is 2 to 8 % above the peak from 256 to 1024 px.
+_PROCESS_BYTES, _PIXEL_BYTES = 850 * 10**6, 300
 # A share that is left free: allocators lose some, and other processes live too.
 _RESERVE = 0.05
 # Bytes for each pixel that no program of ours takes half of (docs/scaling.md); where they fit, no
@@ -91,8 +92,8 @@ def need(
     )
     given = Problem(frozen, targets, numbers._replace(style_blend=()))
     with jax.default_matmul_precision(config.matmul_precision):
-        step = problem.find_advance(config).lower(state, 1, given, program).compile()
-    return _on_device(_bytes(step))
+        step = problem.advance.lower(state, 1, given, program).compile()
+    return _whole(_bytes(step), batch * shape[0] * shape[1] if batch else shape[0] * shape[1])
 
 
 def _need_tiled(shape: Shape, looks: Sequence[Shape], network: VGG19, config: Config) -> Need:
@@ -129,8 +130,7 @@ def _need_tiled(shape: Shape, looks: Sequence[Shape], network: VGG19, config: Co
     # and saved, and what the optimizer remembers; the content's maps with the windows' margins.
     pictures = 12 * (9 + pair)
     host = int(area * (pictures + kept * overlap))
-    on_device = _on_device(_bytes(pull))
-    return Need(on_device.device, on_device.host + host)
+    return Need(_bytes(pull), _PROCESS_BYTES + host)
 
 
 def _image(shape: tuple[int, ...], config: Config) -> jax.ShapeDtypeStruct:
@@ -147,8 +147,9 @@ def _bytes(compiled: Any) -> int:
     )
 
 
-def _on_device(count: int) -> Need:
-    return Need(count, _PROCESS_BYTES)
+def _whole(program: int, pixels: int) -> Need:
+    """Add to a program's bytes what is not its own."""
+    return Need(program + _PIXEL_BYTES * pixels, _PROCESS_BYTES)
 
 
 def free_memory() -> Need:
@@ -188,7 +189,7 @@ def surely_fits(shape: Shape, config: Config, *, batch: int = 1) -> bool:
     pairs = 2 * config.memory_size if config.optimizer != "adam" else 0
     wide = 2 if config.dtype == "float64" else 1
     count = int(wide * batch * np.prod(shape) * (_BOUND + 12 * pairs))
-    return fits(_on_device(2 * count), free_memory())
+    return fits(Need(2 * count, _PROCESS_BYTES), free_memory())
 
 
 def largest(

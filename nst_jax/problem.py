@@ -349,7 +349,8 @@ def start(
     return layout.constrain(state) if layout else state
 
 
-def _advance(
+@functools.partial(jax.jit, static_argnames=("program", "layout"), donate_argnames="state")
+def advance(
     state: optimize.State,
     steps: int | Int[Array, ""],
     problem: Problem,
@@ -380,22 +381,6 @@ def _advance(
     )
     picture = to_srgb(keep.read(state.kept, state.variable), program.space)
     return (*(layout.constrain((state, picture)) if layout else (state, picture)), records)
-
-
-advance = jax.jit(_advance, static_argnames=("program", "layout"), donate_argnames="state")
-# The same for networks that compute maps twice to save memory: XLA's CPU backend would otherwise
-# order its operations so that more of them can run at once, which keeps more maps than that saves.
-advance_lean = jax.jit(
-    _advance,
-    static_argnames=("program", "layout"),
-    donate_argnames="state",
-    compiler_options={"xla_cpu_enable_concurrency_optimized_scheduler": False},
-)
-
-
-def find_advance(config: Config) -> Any:
-    """Return `advance` as it is best compiled for the settings."""
-    return advance_lean if config.remat == "blocks" else advance
 
 
 def _cropped(targets: Targets, variable: Array) -> Targets:

@@ -1,7 +1,7 @@
 """One scale of a run in progress: begun with images, advanced some steps at a time."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ _Picture = Float[Array, "*batch height width 3"]
 _Style = Float[Array, "*_ _ _ 3"]  # each of another size
 
 
+@runtime_checkable
 class Scale(Protocol):
     """What a run asks of a scale, wherever it computes and keeps its arrays."""
 
@@ -55,7 +56,7 @@ class Whole:
           before: the state at the scale before, what `state` returned.
           devices: from `find_devices`.
         """
-        self._precision, self._advance = config.matmul_precision, problem.find_advance(config)
+        self._precision = config.matmul_precision
         self._layout = layout = lay_out(content.shape, devices)
         state, self._problem, self._program = begin(
             content, styles, network=network, config=config, picture=picture, layout=layout
@@ -68,7 +69,7 @@ class Whole:
     def advance(self, steps: int) -> tuple[Float[Array | np.ndarray, "..."], Losses]:
         """Make steps in one call to the device."""
         with jax.default_matmul_precision(self._precision):
-            self._state, picture, losses = self._advance(
+            self._state, picture, losses = problem.advance(
                 self._state, steps, self._problem, self._program, self._layout
             )
         if self._layout:

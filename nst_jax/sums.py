@@ -216,7 +216,7 @@ def losses_of(
 
 def content_bytes(program: Program) -> float:
     """Return the bytes of the content's maps for each pixel of the picture."""
-    return sum(4 * channels(name) / stride(name) ** 2 for name in program.content_layers)
+    return sum((4 * channels(name) / stride(name) ** 2 for name in program.content_layers), 0.0)
 
 
 def positions(name: str, picture: Shape) -> int:

@@ -23,6 +23,7 @@ from nst_jax.problem import CAPACITY, split_config
 from nst_jax.pyramid import Shape, Side, fit, resample, scales, side_of
 from nst_jax.scale import Scale, begin_scale
 from nst_jax.sharding import find_devices
+from nst_jax.tiling import check_tiled, needs_tiles
 from nst_jax.vgg import VGG19, freeze, recast_vgg19
 
 _Picture = Float[Array, "*batch height width 3"]
@@ -163,7 +164,8 @@ def stylize(
         not one for each style, for a network of another type than the config's, for a precision
         that the device does not have, for a batch with L-BFGS, which would make one
         problem of it, for Winograd's algorithm on many devices, for more devices than there are,
-        and for float64 without `jax_enable_x64`.
+        for tiles of a batch, on many devices or with optax's L-BFGS, and for float64 without
+        `jax_enable_x64`.
     """
     mesh = find_devices(devices)
     network, config = _settle(network, Config() if config is None else config, many=len(mesh) > 1)
@@ -189,6 +191,13 @@ def stylize(
     first = None if start is None else as_image(start, role="start", dtype=config.image_dtype)
     _check_batches(content, [*styles, *([] if first is None else [first])])
     check_inputs(content, styles, config)
+    if needs_tiles(content.shape, config):
+        check_tiled(content.shape, config)
+        if len(mesh) > 1:
+            raise InputError(
+                f"tile is {config.tile}, which is for one device, but devices are {len(mesh)}; "
+                "leave one of the two out"
+            )
     return _snapshots(
         content, styles, first, network, config, snapshot_every, snapshot_seconds, mesh
     )

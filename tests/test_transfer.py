@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nst_jax import Config, build_vgg19, layers, preset, problem, stylize, transfer
+from nst_jax import Config, build_vgg19, layers, preset, problem, scale, stylize, transfer
 from nst_jax.architecture import CONVS
 from nst_jax.errors import InputError
 from nst_jax.objective import style_transfer_loss

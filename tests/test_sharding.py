@@ -1,0 +1,155 @@
+"""One picture, or a batch, over several devices: those that XLA simulates on a CPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from nst_jax import Config, build_vgg19, layers, stylize
+from nst_jax.errors import InputError
+from nst_jax.sharding import find_devices, lay_out, rows_of_a_device
+
+# A process of its own, as JAX must be told of the devices before it starts. All assertions share
+# what it compiles.
+PROGRAM = """
+import collections, dataclasses, json, re, sys
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from nst_jax import Config, VGG19, layers, problem, stylize
+from nst_jax.backend import resolve
+from nst_jax.scale import begin
+from nst_jax.sharding import lay_out
+
+network = VGG19(rngs=nnx.Rngs(0), deepest="relu5_1")
+config = Config(min_size=0, steps=2, conv="direct", padding="replicate", pooling="max")
+rng = np.random.default_rng(0)
+content = rng.uniform(size=(265, 35, 3)).astype(np.float32)  # 320 rows with those that fill it up
+style = rng.uniform(size=(290, 40, 3)).astype(np.float32)
+found = {}
+
+def run(content, config, devices):
+    *_, last = stylize(content, style, network=network, config=config, devices=devices,
+                       snapshot_every=None)
+    return np.asarray(last.image), last.losses.total
+
+def distances(content, config):
+    (alone, losses), (together, same) = (run(content, config, n) for n in (None, "all"))
+    return [together.shape, float(np.linalg.norm(together - alone) / np.linalg.norm(alone)),
+            float(np.abs(same / losses - 1).max())]
+
+found["picture"] = distances(content, config)
+shallow = dataclasses.replace(config, content_layers=layers("relu2_1"),
+                              style_layers=layers("relu1_1"), min_size=190, first_steps=2)
+found["scales"] = distances(content, shallow)
+found["lbfgs"] = distances(content, dataclasses.replace(
+    shallow, optimizer="lbfgs-torch", memory_size=3, min_size=0))
+found["batch"] = distances(rng.uniform(size=(4, 40, 32, 3)).astype(np.float32), shallow)
+
+layout = lay_out(content.shape, jax.devices())
+config = resolve(config)
+state, given, program = begin(jnp.asarray(content), [jnp.asarray(style)], network=network,
+                              config=config, layout=layout)
+found["maps"] = [x.sharding.shard_shape(x.shape) for x in given.targets.content.values()]
+with jax.default_matmul_precision("highest"):
+    lowered = problem.advance.lower(state, 1, given, program, layout)
+text = lowered.compile().as_text()
+found["operations"] = collections.Counter(
+    re.findall(r" (all-gather|all-reduce|collective-permute|all-to-all)\\(", text))
+gathered = layout.gather(state)
+found["state"] = [x.shape for x in jax.tree.leaves(gathered)]
+again = layout.place_state(gathered)
+same = jax.tree.map(lambda a, b: a.sharding == b.sharding and (a == b).all(), state, again)
+found["placed"] = [bool(x) for x in jax.tree.leaves(same)]
+json.dump(found, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["picture", "scales", "batch"])
+def test_many_devices_paint_the_picture_of_one(found, case):
+    shape, distance, of_loss = found[case]
+    assert shape == {"batch": [4, 40, 32, 3]}.get(case, [265, 35, 3])
+    # The sums are added in another order: a unit of the last place of the loss, 6e-8. A pixel whose
+    # gradient is of no size may go the other way in a step of Adam.
+    assert of_loss < 1e-6
+    assert distance < 1e-5
+
+
+@pytest.mark.slow
+def test_products_of_pictures_are_taken_over_all_devices(found):
+    assert found["lbfgs"][1] < 1e-4
+
+
+@pytest.mark.slow
+def test_no_device_holds_a_whole_map(found):
+    assert set(found["operations"]) == {"all-reduce", "collective-permute"}
+    # A row of relu4_2 is 8 of the picture's; 320 over four devices.
+    assert found["maps"] == [[10, 4, 512]]
+
+
+@pytest.mark.slow
+def test_the_state_comes_back_as_it_was(found):
+    shapes = [tuple(shape) for shape in found["state"]]
+    assert set(shapes) == {(), (265, 35, 3)}
+    assert shapes.count((265, 35, 3)) == 4  # the variable, two moments, the average
+    assert all(found["placed"])
+
+
+def test_rows_are_filled_up_to_multiples_of_sixteen():
+    assert rows_of_a_device(265, 4) == 80
+    assert rows_of_a_device(256, 4) == 64
+
+
+def test_a_small_picture_is_not_spread():
+    """Border rows would be more than those computed; one device needs no layout at all."""
+
+    class Device:
+        process_index = 0
+
+    assert lay_out((127, 500, 3), [Device(), Device()]) is None
+    assert lay_out((500, 500, 3), [Device()]) is None
+    assert lay_out((3, 500, 500, 3), [Device(), Device()]) is None  # nothing divides three
+
+
+def test_devices_that_there_are_not(random_params, photographs):
+    network = build_vgg19(random_params)
+    with pytest.raises(
+        InputError, match="devices is 3, but JAX sees 1; allowed are 1 to 1, or all"
+    ):
+        stylize(*photographs, network=network, devices=3)
+    with pytest.raises(InputError, match="devices is 'some'; allowed are a number, all, or a list"):
+        find_devices("some")
+    assert len(find_devices("all")) == 1
+    config = Config(conv="winograd")
+    twice = jax.devices() * 2
+    with pytest.raises(InputError, match="winograd, which is for one device"):
+        stylize(*photographs, network=network, config=config, devices=twice)
+
+
+def test_one_of_one_device_is_the_plain_run(random_params, photographs):
+    shallow = layers("relu1_1")
+    config = Config(steps=2, min_size=0, content_layers=shallow, style_layers=shallow)
+    network = build_vgg19(random_params)
+    one, same = (
+        np.asarray(list(stylize(*photographs, network=network, config=config, devices=n))[-1].image)
+        for n in (None, "all")
+    )
+    np.testing.assert_array_equal(one, same)
