@@ -31,6 +31,7 @@ from nst_jax.vgg import VGG19, freeze
 # was read; and for each pixel of the picture, the images, the targets on their way, what is shown.
 # Measured on a CPU: with them the forecast is 2 to 8 % above the peak from 256 to 1024 px.
 _PROCESS_BYTES, _PIXEL_BYTES = 850 * 10**6, 300
+_CGROUP = Path("/sys/fs/cgroup")  # version 2
 # A share that is left free: allocators lose some, and other processes live too.
 _RESERVE = 0.05
 # Bytes for each pixel that no program of ours takes half of (docs/scaling.md); where they fit, no
@@ -168,10 +169,9 @@ def free_memory() -> Need:
 
 def _cgroup_free() -> list[int]:
     """Return what a container's limit leaves, if there is one."""
-    folder = Path("/sys/fs/cgroup")
     try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = (folder / "memory.current").read_text()
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = (_CGROUP / "memory.current").read_text()
         return [2**62] if limit == "max" else [max(0, int(limit) - int(used))]
     except (OSError, ValueError):
         return [2**62]
@@ -277,14 +277,23 @@ def pace(
     return Pace(seconds, pixel * shape[0] * shape[1])
 
 
-def refuse(size: int, shape: Shape, wanted: Need, free: Need, *, tiled: bool) -> InputError:
-    """Return the error for a run that does not fit, which names the size that would."""
+def refuse(size: int, shape: Shape, wanted: Need, free: Need) -> InputError:
+    """Return the error for a run that does not fit.
+
+    Args:
+      size: one that does, from `largest`; 0: none.
+      shape: (height, width) in px of the one that does not.
+      wanted: its need.
+      free: from `free_memory`.
+    """
     height, width = shape
-    total = wanted.device + (wanted.host if default_device().platform == "cpu" else 0)
-    there = free.host if default_device().platform == "cpu" else free.device
+    need, there = wanted.device, free.device
+    if default_device().platform == "cpu":
+        need, there = wanted.device + wanted.host, free.host
+    elif wanted.host > free.host:
+        need, there = wanted.host, free.host
     advice = f"--size={size} fits" if size else "no size fits"
-    advice += "" if tiled else ", and with --tile=1024 larger ones do"
     return InputError(
-        f"{width}x{height} px need {total / 1e9:.1f} GB of memory, but {there / 1e9:.1f} GB are "
-        f"free; {advice}"
+        f"{width}x{height} px need {need / 1e9:.1f} GB of memory, but {there / 1e9:.1f} GB are "
+        f"free; {advice}, or give --tile=1024, which takes less"
     )

@@ -264,3 +264,29 @@ def test_winograd_is_the_network(random_params, photographs):
     for ours, theirs in zip(fast, direct, strict=True):
         # float32 rounding of both, through nine layers and back.
         assert np.linalg.norm(ours - theirs) < 1e-5 * np.linalg.norm(theirs)
+
+
+def test_remat_computes_the_same_and_keeps_less(random_params):
+    """The maps between two poolings are not among what the forward pass leaves to the gradient."""
+    image = np.random.default_rng(0).uniform(size=(48, 32, 3)).astype(np.float32)
+    taps = ("relu1_1", "relu2_2", "relu3_1")
+
+    def evaluate(remat):
+        network = vgg.build_vgg19(random_params, remat=remat, pooling="max", deepest="relu3_1")
+
+        def loss(image):
+            return sum(jnp.sum(x**2) for x in network(image, taps=taps).values())
+
+        # XLA may put the same maps together again, so the saved ones are looked at before it.
+        saved = jax.eval_shape(lambda image: jax.vjp(loss, image)[1], image)
+        kept = [x.shape for x in jax.tree.leaves(saved)]
+        return *jax.jit(jax.value_and_grad(loss))(image), kept
+
+    value, gradient, kept = evaluate("none")
+    same, same_gradient, fewer = evaluate("blocks")
+    np.testing.assert_allclose(same, value, rtol=1e-6)
+    np.testing.assert_allclose(same_gradient, gradient, rtol=1e-4, atol=1e-6 * abs(gradient).max())
+    full = (1, 24, 16, 128)  # both maps of the second block
+    assert full in kept
+    assert (1, 24, 16, 64) in fewer  # what the second block begins with
+    assert sum(map(np.prod, fewer)) < sum(map(np.prod, kept))
