@@ -4,15 +4,17 @@ The only module that knows files, bytes, EXIF, ICC, alpha and pixels. Pillow doe
 here settles the questions it leaves open, so that every picture becomes what a viewer shows.
 """
 
+import contextlib
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write, check_writable
@@ -74,6 +76,26 @@ def load_image(
     return np.asarray(pixels, dtype=np.float32) / 255
 
 
+def image_shape(path: StrPath) -> tuple[int, int]:
+    """Return the (height, width) in px of what `load_image` makes of a file as it is.
+
+    Of most formats only the header is read, so that many files can be looked at before the work;
+    damage behind it shows when the file is loaded.
+
+    Raises:
+        InputError: The file cannot be read, is no image, or has more pixels than Pillow's limit.
+    """
+    with _opened(path, repr(os.fspath(path))) as image:
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        except Exception:  # corrupt EXIF data
+            orientation = None
+        width, height = image.size
+    # Of a TIFF Pillow has turned the size already.
+    turned = orientation in (5, 6, 7, 8) and image.format != "TIFF"
+    return (width, height) if turned else (height, width)
+
+
 def save_image(path: StrPath, image: Float[np.ndarray | Array, "height width 3"]) -> None:
     """Save sRGB values, clipped to [0, 1] and rounded to 8 bits, in the format of the suffix.
 
@@ -129,6 +151,23 @@ def _reason(error: BaseException) -> str:
 
 def _read(path: StrPath, name: str) -> Image.Image:
     """Decode a file in the mode that it has, upright; `name` is for messages."""
+    with _opened(path, name) as image:
+        _fix_color_key(image)
+        tags = getattr(image, "tag_v2", {})  # of a TIFF; 262 is 0 where 0 means white
+        if image.mode == "I;16" and (tags.get(258) == (12,) or tags.get(262) == 0):
+            raise ValueError("Pillow misreads 12-bit and inverted 16-bit gray")
+        image.load()
+        try:
+            image.getexif()  # Pillow keeps it; without the bytes it writes nothing back,
+            image.info.pop("exif", None)  # which fails for many an odd tag
+            return ImageOps.exif_transpose(image)
+        except Exception:  # corrupt EXIF data; a tilted picture is better than none
+            return image.copy()
+
+
+@contextlib.contextmanager
+def _opened(path: StrPath, name: str) -> Iterator[ImageFile.ImageFile]:
+    """Open a file with Pillow; what goes wrong here or in the caller's block is an InputError."""
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below; here only its own errors are caught)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
@@ -143,17 +182,7 @@ def _read(path: StrPath, name: str) -> Image.Image:
             if not file.peek(1):
                 raise EOFError("the file is empty")
             with Image.open(file) as image:
-                _fix_color_key(image)
-                tags = getattr(image, "tag_v2", {})  # of a TIFF; 262 is 0 where 0 means white
-                if image.mode == "I;16" and (tags.get(258) == (12,) or tags.get(262) == 0):
-                    raise ValueError("Pillow misreads 12-bit and inverted 16-bit gray")
-                image.load()
-                try:
-                    image.getexif()  # Pillow keeps it; without the bytes it writes nothing back,
-                    image.info.pop("exif", None)  # which fails for many an odd tag
-                    upright = ImageOps.exif_transpose(image)
-                except Exception:  # corrupt EXIF data; a tilted picture is better than none
-                    upright = image.copy()
+                yield image
         except Image.DecompressionBombError as error:
             raise InputError(f"cannot load {name}: {_reason(error)}; scale it down") from error
         except Exception as error:  # damaged files make the decoders raise nearly everything
@@ -163,7 +192,6 @@ def _read(path: StrPath, name: str) -> Image.Image:
                 f"cannot load {name}: not a readable image ({reason}); "
                 "give a complete PNG, JPEG, WebP, TIFF, GIF or other file that Pillow opens"
             ) from error
-    return upright
 
 
 def _fix_color_key(image: ImageFile.ImageFile) -> None:

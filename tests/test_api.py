@@ -137,6 +137,7 @@ def test_imports_point_one_way(module):
 
 
 COMMANDS = {"cli", "convert", "crosscheck", "flags", "report", "compiled"}
+COMMANDS |= {"pictures", "session", "one", "many"}
 NETWORK = {"architecture", "vgg"}
 WHOLE = {"objective", "problem", "transfer", "beginning", "presets", "config", *COMMANDS}
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms
 
 from nst_jax import images
 from nst_jax.errors import InputError
-from nst_jax.images import WRITABLE_SUFFIXES, check_output, load_image, save_image
+from nst_jax.images import WRITABLE_SUFFIXES, check_output, image_shape, load_image, save_image
 
 LOSSLESS = (".png", ".tif", ".tiff")
 
@@ -42,6 +42,8 @@ def levels(path, **options):
     assert image.dtype == np.float32
     assert image.ndim == 3
     assert image.shape[2] == 3
+    if not options:
+        assert image_shape(path) == image.shape[:2]
     assert image.min() >= 0
     assert image.max() <= 1
     whole = np.rint(image * 255)

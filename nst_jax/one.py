@@ -1,0 +1,134 @@
+"""Paint one picture, and show how it goes."""
+
+import argparse
+import os
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+
+from nst_jax.backend import device_name
+from nst_jax.config import Config
+from nst_jax.errors import InputError
+from nst_jax.flags import EXIT_FAILURE, arithmetic_line
+from nst_jax.images import check_output, load_image, save_image
+from nst_jax.pictures import load_style
+from nst_jax.session import (
+    SECONDS,
+    complain,
+    follow,
+    is_out_of_memory,
+    load_weights,
+    network_of,
+    print_header,
+    save_or_rescue,
+    scales_text,
+    size_text,
+    stop_signals,
+    warn_if_untrained,
+)
+from nst_jax.transfer import Snapshot, check_inputs, plan, style_shape, stylize
+
+
+class Job(NamedTuple):
+    """All that a picture is made of, and the file that it becomes."""
+
+    content_path: str
+    style_paths: list[str]
+    content: np.ndarray
+    styles: list[np.ndarray]
+    start: np.ndarray | None
+    output: Path
+
+
+def load_job(
+    content: str, styles: list[str], start: str | None, output: Path, config: Config
+) -> Job:
+    """Find out everything that a user can get wrong before the work starts; load the images.
+
+    Raises:
+      InputError: if something is wrong.
+    """
+    check_output(output)
+    for path in (content, *styles, start):
+        if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
+            raise InputError(f"--output {output} is the input image {path}; name another file")
+    image = load_image(content, size=config.size, side=config.side)
+    height, width, _ = image.shape
+    looks = [load_style(path, (height, width), config) for path in styles]
+    check_inputs(image, looks, config)
+    first = None if start is None else load_image(start, shape=(height, width))
+    return Job(content, styles, image, looks, first, output)
+
+
+def paint_one(job: Job, flags: argparse.Namespace, config: Config) -> int:
+    """Paint and save the picture; return the exit code."""
+    device, (height, width, _), output = device_name(), job.content.shape, job.output
+    scales = plan(height, width, config)
+    console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
+    weights = load_weights(flags, config)
+    rows = [("device", device), ("content", f"{job.content_path}, {width}x{height} px")]
+    for path, image in zip(job.style_paths, job.styles, strict=True):
+        look = style_shape(image.shape[:2], (height, width), config)
+        rows.append(("style", f"{path}, {size_text(look)} px"))
+    steps = sum(steps for _, steps in scales)
+    rows += [
+        ("weights", weights.origin),
+        ("steps", f"{steps} of {config.optimizer}, preset {flags.preset}"),
+        ("scales", scales_text(scales)),
+    ]
+    print_header(console, rows)
+    console.print(arithmetic_line(config))
+    warn_if_untrained(weights)
+
+    def save(snapshot: Snapshot, step: str) -> None:
+        path = output.with_name(f"{output.stem}_{step}{output.suffix}")
+        save_image(path, np.asarray(snapshot.image))
+
+    snapshots = stylize(
+        job.content,
+        job.styles,
+        network=network_of(weights, config),
+        config=config,
+        start=job.start,
+        snapshot_every=flags.save_every,
+        snapshot_seconds=SECONDS,
+    )
+    began = time.perf_counter()
+    try:
+        with stop_signals() as received:
+            last = follow(
+                snapshots,
+                scales,
+                console=console,
+                received=received,
+                save_every=flags.save_every,
+                save=save,
+            )
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        complain(f"out of memory at {width}x{height} px on {device}; give a smaller --size")
+        return EXIT_FAILURE
+    seconds = time.perf_counter() - began
+    fault = save_or_rescue(output, np.asarray(last.image))
+    if fault:
+        complain(fault)
+    else:
+        console.print(escape(f"wrote    {output} after {last.step} steps in {seconds:.1f} s"))
+    warn_if_untrained(weights)
+    if not last.finite:
+        complain(
+            f"the loss became infinite or not a number by step {last.step}: the picture is the "
+            f"last good one; give a smaller --learning-rate than {config.learning_rate}"
+        )
+    if received:
+        name = signal.Signals(received[0]).name
+        complain(f"stopped by {name}: {output} is the picture so far")
+        return 128 + received[0]
+    return EXIT_FAILURE if fault or not last.finite else 0

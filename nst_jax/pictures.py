@@ -1,0 +1,223 @@
+"""Many pictures: what files are meant, what is painted with what, its name, and what goes together.
+
+Only files' names and sizes are looked at here; nothing is painted, and nothing written.
+"""
+
+import glob
+import math
+import os
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from natsort import natsorted, ns
+from PIL import Image
+
+from nst_jax.backend import default_device
+from nst_jax.config import Config
+from nst_jax.errors import InputError
+from nst_jax.files import check_writable
+from nst_jax.images import WRITABLE_SUFFIXES, load_image
+from nst_jax.pyramid import Shape
+from nst_jax.transfer import style_shape, style_side
+
+Pairs = Literal["product", "zip"]
+_Pair = tuple[str, tuple[str, ...]]  # a content file and its styles
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Picture(NamedTuple):
+    """A picture to paint.
+
+    Attributes:
+      content: the file to paint.
+      styles: the files that show how; several are blended.
+      output: the file to write.
+      run: which run of frames it is part of, where the pictures are frames.
+    """
+
+    content: str
+    styles: tuple[str, ...]
+    output: Path
+    run: int
+
+
+class Batch(NamedTuple):
+    """Pictures painted at once.
+
+    Attributes:
+      members: their numbers.
+      size: of the batch; what the members do not fill is filled up, so that one program serves all.
+    """
+
+    members: tuple[int, ...]
+    size: int
+
+
+def batch_size(shape: Shape, config: Config) -> int:
+    """Return how many pictures of (height, width) px to paint at once on this device.
+
+    Raises:
+      InputError: if there is no device.
+    """
+    return 1 if no_batch(config) or default_device().platform == "cpu" else 8
+
+
+def no_batch(config: Config) -> str:
+    """Return which setting takes one picture at a time, or nothing."""
+    if config.optimizer != "adam":  # L-BFGS would make one problem of a batch
+        return f"the optimizer {config.optimizer}"
+    return "the picture best" if config.picture == "best" else ""  # it goes by the sum of losses
+
+
+def is_collection(path: str) -> bool:
+    """Return whether a path stands for any number of files: a folder or a pattern."""
+    return os.path.isdir(path) or _is_pattern(path)
+
+
+def _is_pattern(path: str) -> bool:
+    return any(mark in path for mark in "*?[") and not os.path.exists(path)
+
+
+def expand(given: Iterable[str], *, role: str) -> list[str]:
+    """Return the files that paths, folders and glob patterns name.
+
+    What a folder or a pattern stands for is in natural order (frame2 before frame10), without
+    hidden files; of a folder, the files with a suffix that Pillow opens. Paths stay in their order.
+
+    Args:
+      given: paths of files, which need not exist, and of folders; patterns, `**` included.
+      role: what they are, for messages.
+
+    Raises:
+      InputError: if a folder or a pattern has no file.
+    """
+    formats = Image.registered_extensions()  # of what Pillow opens or writes
+    suffixes = {suffix for suffix, name in formats.items() if name in Image.OPEN}
+    found: list[str] = []
+    for path in given:
+        if os.path.isdir(path):
+            names = [name for name in os.listdir(path) if not name.startswith(".")]
+            names = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
+            files = [os.path.join(path, name) for name in names]
+            what = f"the folder {path!r} has no image file"
+        elif _is_pattern(path):
+            files, what = glob.glob(path, recursive=True), f"no file matches {path!r}"
+        else:
+            found.append(path)
+            continue
+        files = natsorted(sorted(filter(os.path.isfile, files)), alg=ns.PATH)
+        if not files:
+            raise InputError(f"--{role}: {what}; give image files, folders of them, or patterns")
+        found += files
+    return found
+
+
+def pair(contents: Sequence[str], styles: Sequence[str], how: Pairs | None) -> list[list[_Pair]]:
+    """Return which content goes with which styles, one list for each run of frames.
+
+    Args:
+      contents: files, at least one.
+      styles: files, at least one.
+      how: product: every content with every style, a list for each style; zip: the first with the
+        first and so on, where one goes with all; None: every content with a blend of all styles.
+
+    Raises:
+      InputError: if the lengths do not fit for zip.
+    """
+    if how is None:
+        return [[(content, tuple(styles)) for content in contents]]
+    if how == "product":
+        return [[(content, (style,)) for content in contents] for style in styles]
+    if 1 != len(contents) != len(styles) != 1:
+        raise InputError(
+            f"--pairs=zip matches {len(contents)} contents with {len(styles)} styles; give as many "
+            "of both, or one of the two alone"
+        )
+    length = max(len(contents), len(styles))
+    contents, styles = (list(x) * (length // len(x)) for x in (contents, styles))
+    return [[(content, (style,)) for content, style in zip(contents, styles, strict=True)]]
+
+
+def name_pictures(runs: Sequence[Sequence[_Pair]], folder: Path) -> list[Picture]:
+    """Give every picture a file of its own in the folder.
+
+    It is CONTENT_STYLE.png by the names without suffixes, or CONTENT.png where all pictures have
+    the same styles. A name that is taken already, upper and lower case being the same, gets -2, -3
+    and so on, in the order of the pictures.
+    """
+    one_style = len({styles for run in runs for _, styles in run}) == 1
+    taken: set[str] = set()
+    pictures = []
+    for number, run in enumerate(runs):
+        for content, styles in run:
+            stem = Path(content).stem + ("" if one_style else f"_{Path(styles[0]).stem}")
+            name, count = stem, 1
+            while name.casefold() in taken:
+                count += 1
+                name = f"{stem}-{count}"
+            taken.add(name.casefold())
+            pictures.append(Picture(content, styles, folder / f"{name}.png", number))
+    return pictures
+
+
+def check_folder(folder: Path, inputs: Collection[str]) -> None:
+    """Check that a folder can be made or written to, and holds none of the input images.
+
+    Otherwise a picture could take the place of an image, or be painted again as one.
+
+    Raises:
+      InputError: if not.
+    """
+    if folder.suffix.lower() in WRITABLE_SUFFIXES and not folder.is_dir():
+        raise InputError(
+            f"--output {folder} looks like one picture, but there may be several; name a folder"
+        )
+    if not folder.is_dir():
+        if folder.exists():
+            raise InputError(f"--output {folder} is a file; name a folder for the pictures")
+        check_writable(folder, what="the folder")
+        return
+    check_writable(folder / ".nst-jax", what="to the folder of")
+    inside = os.path.realpath(folder)
+    for path in inputs:
+        if os.path.realpath(os.path.dirname(path)) == inside:
+            raise InputError(f"--output {folder} holds the input image {path}; name another folder")
+
+
+def batches(keys: Sequence[Key], most: Callable[[Key], int]) -> list[Batch]:
+    """Put pictures with one key together, in batches of one size, and else keep their order.
+
+    Args:
+      keys: of each picture, all that a compiled program depends on.
+      most: takes a key to the most pictures at once. Where they are fewer or do not come out even,
+        the batches are as small as their number allows.
+    """
+    groups: dict[Key, list[int]] = {}
+    for number, key in enumerate(keys):
+        groups.setdefault(key, []).append(number)
+    found = []
+    for key, members in groups.items():
+        count = math.ceil(len(members) / most(key))
+        size = math.ceil(len(members) / count)
+        found += [Batch(tuple(members[i : i + size]), size) for i in range(0, len(members), size)]
+    return sorted(found)  # by their first members
+
+
+def load_style(path: str, picture: Shape, config: Config) -> Float[np.ndarray, "height width 3"]:
+    """Load a style image, sRGB in [0, 1], at the largest size at which it is looked at.
+
+    Args:
+      path: the file.
+      picture: the (height, width) of the picture in px.
+      config: the settings.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    if config.style_fit == "stretch":  # as the PyTorch program does
+        return load_image(path, shape=style_shape(picture, picture, config))
+    size = style_side(picture, config)
+    return load_image(path, size=size, side=config.style_fit, enlarge=False)

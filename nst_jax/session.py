@@ -1,0 +1,203 @@
+"""What painting one picture and many have in common: progress, signals, complaints, saving."""
+
+import argparse
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
+
+from nst_jax.config import Config
+from nst_jax.errors import InputError
+from nst_jax.flags import download_bar
+from nst_jax.images import save_image
+from nst_jax.problem import build_network, split_config
+from nst_jax.pyramid import Shape
+from nst_jax.transfer import Plan, Snapshot
+from nst_jax.vgg import VGG19
+from nst_jax.weights import find_weights
+from nst_jax.weights_file import CONVERT_COMMAND, Weights
+
+PROGRAM = "nst-jax"
+# How often the progress moves, and how long Ctrl-C may take; plain lines come more rarely.
+SECONDS, _LINE_SECONDS = 2.0, 5.0
+
+
+def complain(message: str) -> None:
+    """Print one line on standard error."""
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+
+def size_text(shape: Shape) -> str:
+    """Return "WIDTHxHEIGHT", as people name sizes."""
+    height, width = shape
+    return f"{width}x{height}"
+
+
+def scales_text(scales: Plan) -> str:
+    """Return the scales of a run and the steps made there."""
+    return ", ".join(f"{size_text(shape)}: {steps}" for shape, steps in scales)
+
+
+def print_header(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    """Print what a run is about, each line under its label."""
+    for label, text in rows:
+        console.print(f"{label:<8} {escape(text)}")
+
+
+def load_weights(flags: argparse.Namespace, config: Config) -> Weights:
+    """Find the weights that the flags name, and show the progress of a download."""
+    with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
+        return find_weights(flags.weights, seed=config.seed, deepest=_deepest(config), progress=bar)
+
+
+def network_of(weights: Weights, config: Config) -> VGG19:
+    """Build the network of a run, no deeper than it needs."""
+    return build_network(weights.params, config, deepest=_deepest(config))
+
+
+def _deepest(config: Config) -> str:
+    return split_config(config)[1].taps[-1]
+
+
+def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+    """Return whether the device's memory was too small."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def warn_if_untrained(weights: Weights) -> None:
+    """Say that the network is not trained, why, and what to do."""
+    if not weights.trained:
+        why = weights.reason or "an untrained network was asked for"
+        complain(
+            f"WARNING: THE NETWORK IS NOT TRAINED ({weights.origin}), so this is not the picture "
+            f"that trained weights give. Why: {why}. To get them: {CONVERT_COMMAND}"
+        )
+
+
+def save_or_rescue(output: Path, image: Float[np.ndarray, "height width 3"]) -> str:
+    """Save a picture; where that fails, save it in a temporary folder: hours are not lost.
+
+    Returns:
+      What is wrong and where the picture is, or nothing.
+    """
+    try:
+        save_image(output, image)
+    except (InputError, OSError) as error:
+        rescue = Path(tempfile.mkdtemp(prefix="nst-jax-"), output.name)
+        save_image(rescue, image)
+        return f"{error}; the picture is {rescue}"
+    return ""
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect the first Ctrl-C or SIGTERM instead of dying of it; the second one kills as usual."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def receive(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        restore()
+        complain("stopping after this step; once more to stop at once")
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        restore()
+
+
+def work(scales: Plan, step: int) -> int:
+    """Return how many pixels the first steps of a run update, all together."""
+    done = 0
+    for (height, width), steps in scales:
+        here = min(step, steps)
+        done, step = done + here * height * width, step - here
+    return done
+
+
+def follow(
+    snapshots: Iterator[Snapshot],
+    scales: Plan,
+    *,
+    console: Console,
+    received: Sequence[int],
+    save_every: int | None = None,
+    save: Callable[[Snapshot, str], None],
+    label: str = "",
+) -> Snapshot:
+    """Show the progress of a run and save pictures on the way; return the last snapshot.
+
+    Args:
+      snapshots: from `stylize`.
+      scales: of the run.
+      console: where the progress is shown.
+      received: signals; the run stops once there is one.
+      save_every: how many steps lie between two pictures on the way.
+      save: takes a snapshot and the number of its step as text, all of one length.
+      label: which one of many runs this is; their progress is shown on a terminal alone, and not
+        left there.
+    """
+    total = sum(steps for _, steps in scales)
+    digits, all_work = len(str(total)), work(scales, total)
+    progress = Progress(
+        BarColumn(bar_width=20),  # the one column that may shrink
+        MofNCompleteColumn(table_column=Column(min_width=2 * digits + 1)),
+        TextColumn("{task.description}", markup=False),
+        console=console,
+        transient=bool(label),
+        disable=not console.is_terminal or console.quiet,
+    )
+    prefix = label and f"{label}: "
+    task = progress.add_task(f"{prefix}compiling", total=total)
+    first_step, first_time, line_time = 0, 0.0, 0.0
+    with progress:
+        for snapshot in snapshots:
+            now = time.perf_counter()
+            text = _describe(snapshot)
+            if first_step:  # a step of a larger scale takes longer
+                rate = (snapshot.step - first_step) / (now - first_time)
+                done = work(scales, snapshot.step)
+                left = (all_work - done) * (now - first_time) / (done - work(scales, first_step))
+                text += f" {rate:.2f} steps/s {int(left / 60)}:{int(left % 60):02} left"
+            else:  # the first one has waited for the compiler
+                first_step, first_time = snapshot.step, now
+            progress.update(task, completed=snapshot.step, description=prefix + text)
+            ended = snapshot.step == total or not snapshot.finite or bool(received)
+            if progress.disable and not label and (ended or now - line_time >= _LINE_SECONDS):
+                console.print(f"step {snapshot.step:>{digits}}/{total}  {text}")
+                line_time = now
+            if save_every and snapshot.step % save_every == 0 and snapshot.finite:
+                try:
+                    save(snapshot, f"{snapshot.step:0{digits}}")
+                except (InputError, OSError) as error:  # the run itself is worth more
+                    complain(f"{error}; going on")
+            if ended:
+                break
+    return snapshot
+
+
+def _describe(snapshot: Snapshot) -> str:
+    losses = snapshot.losses
+    return (
+        f"content {losses.content[-1]:.4g} style {losses.style[-1]:.4g} "
+        f"total {losses.total[-1]:.4g}"
+    )

@@ -1,0 +1,181 @@
+"""Which files are meant, what is painted with what, under which name, and what goes together."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nst_jax import Config, InputError, load_image, save_image
+from nst_jax.pictures import (
+    batch_size,
+    batches,
+    check_folder,
+    expand,
+    is_collection,
+    load_style,
+    name_pictures,
+    pair,
+)
+from nst_jax.transfer import style_shape
+
+NAMES = st.lists(st.sampled_from(["a", "A", "a-2", "b", "a_b", "b_c", "c"]), min_size=1, max_size=6)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "f10.png",
+        "f2.JPG",
+        "f1.webp",
+        ".f3.png",
+        "notes.txt",
+        "f4.png.part",
+        "deep/x.png",
+    ):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return "photos"
+
+
+def test_a_folder_is_its_images_in_natural_order(folder):
+    assert expand([folder], role="content") == ["photos/f1.webp", "photos/f2.JPG", "photos/f10.png"]
+
+
+def test_a_pattern_is_what_it_matches_in_natural_order(folder):
+    found = expand(["photos/f*.[pwJ]*"], role="content")
+    assert found == ["photos/f1.webp", "photos/f2.JPG", "photos/f4.png.part", "photos/f10.png"]
+    assert expand(["**/*.png"], role="style") == ["photos/deep/x.png", "photos/f10.png"]
+
+
+def test_files_stay_in_their_order_and_may_be_missing(folder):
+    given = ["z.png", "photos/f10.png", "a.png"]
+    assert expand(given, role="content") == given
+    assert not any(map(is_collection, given))
+    Path("[1].png").touch()  # a file of this name is no pattern
+    assert expand(["[1].png"], role="content") == ["[1].png"]
+    assert is_collection(folder)
+    assert is_collection("photos/*")
+
+
+@pytest.mark.parametrize("path", ["empty", "photos/*.gif", "photos/dee?"])
+def test_a_collection_without_files_is_an_error(folder, path):
+    Path("empty").mkdir()
+    with pytest.raises(InputError, match="give image files, folders"):
+        expand([path], role="style")
+
+
+def test_pairs():
+    assert pair(["a", "b"], ["s", "t"], None) == [[("a", ("s", "t")), ("b", ("s", "t"))]]
+    assert pair(["a", "b"], ["s", "t"], "product") == [
+        [("a", ("s",)), ("b", ("s",))],
+        [("a", ("t",)), ("b", ("t",))],
+    ]
+    assert pair(["a", "b"], ["s", "t"], "zip") == [[("a", ("s",)), ("b", ("t",))]]
+    assert pair(["a", "b"], ["s"], "zip") == [[("a", ("s",)), ("b", ("s",))]]
+    assert pair(["a"], ["s", "t"], "zip") == [[("a", ("s",)), ("a", ("t",))]]
+
+
+@given(st.integers(1, 5), st.integers(1, 5))
+def test_zip_takes_equal_lengths_or_one_for_all(m, n):
+    contents, styles = [f"c{i}" for i in range(m)], [f"s{i}" for i in range(n)]
+    if m == n or 1 in (m, n):
+        (run,) = pair(contents, styles, "zip")
+        assert len(run) == max(m, n)
+        assert {content for content, _ in run} == set(contents)
+        assert {style for _, (style,) in run} == set(styles)
+    else:
+        with pytest.raises(InputError, match=f"{m} contents with {n} styles"):
+            pair(contents, styles, "zip")
+
+
+@given(NAMES, NAMES, st.sampled_from([None, "product"]))
+def test_no_picture_takes_the_name_of_another(contents, styles, how):
+    contents = [f"{i}/{name}.png" for i, name in enumerate(contents)]
+    styles = [f"{i}/{name}.jpg" for i, name in enumerate(styles)]
+    runs = pair(contents, styles, how)
+    pictures = name_pictures(runs, Path("out"))
+    assert [(p.content, p.styles) for p in pictures] == [pair for run in runs for pair in run]
+    assert len({str(p.output).casefold() for p in pictures}) == len(pictures)
+    assert all(p.output.parent == Path("out") and p.output.suffix == ".png" for p in pictures)
+    assert pictures == name_pictures(runs, Path("out"))
+    for p in pictures:
+        style = f"_{Path(p.styles[0]).stem}" if how and len(styles) > 1 else ""
+        assert p.output.stem.startswith(Path(p.content).stem + style)
+
+
+def test_names():
+    def names(contents, styles, how):
+        return [p.output.name for p in name_pictures(pair(contents, styles, how), Path())]
+
+    assert names(["x/a.png", "b.1.jpg"], ["s.png"], "product") == ["a.png", "b.1.png"]
+    assert names(["a.png"], ["s.png", "t.png"], None) == ["a.png"]
+    assert names(["a.png"], ["s.png", "t.png"], "zip") == ["a_s.png", "a_t.png"]
+    assert names(["a.png", "A.jpg", "y/a.png"], ["s"], None) == ["a.png", "A-2.png", "a-3.png"]
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=20), st.integers(1, 5))
+def test_batches_hold_everything_once_and_one_key_each(keys, most):
+    found = batches(keys, lambda key: most if key == "a" else 1)
+    assert sorted(number for batch in found for number in batch.members) == [*range(len(keys))]
+    sizes = {}
+    for members, size in found:
+        (key,) = {keys[number] for number in members}
+        assert list(members) == sorted(members)
+        assert 0 < len(members) <= size <= (most if key == "a" else 1)
+        sizes.setdefault(key, []).append(size)
+    assert [members[0] for members, _ in found] == sorted(members[0] for members, _ in found)
+    for key, each in sizes.items():
+        assert len(set(each)) == 1  # one program for each key
+        assert sum(each) - keys.count(key) < len(each)  # less than one filled up in each batch
+
+
+def test_a_cpu_takes_one_picture_at_a_time(monkeypatch):
+    assert batch_size((64, 64), Config()) == 1
+
+    class GPU:
+        platform = "gpu"
+
+    monkeypatch.setattr("nst_jax.pictures.default_device", GPU)
+    assert batch_size((64, 64), Config()) == 8
+    assert batch_size((64, 64), Config(optimizer="lbfgs")) == 1
+    assert batch_size((64, 64), Config(picture="best")) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("photos", "holds the input image photos/f10.png"),
+        ("link", "holds the input image photos/f10.png"),
+        ("out.png", "looks like one picture"),
+        ("file", "is a file"),
+        ("a/b", "create the folder"),
+    ],
+)
+def test_folders_that_pictures_cannot_go_to(folder, output, said):
+    Path("file").touch()
+    os.symlink(folder, "link")
+    before = sorted(os.listdir())
+    with pytest.raises(InputError, match=said):
+        check_folder(Path(output), ["photos/f10.png"])
+    assert sorted(os.listdir()) == before
+
+
+def test_a_folder_is_made_only_when_there_is_a_picture(folder):
+    check_folder(Path("new"), ["photos/f10.png"])
+    assert not Path("new").exists()
+    check_folder(Path(), ["photos/f10.png"])
+
+
+@pytest.mark.parametrize("fit", ["longest", "shortest", "stretch"])
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_styles_have_the_shape_that_is_foreseen(tmp_path, photographs, fit, scale):
+    """Pictures are grouped by it before any is loaded."""
+    config = Config(style_fit=fit, style_scale=scale)
+    save_image(tmp_path / "style.png", photographs[1])
+    loaded = load_style(str(tmp_path / "style.png"), (30, 40), config)
+    assert loaded.shape[:2] == style_shape(photographs[1].shape[:2], (30, 40), config)
+    assert load_image(tmp_path / "style.png").shape == photographs[1].shape
