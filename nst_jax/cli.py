@@ -13,12 +13,14 @@ from nst_jax import __version__
 from nst_jax.backend import resolve
 from nst_jax.compiled import kept_programs
 from nst_jax.config import Config
+from nst_jax.errors import InputError
 from nst_jax.flags import Parser, add_setting_flags, exit_code, format_setting, given_settings
 from nst_jax.many import paint_many, plan_job
 from nst_jax.one import load_job, paint_one
 from nst_jax.pictures import Pairs, expand, is_collection
 from nst_jax.presets import PRESETS, preset
 from nst_jax.session import PROGRAM, complain
+from nst_jax.sharding import find_devices
 
 
 def _parser() -> Parser:
@@ -91,8 +93,20 @@ def _parser() -> Parser:
     parser.add_argument(
         "--save-every", type=_positive, metavar="N", help="also write the picture every N steps"
     )
+    parser.add_argument(
+        "--devices",
+        type=_devices,
+        metavar="N|all",
+        help="spread the rows of one picture, or the pictures of a batch, over so many devices "
+        "(default: one)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be done, the memory and about the time that it takes, and exit",
+    )
     parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
-    add_setting_flags(parser)
+    add_setting_flags(parser, words=True)
     return parser
 
 
@@ -119,15 +133,29 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _devices(text: str) -> int | str:
+    return text if text == "all" else _positive(text)
+
+
 def _batch(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
 
 
-def _config(flags: argparse.Namespace) -> Config:
+def _config(flags: argparse.Namespace) -> tuple[Config, bool]:
+    """Return the settings, and whether the size is the largest that fits."""
     given = given_settings(flags)
-    config = dataclasses.replace(preset(flags.preset), **given)
+    biggest = given.get("size") == "max"
+    values = {name: value for name, value in given.items() if not (biggest and name == "size")}
+    config = dataclasses.replace(preset(flags.preset), **values)
     config.check_given(given)
-    return config
+    return config, biggest
+
+
+def _resolved(config: Config, devices: int) -> Config:
+    """Replace what the device decides; what is computed twice waits for the forecast."""
+    if devices > 1 and config.conv == "auto":
+        config = dataclasses.replace(config, conv="direct")
+    return dataclasses.replace(resolve(config), remat=config.remat)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,19 +165,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> int:
-    config = _config(flags)
+    config, biggest = _config(flags)
     # The number of a collection's files can change, so that it gets a folder even for one.
     collected = len(flags.content) > 1 or is_collection(flags.content[0])
+    devices = max(1, len(find_devices(flags.devices)))
     if collected or flags.pairs or flags.sequence:
-        job = plan_job(flags, config)
-        config = resolve(config)
+        if biggest:
+            raise InputError("--size=max is for one picture; give a number of px for several")
+        many = plan_job(flags, config)
+        config = _resolved(config, devices)
         with kept_programs(complain), jax.enable_x64(config.dtype == "float64"):
-            return paint_many(job, flags, config)
+            return paint_many(many, flags, config)
     output = Path(flags.output or "stylized.png")
     styles = expand(flags.style, role="style")
-    one = load_job(flags.content[0], styles, flags.start_image, output, config)
-    config = resolve(config)
+    config = _resolved(config, devices)
     with kept_programs(complain), jax.enable_x64(config.dtype == "float64"):
+        one, config = load_job(
+            flags.content[0],
+            styles,
+            flags.start_image,
+            output,
+            config=config,
+            biggest=biggest,
+            devices=devices,
+        )
         return paint_one(one, flags, config)
 
 

@@ -58,8 +58,9 @@ def layers(*names: str, **weights: float) -> tuple[Layer, ...]:
 def _setting(default: Any, help: str, **metadata: Any) -> Any:
     """Make a field.
 
-    In its metadata least, above and below bound its number, flag gives it a command-line flag, and
-    only is another setting and those of its values for which this one means anything.
+    In its metadata least, above and below bound its number, flag gives it a command-line flag, word
+    is what that takes in place of a number, and only is another setting and those of its values for
+    which this one means anything.
     """
     return field(default=default, metadata={"help": help, "flag": True, **metadata})
 
@@ -75,7 +76,12 @@ class Config:
       InputError: at construction, if a value is out of range.
     """
 
-    size: int = _setting(512, "length of the picture's --side in px", least=1)
+    size: int = _setting(
+        512,
+        "length of the picture's --side in px; max: the largest that fits in memory",
+        least=1,
+        word="max",
+    )
     side: Side = _setting("longest", "which of the picture's sides --size is about")
     min_size: int = _setting(
         128, "longest side of the first scale in px, at least; 0: one scale only", least=0

@@ -40,6 +40,7 @@ def add_setting_flags(
     *,
     names: Collection[str] | None = None,
     base: Config | None = None,
+    words: bool = False,
 ) -> None:
     """Add a flag for fields of `Config`; those not given stay out of the namespace.
 
@@ -47,6 +48,7 @@ def add_setting_flags(
       parser: takes the flags.
       names: of the fields; by default all that want a flag.
       base: the settings that hold where no flag is given; by default the preset's.
+      words: whether the words that may stand for a number are taken, as such; see `Config`.
     """
     group = parser.add_argument_group(
         "settings" + ("" if base else " (each overrides the preset's)")
@@ -66,7 +68,7 @@ def add_setting_flags(
                 continue
             group.add_argument(
                 flag,
-                type=_parse_with(setting),
+                type=_parse_with(setting, words=words),
                 default=argparse.SUPPRESS,
                 metavar=_METAVARS.get(setting.type) or "|".join(get_args(setting.type)),
                 help=text.replace("%", "%%"),
@@ -114,8 +116,9 @@ def _parse_numbers(text: str) -> tuple[float, ...]:
     return tuple(map(float, text.split(",")))
 
 
-def _parse_with(setting: "dataclasses.Field[Any]") -> Callable[[str], Any]:
-    """Return a function from a flag's text to the setting's value, checked."""
+def _parse_with(setting: "dataclasses.Field[Any]", *, words: bool) -> Callable[[str], Any]:
+    """Return a function from a flag's text to the setting's value, checked; a word stays one."""
+    word = setting.metadata.get("word") if words else None
     converters: dict[Any, tuple[Callable[[str], Any], str]] = {
         int: (int, "a whole number"),
         float: (float, "a number"),
@@ -125,6 +128,8 @@ def _parse_with(setting: "dataclasses.Field[Any]") -> Callable[[str], Any]:
     convert, kind = converters.get(setting.type, (str, ""))
 
     def parse(text: str) -> Any:
+        if text == word:
+            return text
         try:
             value = convert(text)
         except ValueError:

@@ -6,6 +6,7 @@ Memory comes from the compiled program's own analysis, time from a few steps tha
 import functools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
+from flax import nnx
 
 from nst_jax import problem, sums
 from nst_jax.architecture import channels
@@ -55,7 +57,6 @@ def need(
     shape: Shape,
     styles: Sequence[Shape],
     *,
-    network: VGG19,
     config: Config,
     batch: int = 0,
     devices: int = 1,
@@ -67,20 +68,19 @@ def need(
     Args:
       shape: (height, width) of the picture in px.
       styles: (height, width) of each style image as it is given.
-      network: as `stylize` takes it, with the config's way to compute.
       config: resolved settings.
       batch: how many pictures at once; 0: one, without a batch's dimension.
       devices: how many they are spread over.
     """
     looks = [style_shape(style, shape, config) for style in styles]
     if not batch and needs_tiles((*shape, 3), config):
-        return _need_tiled(shape, looks, network, config)
+        return _need_tiled(shape, looks, config)
     if devices > 1:
         shape = (rows_of_a_device(shape[0], devices), shape[1]) if not batch else shape
         batch = -(-batch // devices)
     lead = (batch,) if batch else ()
     numbers, program = split_config(config)
-    frozen = jax.eval_shape(functools.partial(freeze, taps=program.taps), network)
+    frozen = jax.eval_shape(functools.partial(freeze, taps=program.taps), _blank_network(config))
     image = _image((*lead, *shape), config)
     targets = jax.eval_shape(
         functools.partial(problem.compute_targets, numbers=numbers, program=program),
@@ -94,12 +94,33 @@ def need(
     given = Problem(frozen, targets, numbers._replace(style_blend=()))
     with jax.default_matmul_precision(config.matmul_precision):
         step = problem.advance.lower(state, 1, given, program).compile()
-    return _whole(_bytes(step), batch * shape[0] * shape[1] if batch else shape[0] * shape[1])
+    pixels = (batch or 1) * shape[0] * shape[1]
+    # Simulated devices share the memory.
+    there = devices if default_device().platform == "cpu" else 1
+    return Need(there * (_bytes(step) + _PIXEL_BYTES * pixels), _PROCESS_BYTES)
 
 
-def _need_tiled(shape: Shape, looks: Sequence[Shape], network: VGG19, config: Config) -> Need:
+def _blank_network(config: Config) -> VGG19:
+    """Return a network of shapes alone, which computes as resolved settings say."""
+    network: VGG19 = nnx.eval_shape(
+        lambda: VGG19(
+            rngs=nnx.Rngs(0),
+            pooling=config.pooling,
+            pool_scale=config.pool_scale,
+            padding=config.padding,
+            dtype=config.dtype,
+            param_dtype=config.image_dtype,
+            conv="direct" if config.conv == "auto" else config.conv,
+            remat="none" if config.remat == "auto" else config.remat,
+            deepest=split_config(config)[1].taps[-1],
+        )
+    )
+    return network
+
+
+def _need_tiled(shape: Shape, looks: Sequence[Shape], config: Config) -> Need:
     numbers, program = split_config(config)
-    frozen = jax.eval_shape(functools.partial(freeze, taps=program.taps), network)
+    frozen = jax.eval_shape(functools.partial(freeze, taps=program.taps), _blank_network(config))
     covered = tiles((*shape, 3), config)
     window, bounds = _image(covered.size, config), jax.ShapeDtypeStruct((4,), jnp.int32)
     targets = jax.eval_shape(
@@ -146,11 +167,6 @@ def _bytes(compiled: Any) -> int:
         + found.temp_size_in_bytes
         - found.alias_size_in_bytes
     )
-
-
-def _whole(program: int, pixels: int) -> Need:
-    """Add to a program's bytes what is not its own."""
-    return Need(program + _PIXEL_BYTES * pixels, _PROCESS_BYTES)
 
 
 def free_memory() -> Need:
@@ -223,6 +239,53 @@ def largest(
     return size if size >= 16 else 0
 
 
+def settle(
+    shape_of: Callable[[int], Shape],
+    styles: Sequence[Shape],
+    *,
+    config: Config,
+    biggest: bool = False,
+    batch: int = 0,
+    devices: int = 1,
+) -> Config:
+    """Return the settings with which a run fits into what is free; mostly they are those given.
+
+    A run that fits in any case compiles nothing here.
+
+    Args:
+      shape_of: takes a size to the picture's (height, width) in px.
+      styles: (height, width) of each style image as it is given.
+      config: with every auto resolved but that of remat.
+      biggest: take the largest size that fits in place of the config's.
+      batch: see `need`.
+      devices: see `need`.
+
+    Raises:
+      InputError: if it does not fit; it names the size that would.
+    """
+    free = free_memory()
+    ways = ["none", "blocks"] if config.remat == "auto" else [config.remat]
+
+    def need_of(size: int, remat: Any) -> Need:
+        way = replace(config, remat=remat)
+        return need(shape_of(size), styles, config=way, batch=batch, devices=devices)
+
+    if biggest:
+        sizes = {way: largest(functools.partial(need_of, remat=way), free=free) for way in ways}
+        way = max(ways, key=lambda way: sizes[way])
+        if not sizes[way]:
+            raise refuse(0, shape_of(config.size), need_of(config.size, ways[0]), free)
+        chosen: Any = way
+        return replace(config, size=sizes[way], remat=chosen)
+    if surely_fits(shape_of(config.size), config, batch=max(1, batch)):
+        return replace(config, remat=ways[0])  # type: ignore[arg-type]
+    for way in ways:
+        if fits(need_of(config.size, way), free):
+            return replace(config, remat=way)  # type: ignore[arg-type]
+    size = largest(functools.partial(need_of, remat=ways[0]), free=free)
+    raise refuse(size, shape_of(config.size), need_of(config.size, ways[0]), free)
+
+
 class Pace(NamedTuple):
     """How long steps take.
 
@@ -239,7 +302,6 @@ def pace(
     shape: Shape,
     styles: Sequence[Shape],
     *,
-    network: VGG19,
     config: Config,
     most_pixels: int = 2**19,
 ) -> Pace:
@@ -251,7 +313,6 @@ def pace(
     Args:
       shape: (height, width) of the picture in px.
       styles: of each style image as it is given.
-      network: as `stylize` takes it.
       config: resolved settings.
       most_pixels: of the scale that steps are made at; a smaller one if there is none.
     """
@@ -264,6 +325,8 @@ def pace(
         jnp.asarray(rng.uniform(size=(*style_shape(style, tried[-1], config), 3)), picture.dtype)
         for style in styles
     ]
+    # The numbers in the network do not change the time.
+    network = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), _blank_network(config))
     frozen = freeze(network, taps=split_config(config)[1].taps)
     scale = begin_scale(picture, looks, network=frozen, config=config, picture=picture)
     scale.advance(1)

@@ -19,11 +19,11 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.markup import escape
 
-from nst_jax.backend import device_name
 from nst_jax.beginning import first_picture
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line
+from nst_jax.forecast import settle
 from nst_jax.images import image_shape, load_image, save_image
 from nst_jax.pictures import (
     Batch,
@@ -41,10 +41,12 @@ from nst_jax.pyramid import Shape, fit, resample
 from nst_jax.session import (
     SECONDS,
     complain,
+    devices_text,
     follow,
     is_out_of_memory,
     load_weights,
     network_of,
+    print_forecast,
     print_header,
     save_or_rescue,
     scales_text,
@@ -52,6 +54,7 @@ from nst_jax.session import (
     stop_signals,
     warn_if_untrained,
 )
+from nst_jax.sharding import find_devices
 from nst_jax.transfer import Snapshot, check_inputs, count_steps, plan, style_shape, stylize
 from nst_jax.vgg import VGG19
 
@@ -161,24 +164,38 @@ def paint_many(job: Job, flags: argparse.Namespace, config: Config) -> int:
         print_header(console, [("pictures", _count_text(job))])
         return _end(faults, len(job.saved))
 
+    devices = find_devices(flags.devices)
+    largest = max(job.todo, key=lambda each: each.shape[0] * each.shape[1])
+    config = settle(
+        lambda size: fit(*largest.shape, size, side=config.side),
+        largest.styles,
+        config=config,
+        batch=1 if flags.batch else 0,
+        devices=1,
+    )
+
     def most(key: tuple[Shape, tuple[Shape, ...]]) -> int:
-        return flags.batch or batch_size(key[0], config)
+        return flags.batch or batch_size(*key, config=config, devices=len(devices))
 
     parts = [Batch((number,), 1) for number in range(len(job.todo))]
     if not flags.sequence:
         parts = batches([(each.shape, each.styles) for each in job.todo], most)
-    weights = load_weights(flags, config)
+    weights = None if flags.dry_run else load_weights(flags, config)
     rows = [
-        ("device", device_name()),
+        ("device", devices_text(devices)),
         ("pictures", _count_text(job)),
         *(("size", text) for text in _size_texts(job, parts, config)),
-        ("weights", weights.origin),
+        *([("weights", weights.origin)] if weights else []),
         ("recipe", f"preset {flags.preset}, {config.optimizer}"),
     ]
     if flags.sequence:
         rows.append(("frames", f"from the result before, {config.steps} steps at the last scale"))
     print_header(console, rows)
     console.print(arithmetic_line(config))
+    if not weights:
+        console.print("one picture of the largest size takes")
+        print_forecast(console, largest.shape, largest.styles, config)
+        return _end(faults, 1)
     warn_if_untrained(weights)
     job.folder.mkdir(exist_ok=True)
     with stop_signals() as received:
@@ -324,6 +341,7 @@ class _Painter:
             start=None if starts[0] is None else stack(starts),
             snapshot_every=self.flags.save_every,
             snapshot_seconds=SECONDS,
+            devices=self.flags.devices,
         )
 
         def save(snapshot: Snapshot, step: str) -> None:

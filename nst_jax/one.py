@@ -12,19 +12,22 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from nst_jax.backend import device_name
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.flags import EXIT_FAILURE, arithmetic_line
-from nst_jax.images import check_output, load_image, save_image
+from nst_jax.forecast import settle
+from nst_jax.images import check_output, image_shape, load_image, save_image
 from nst_jax.pictures import load_style
+from nst_jax.pyramid import fit
 from nst_jax.session import (
     SECONDS,
     complain,
+    devices_text,
     follow,
     is_out_of_memory,
     load_weights,
     network_of,
+    print_forecast,
     print_header,
     save_or_rescue,
     scales_text,
@@ -32,6 +35,7 @@ from nst_jax.session import (
     stop_signals,
     warn_if_untrained,
 )
+from nst_jax.sharding import find_devices
 from nst_jax.transfer import Snapshot, check_inputs, plan, style_shape, stylize
 
 
@@ -47,9 +51,28 @@ class Job(NamedTuple):
 
 
 def load_job(
-    content: str, styles: list[str], start: str | None, output: Path, config: Config
-) -> Job:
+    content: str,
+    styles: list[str],
+    start: str | None,
+    output: Path,
+    *,
+    config: Config,
+    biggest: bool = False,
+    devices: int = 1,
+) -> tuple[Job, Config]:
     """Find out everything that a user can get wrong before the work starts; load the images.
+
+    Args:
+      content: file to paint.
+      styles: files that show how.
+      start: file to start from.
+      output: file to write.
+      config: resolved settings.
+      biggest: paint the largest picture that fits.
+      devices: how many devices it is spread over.
+
+    Returns:
+      The job, and the settings with which it fits into memory.
 
     Raises:
       InputError: if something is wrong.
@@ -58,32 +81,46 @@ def load_job(
     for path in (content, *styles, start):
         if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
             raise InputError(f"--output {output} is the input image {path}; name another file")
+    given = image_shape(content)
+    config = settle(
+        lambda size: fit(*given, size, side=config.side),
+        [image_shape(path) for path in styles],
+        config=config,
+        biggest=biggest,
+        devices=devices,
+    )
     image = load_image(content, size=config.size, side=config.side)
     height, width, _ = image.shape
     looks = [load_style(path, (height, width), config) for path in styles]
     check_inputs(image, looks, config)
     first = None if start is None else load_image(start, shape=(height, width))
-    return Job(content, styles, image, looks, first, output)
+    return Job(content, styles, image, looks, first, output), config
 
 
 def paint_one(job: Job, flags: argparse.Namespace, config: Config) -> int:
     """Paint and save the picture; return the exit code."""
-    device, (height, width, _), output = device_name(), job.content.shape, job.output
+    (height, width, _), output = job.content.shape, job.output
+    devices = find_devices(flags.devices)
+    device = devices_text(devices)
     scales = plan(height, width, config)
     console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
-    weights = load_weights(flags, config)
+    weights = None if flags.dry_run else load_weights(flags, config)
     rows = [("device", device), ("content", f"{job.content_path}, {width}x{height} px")]
     for path, image in zip(job.style_paths, job.styles, strict=True):
         look = style_shape(image.shape[:2], (height, width), config)
         rows.append(("style", f"{path}, {size_text(look)} px"))
     steps = sum(steps for _, steps in scales)
     rows += [
-        ("weights", weights.origin),
+        *([("weights", weights.origin)] if weights else []),
         ("steps", f"{steps} of {config.optimizer}, preset {flags.preset}"),
         ("scales", scales_text(scales)),
     ]
     print_header(console, rows)
     console.print(arithmetic_line(config))
+    if not weights:
+        looks = [image.shape[:2] for image in job.styles]
+        print_forecast(console, (height, width), looks, config, devices=max(1, len(devices)))
+        return 0
     warn_if_untrained(weights)
 
     def save(snapshot: Snapshot, step: str) -> None:
@@ -98,6 +135,7 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config) -> int:
         start=job.start,
         snapshot_every=flags.save_every,
         snapshot_seconds=SECONDS,
+        devices=flags.devices,
     )
     began = time.perf_counter()
     try:

@@ -19,11 +19,13 @@ from nst_jax.backend import default_device
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
+from nst_jax.forecast import free_memory, need
 from nst_jax.images import WRITABLE_SUFFIXES, load_image
 from nst_jax.pyramid import Shape
 from nst_jax.transfer import style_shape, style_side
 
 Pairs = Literal["product", "zip"]
+_MOST = 8  # pictures at once on one device
 _Pair = tuple[str, tuple[str, ...]]  # a content file and its styles
 Key = TypeVar("Key", bound=Hashable)
 
@@ -56,13 +58,27 @@ class Batch(NamedTuple):
     size: int
 
 
-def batch_size(shape: Shape, config: Config) -> int:
-    """Return how many pictures of (height, width) px to paint at once on this device.
+def batch_size(shape: Shape, styles: Sequence[Shape], *, config: Config, devices: int) -> int:
+    """Return how many pictures to paint at once: as fits into memory, but no more than pays.
+
+    One at a time on a CPU, where a batch is no faster (docs/scaling.md).
+
+    Args:
+      shape: (height, width) of the pictures in px.
+      styles: of each of their style images.
+      config: resolved settings.
+      devices: how many the pictures are spread over.
 
     Raises:
       InputError: if there is no device.
     """
-    return 1 if no_batch(config) or default_device().platform == "cpu" else 8
+    if no_batch(config) or (default_device().platform == "cpu" and devices < 2):
+        return 1
+    free = free_memory()
+    one, two = (need(shape, styles, config=config, batch=n) for n in (1, 2))
+    each = max(1, two.device - one.device)
+    fitting = 1 + max(0, free.device - one.device) // each
+    return int(min(_MOST, fitting)) * max(1, devices)
 
 
 def no_batch(config: Config) -> str:

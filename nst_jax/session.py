@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,13 +19,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
+from nst_jax import forecast
+from nst_jax.backend import default_device, device_name
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.flags import download_bar
 from nst_jax.images import save_image
 from nst_jax.problem import build_network, split_config
 from nst_jax.pyramid import Shape
-from nst_jax.transfer import Plan, Snapshot
+from nst_jax.transfer import Plan, Snapshot, count_steps
 from nst_jax.vgg import VGG19
 from nst_jax.weights import find_weights
 from nst_jax.weights_file import CONVERT_COMMAND, Weights
@@ -69,6 +72,36 @@ def network_of(weights: Weights, config: Config) -> VGG19:
 
 def _deepest(config: Config) -> str:
     return split_config(config)[1].taps[-1]
+
+
+def devices_text(devices: Sequence[Any]) -> str:
+    """Return what a run computes on, for people; several devices are those of one kind."""
+    name = device_name()
+    return f"{len(devices)} x {name}" if len(devices) > 1 else name
+
+
+def print_forecast(
+    console: Console, shape: Shape, styles: Sequence[Shape], config: Config, **options: int
+) -> None:
+    """Print what a run of this size needs, before any of it; see `forecast.need`."""
+    wanted = forecast.need(shape, styles, config=config, **options)
+    free, here = forecast.free_memory(), default_device().platform
+    if here == "cpu":
+        memory = f"{(wanted.device + wanted.host) / 1e9:.1f} of {free.host / 1e9:.1f} GB free"
+    else:
+        memory = (
+            f"{wanted.device / 1e9:.1f} of {free.device / 1e9:.1f} GB free on the {here}, "
+            f"{wanted.host / 1e9:.1f} of {free.host / 1e9:.1f} GB on the host"
+        )
+    pace = forecast.pace(shape, styles, config=config)
+    steps, (minutes, seconds) = count_steps(*shape, config), divmod(round(pace.seconds), 60)
+    print_header(
+        console,
+        [
+            ("memory", memory),
+            ("time", f"about {minutes}:{seconds:02} for {steps} steps; the last {pace.last:.2g} s"),
+        ],
+    )
 
 
 def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:

@@ -10,7 +10,7 @@ from collections import namedtuple
 import jax
 import pytest
 
-from nst_jax import Config, build_vgg19, forecast, layers
+from nst_jax import Config, forecast, layers
 from nst_jax.backend import resolve
 from nst_jax.forecast import Need
 
@@ -18,9 +18,8 @@ SHALLOW = {"content_layers": layers("relu2_1"), "style_layers": layers("relu1_1"
 
 
 @pytest.fixture(scope="module")
-def given(random_params):
-    config = resolve(Config(**SHALLOW))
-    return {"network": build_vgg19(random_params, deepest="relu2_1"), "config": config}
+def given():
+    return {"config": resolve(Config(**SHALLOW))}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def test_a_batch_is_so_many_pictures(sizes, given):
 
 def test_tiles_need_the_memory_of_one(sizes, given):
     config = dataclasses.replace(given["config"], tile=16)
-    tiled = forecast.need((128, 128), [(40, 40)], network=given["network"], config=config)
+    tiled = forecast.need((128, 128), [(40, 40)], config=config)
     assert tiled.device < sizes[1].device / 2
     assert tiled.host - sizes[1].host > 12 * 128**2 * 8  # the pictures lie there
 
@@ -92,7 +91,7 @@ def test_what_is_free_is_what_a_container_leaves(monkeypatch, tmp_path):
 
 def test_the_pace_is_that_of_the_largest_scale_that_is_not_too_large(given):
     config = dataclasses.replace(given["config"], min_size=32, first_steps=10, steps=5)
-    pace = forecast.pace((96, 64), [(40, 40)], most_pixels=48 * 34, **{**given, "config": config})
+    pace = forecast.pace((96, 64), [(40, 40)], most_pixels=48 * 34, config=config)
     # Scales of 34, 48, 68 and 96 px: 10 and three times 5 steps.
     pixels = 34 * 23 * 10 + (48 * 32 + 68 * 45 + 96 * 64) * 5
     assert pace.seconds == pytest.approx(pace.last / (96 * 64) * pixels, rel=1e-6)
@@ -111,7 +110,7 @@ params = {name: rng.normal(0, 0.02, shape).astype(np.float32)
 network = build_vgg19(params, deepest="relu5_1", pooling="max", padding="replicate")
 image = rng.uniform(size=(512, 512, 3)).astype(np.float32)
 if sys.argv[1] == "forecast":
-    need = forecast.need((512, 512), [(512, 512)], network=network, config=config)
+    need = forecast.need((512, 512), [(512, 512)], config=config)
     print(need.device + need.host)
 else:
     list(stylize(image, image, network=network, config=config, snapshot_every=None))

@@ -357,7 +357,7 @@ def test_a_run_over_scales(network, photographs):
 
 def test_adam_goes_on_at_the_next_scale(network, photographs, monkeypatch):
     *_, last = stylize(*photographs, network=network, config=SCALES)
-    monkeypatch.setattr(transfer, "carry", lambda state, fresh: fresh)
+    monkeypatch.setattr(scale, "carry", lambda state, fresh: fresh)
     *_, anew = stylize(*photographs, network=network, config=SCALES)
     assert np.abs(last.image - anew.image).max() > 1e-3
 
