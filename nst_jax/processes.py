@@ -239,7 +239,9 @@ def _reason(error: BaseException | None) -> str | None:
     """Return what an error says of the loss of a process, or None where it is about another."""
     while error is not None:
         text = str(error)
-        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in text:
+        # JAX raises a ValueError where a computation fails while it is being dispatched.
+        known = isinstance(error, RuntimeError | ValueError)
+        if known and "RESOURCE_EXHAUSTED" not in text:
             found = re.search(r"Connection (?:closed|reset) by peer|timed? ?out", text, re.I)
             if _LOST.search(text):
                 return found[0] if found else text.partition("\n")[0][:120]
@@ -256,8 +258,10 @@ def _lost(reason: str, log: str, advice: str) -> str:
         who, reason = f"process {unhealthy[1].strip()}", "no heartbeat"
     elif state.num_processes == 2:
         who = f"process {1 - state.process_id}"
+    elif "leader task" in log and state.process_id:
+        who = "process 0"
     else:
-        who = "a process" if state.process_id == 0 else "process 0 or another"
+        return f"one of the {state.num_processes} processes was lost ({reason}); {advice}"
     return f"{who} of {state.num_processes} was lost ({reason}); {advice}"
 
 
