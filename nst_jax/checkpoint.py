@@ -3,9 +3,11 @@
 Orbax writes beside the older checkpoints and renames at the end: a killed save leaves them intact.
 """
 
+import gc
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,10 +113,15 @@ class Store:
         for step in steps:
             saved, reason = None, ""
             try:
-                with _quiet():
+                with _quiet(logging.CRITICAL):  # what is wrong is said below
                     saved = self._read(step, like)
             except Exception as error:  # whatever damage looks like to Orbax and TensorStore
-                reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+                if "RESOURCE_EXHAUSTED" in str(error):  # the checkpoint is well
+                    raise
+                reason = (str(error).strip() or repr(error)).partition("\n")[0]
+                reason = reason.partition(". ")[0][:200]
+            if saved is None:
+                _forget_remains()
             if not agree(saved is None):
                 return saved
             if is_first():
@@ -226,15 +233,24 @@ def _checksum(state: PyTree[Array]) -> UInt32[Array, ""]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Orbax's log to errors; it tells its own story of every save."""
+def _quiet(level: int = logging.ERROR) -> Iterator[None]:
+    """Keep Orbax's log to a level; it tells its own story of every save."""
     logger = logging.getLogger("absl")
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(level)
     try:
         yield
     finally:
         logger.setLevel(before)
+
+
+def _forget_remains() -> None:
+    """Drop what a failed restore leaves behind; Python would print a traceback of each part."""
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
 
 
 def _import_orbax() -> Any:

@@ -15,12 +15,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
 from nst_jax.errors import InputError
+from nst_jax.streams import Streams
 
 _FAILURE, _USAGE, _ABORTED = 1, 2, 128 + signal.SIGABRT
 # What an error says when another process is gone, by whatever it is that notices.
@@ -76,8 +77,9 @@ def join(
     # JAX would take SIGTERM for itself, and warn in every process of each proxy there is.
     _configure("jax_enable_preemption_service", False)
     _configure("jax_check_proxy_envs", False)
-    if explicit and process:
-        assert coordinator
+    if coordinator and process == 0:
+        _check_port(coordinator)
+    elif coordinator:
         _wait_for(coordinator, patience)
     try:
         jax.distributed.initialize(
@@ -91,7 +93,7 @@ def join(
             shutdown_timeout_seconds=heartbeat,
         )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise InputError(_explain_join(error, coordinator)) from error
+        raise InputError(_explain_join(error)) from error
 
 
 def _configure(name: str, value: Any) -> None:
@@ -120,6 +122,19 @@ def _check(coordinator: str | None, processes: int | None, process: int | None) 
     return True
 
 
+def _check_port(coordinator: str) -> None:
+    """Check that process 0 can listen: JAX 0.10 crashes now and then where it cannot."""
+    port = int(coordinator.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise InputError(
+            f"process 0 cannot listen at port {port} ({error.strerror}); choose another one for all"
+        ) from None
+
+
 def _wait_for(coordinator: str, patience: float) -> None:
     """Wait until process 0 listens: JAX would abort if it never does."""
     host, _, port = coordinator.rpartition(":")
@@ -137,13 +152,8 @@ def _wait_for(coordinator: str, patience: float) -> None:
     )
 
 
-def _explain_join(error: Exception, coordinator: str | None) -> str:
+def _explain_join(error: Exception) -> str:
     text = str(error)
-    if "RPC server" in text:
-        return (
-            f"process 0 cannot listen at port {(coordinator or '?').rpartition(':')[2]}; it is "
-            "taken or not allowed: choose another port for all"
-        )
     if "must be called before" in text or "only be called once" in text:
         return "JAX has started already; join the processes before anything else is computed"
     if "should be defined" in text or "must be defined" in text or isinstance(error, KeyError):
@@ -202,7 +212,7 @@ def together(
       heartbeat: see `join`.
       patience: see `join`.
     """
-    with _Output() as output:
+    with Streams() as output:
         end = _End(program, output)
         with _abort_handled(lambda: end.aborted(advice)):
             try:
@@ -268,7 +278,7 @@ def _lost(reason: str, log: str, advice: str) -> str:
 class _End:
     """How a process ends that cannot wait for the others: once, and with one line."""
 
-    def __init__(self, program: str, output: "_Output"):
+    def __init__(self, program: str, output: "Streams"):
         self.joined = False
         self.code: int | None = None
         self._program, self._output = program, output
@@ -319,74 +329,3 @@ def _abort_handled(act: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         libc.signal(signal.SIGABRT, before)
-
-
-class _Output:
-    """Keeps what JAX's C++ code says about connections out of the program's own output.
-
-    It writes to the process's streams 1 and 2 themselves. Here these lead to a pipe, whose reader
-    passes on everything else; Python's own streams lead where they led.
-
-    Attributes:
-      hidden: what was kept back.
-    """
-
-    _HEADER = re.compile(r"[IWEF]\d{4} \d\d:|\[Gloo\] Rank|WARNING: All log messages before")
-    _HIDDEN = re.compile(
-        r"\[Gloo\] Rank|WARNING: All log messages before|"
-        r".*\b(?:coordination_service\w*\.cc|preemption_\w+\.cc|client\.h|add_port\.cc)"
-    )
-
-    def __init__(self) -> None:
-        self.hidden = ""
-
-    def __enter__(self) -> "_Output":
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        self._python = sys.stdout, sys.stderr
-        self._fds = os.dup(1), os.dup(2)
-        sys.stdout, sys.stderr = map(_reopened, self._fds, self._python)
-        reader, writer = os.pipe()
-        for number in (1, 2):
-            os.dup2(writer, number)
-        os.close(writer)
-        self._thread = threading.Thread(target=self._read, args=(reader,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, stream in enumerate((sys.stdout, sys.stderr), 1):
-            stream.flush()
-            os.dup2(self._fds[number - 1], number)  # the last writer is gone: the reader ends
-        self._thread.join(1)
-        sys.stdout, sys.stderr = self._python
-        for fd in self._fds:
-            os.close(fd)
-
-    def write(self, text: str) -> None:
-        """Write to standard error, whatever locks Python's stream has."""
-        if os.isatty(self._fds[0]):
-            os.write(self._fds[0], b"\x1b[?25h\n")  # show the cursor that a progress bar has hidden
-        os.write(self._fds[1], text.encode())
-
-    def _read(self, reader: int) -> None:
-        hiding = False
-        with open(reader, errors="replace") as lines:
-            for line in lines:
-                if self._HEADER.match(line):
-                    hiding = bool(self._HIDDEN.match(line))
-                if hiding:
-                    self.hidden = (self.hidden + line)[-(2**16) :]
-                else:
-                    os.write(self._fds[1], line.encode())
-
-
-def _reopened(fd: int, like: IO[str]) -> Any:
-    return open(
-        fd,
-        "w",
-        encoding=like.encoding,
-        errors=like.errors,
-        buffering=1,
-        closefd=False,
-    )

@@ -62,23 +62,26 @@ def shared(tree, sharding):
 
 
 def paint(flags):
-    mesh = jax.make_mesh((jax.device_count(),), ("rows",), axis_types=(AxisType.Auto,))
-    rows, every = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("rows", None))
+    if flags.idle:
+        say("idle")
+        time.sleep(flags.idle)
+        return 0
     rng = np.random.default_rng(1)
     content, style = rng.uniform(size=(2, flags.side, 32, 3)).astype(np.float32)
-    digest = hashlib.sha256(style).hexdigest()
-    net = shared(network(), every)
-    content, style = shared(content, rows), shared(style, every)
-    features = jax.jit(functools.partial(net, taps=TAPS))
-    targets = nst_jax.make_targets(
-        features, content, style, content_layers=TAPS[-1:], style_layers=TAPS
-    )
-    fresh = begin(content)
     with Store(
         flags.folder,
-        fingerprint={"side": flags.side, "style": digest},
+        fingerprint={"side": flags.side, "style": hashlib.sha256(style).hexdigest()},
         complain=lambda line: print(line, file=sys.stderr),
     ) as store:
+        mesh = jax.make_mesh((jax.device_count(),), ("rows",), axis_types=(AxisType.Auto,))
+        rows, every = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("rows", None))
+        net = shared(network(), every)
+        content, style = shared(content, rows), shared(style, every)
+        features = jax.jit(functools.partial(net, taps=TAPS))
+        targets = nst_jax.make_targets(
+            features, content, style, content_layers=TAPS[-1:], style_layers=TAPS
+        )
+        fresh = begin(content)
         saved = store.resume(lambda _: fresh)
         state, first = (saved.state, saved.step) if saved else (fresh, 0)
         say(f"at {first}")
@@ -108,8 +111,8 @@ def say(line):
 
 def main(argv):
     flags = SimpleNamespace(
-        port=0, count=1, number=0, side=64, steps=12, every=4, pause=0.0, heartbeat=4, patience=20,
-        folder="checkpoints", output="picture.npy",
+        port=0, count=1, number=0, heartbeat=4, patience=20, side=64, steps=12, every=4,
+        pause=0.0, idle=0, folder="checkpoints", output="picture.npy",
     )  # fmt: skip
     for word in argv:
         name, _, value = word.partition("=")
