@@ -3,11 +3,9 @@
 Orbax writes beside the older checkpoints and renames at the end: a killed save leaves them intact.
 """
 
-import gc
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,8 +118,6 @@ class Store:
                     raise
                 reason = (str(error).strip() or repr(error)).partition("\n")[0]
                 reason = reason.partition(". ")[0][:200]
-            if saved is None:
-                _forget_remains()
             if not agree(saved is None):
                 return saved
             if is_first():
@@ -242,15 +238,6 @@ def _quiet(level: int = logging.ERROR) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _forget_remains() -> None:
-    """Drop what a failed restore leaves behind; Python would print a traceback of each part."""
-    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        gc.collect()
-    finally:
-        sys.unraisablehook = before
 
 
 def _import_orbax() -> Any:
