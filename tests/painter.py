@@ -84,9 +84,10 @@ def paint(flags):
         fresh = begin(content)
         saved = store.resume(lambda _: fresh)
         state, first = (saved.state, saved.step) if saved else (fresh, 0)
-        say(f"at {first}")
         stop, code = [], 0
         signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+        processes.agree(False)  # all can be stopped now
+        say(f"at {first}")
         for step in range(first + 1, flags.steps + 1):
             state = advance(state, targets, net)
             time.sleep(flags.pause)

@@ -64,10 +64,10 @@ def assert_same(found, wanted):
     ("optimizer", "keep"),
     [
         (torch_adam(0.1), iterates.last()),
-        (torch_lbfgs(memory_size=2), iterates.best()),
-        (optax.lbfgs(memory_size=2), iterates.average(0.9)),
+        (torch_lbfgs(memory_size=2), iterates.average(0.9)),
+        (optax.sgd(0.1), iterates.best()),
     ],
-    ids=["adam", "lbfgs-torch", "lbfgs"],
+    ids=["adam", "lbfgs-torch", "sgd"],
 )
 def test_the_rest_is_the_same_bit_for_bit(folder, optimizer, keep):
     @jax.jit
@@ -224,7 +224,7 @@ def test_a_killed_save_leaves_the_one_before(tmp_path):
     """Killed at any time, what is restored is complete, and the last one or one after it."""
     last, rng = 0, np.random.default_rng(0)
     wanted = {"x": jnp.zeros((256, 256), jnp.int32), "n": jnp.zeros((), jnp.int32)}
-    for _ in range(3):
+    for _ in range(2):
         with subprocess.Popen(
             [sys.executable, "-c", SAVING, str(tmp_path / "c"), str(last + 1)],
             cwd=ROOT,

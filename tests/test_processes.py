@@ -177,7 +177,6 @@ def test_a_loss_is_noticed_by_who_waits_for_nothing(tmp_path, victim, blow):
 def test_a_stop_is_agreed_on(uninterrupted, tmp_path):
     with Painters(tmp_path, "pause=0.1", "every=100") as two:
         two.wait_for("at 0")
-        time.sleep(0.5)
         two.processes[1].terminate()
         codes, _ = two.end()
         assert codes == [143, 143], [two.said(0), two.said(1)]
