@@ -111,7 +111,7 @@ class Store:
         for step in steps:
             saved, reason = None, ""
             try:
-                with _quiet(logging.CRITICAL):  # what is wrong is said below
+                with _quiet():
                     saved = self._read(step, like)
             except Exception as error:  # whatever damage looks like to Orbax and TensorStore
                 if "RESOURCE_EXHAUSTED" in str(error):  # the checkpoint is well
@@ -229,11 +229,11 @@ def _checksum(state: PyTree[Array]) -> UInt32[Array, ""]:
 
 
 @contextmanager
-def _quiet(level: int = logging.ERROR) -> Iterator[None]:
-    """Keep Orbax's log to a level; it tells its own story of every save."""
+def _quiet() -> Iterator[None]:
+    """Keep Orbax's log quiet: it tells its own story of every save, and raises what is wrong."""
     logger = logging.getLogger("absl")
     before = logger.level
-    logger.setLevel(level)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ import numpy as np
 from nst_jax.errors import InputError
 from nst_jax.streams import Streams
 
-_FAILURE, _USAGE, _ABORTED = 1, 2, 128 + signal.SIGABRT
+_FAILURE, _USAGE = 1, 2
 # What an error says when another process is gone, by whatever it is that notices.
 _LOST = re.compile(
     r"Gloo|NCCL|coordination.service|CoordinationService|[Hh]eartbeat|[Ss]ocket closed|"
@@ -217,13 +217,14 @@ def together(
         with _abort_handled(lambda: end.aborted(advice)):
             try:
                 try:
-                    join(
-                        coordinator=coordinator,
-                        processes=processes,
-                        process=process,
-                        heartbeat=heartbeat,
-                        patience=patience,
-                    )
+                    with _interruptible():
+                        join(
+                            coordinator=coordinator,
+                            processes=processes,
+                            process=process,
+                            heartbeat=heartbeat,
+                            patience=patience,
+                        )
                 except InputError as error:
                     end.say(f"error: {error}")
                     end.now(_USAGE)
@@ -243,6 +244,16 @@ def together(
                     _meet("nst-jax: failed", 1)
                 end.now(code)
             return code
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C kill the process: while JAX waits for the others, Python would not hear of it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _reason(error: BaseException | None) -> str | None:
