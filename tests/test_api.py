@@ -183,12 +183,13 @@ def test_runtime_dependencies_are_those_that_are_imported():
     distributions = importlib.metadata.packages_distributions()
     used = {distributions[name][0].lower() for name in third_parties(True)}
     assert used == required
-    assert third_parties(False) - third_parties(True) <= {"torch", "torchvision", "matplotlib"}
+    optional = {"torch", "torchvision", "matplotlib", "orbax"}
+    assert third_parties(False) - third_parties(True) <= optional
 
 
 def test_importing_brings_no_torch_and_no_files_and_prints_nothing():
     code = "import sys, nst_jax; print(sorted(set(sys.modules) & set(sys.argv[1:])))"
-    unwanted = ["torch", "torchvision", "PIL", "safetensors", "platformdirs", "matplotlib"]
+    unwanted = ["torch", "torchvision", "PIL", "safetensors", "platformdirs", "matplotlib", "orbax"]
     unwanted += [f"nst_jax.{name}" for name in ("images", "weights", "download", "cli")]
     done = subprocess.run(
         [sys.executable, "-c", code, *unwanted], capture_output=True, text=True, check=True
