@@ -23,7 +23,8 @@ from nst_jax.flags import Parser, arithmetic_line, exit_code
 from nst_jax.images import load_image
 from nst_jax.presets import preset
 from nst_jax.problem import build_network
-from nst_jax.transfer import Snapshot, stylize
+from nst_jax.running import Snapshot
+from nst_jax.transfer import stylize
 from nst_jax.vgg import VGG19
 from nst_jax.weights import find_weights
 

@@ -30,7 +30,7 @@ from nst_jax.perceptual import perceptual_loss as perceptual_loss
 from nst_jax.presets import PRESETS as PRESETS
 from nst_jax.presets import preset as preset
 from nst_jax.regularizers import total_variation as total_variation
-from nst_jax.transfer import Snapshot as Snapshot
+from nst_jax.running import Snapshot as Snapshot
 from nst_jax.transfer import stylize as stylize
 from nst_jax.vgg import VGG19 as VGG19
 from nst_jax.vgg import build_vgg19 as build_vgg19

@@ -74,6 +74,12 @@ class Store:
         with _quiet():
             self._manager.close()
 
+    @property
+    def newest(self) -> int | None:
+        """The updates that the newest checkpoint has, whether it can be read or not."""
+        step: int | None = self._manager.latest_step()
+        return step
+
     def save(self, step: int, state: PyTree[Array], extra: Mapping[str, Any]) -> None:
         """Save a state; when this returns, it is complete on the disk, and at most two remain.
 

@@ -1,6 +1,7 @@
 """The command line of the main job: `python main.py`, or `nst-jax` where it is installed."""
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import NoReturn, get_args
 
 import jax
 
-from nst_jax import __version__
+from nst_jax import __version__, processes
 from nst_jax.backend import resolve
 from nst_jax.compiled import kept_programs
 from nst_jax.config import Config
@@ -105,9 +106,39 @@ def _parser() -> Parser:
         action="store_true",
         help="print what would be done, the memory and about the time that it takes, and exit",
     )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="folder where the state of the run is kept; the same command goes on from it",
+    )
+    parser.add_argument(
+        "--checkpoint-seconds",
+        type=_seconds,
+        default=60.0,
+        metavar="F",
+        help="how often, about (default: %(default)g)",
+    )
+    _add_process_flags(parser)
     parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     add_setting_flags(parser, words=True)
     return parser
+
+
+def _add_process_flags(parser: Parser) -> None:
+    group = parser.add_argument_group(
+        "several processes", "All are started with the same flags, but for --process."
+    )
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="share the picture with the processes that Slurm, Kubernetes, Open MPI or a TPU pod "
+        "has started",
+    )
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="where process 0 listens, without such a cluster"
+    )
+    group.add_argument("--processes", type=_positive, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
 
 
 class _ListPresets(argparse.Action):
@@ -137,6 +168,13 @@ def _devices(text: str) -> int | str:
     return text if text == "all" else _positive(text)
 
 
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if float(text) >= 0:  # not so for what is not a number
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+
+
 def _batch(text: str) -> int | None:
     return None if text == "auto" else _positive(text)
 
@@ -161,21 +199,38 @@ def _resolved(config: Config, devices: int) -> Config:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with the given arguments, by default the process's; return its code."""
     flags = _parser().parse_args(argv)
-    return exit_code(PROGRAM, lambda: _run(flags))
+
+    def job() -> int:
+        return exit_code(PROGRAM, lambda: _run(flags))
+
+    explicit = flags.coordinator, flags.processes, flags.process
+    if not flags.distributed and all(x is None for x in explicit):
+        return job()
+    again = "start all again with the same command"
+    return processes.together(
+        job,
+        program=PROGRAM,
+        advice=again + ("; it goes on from the last checkpoint" if flags.checkpoint else ""),
+        coordinator=flags.coordinator,
+        processes=flags.processes,
+        process=flags.process,
+    )
 
 
 def _run(flags: argparse.Namespace) -> int:
     config, biggest = _config(flags)
     # The number of a collection's files can change, so that it gets a folder even for one.
     collected = len(flags.content) > 1 or is_collection(flags.content[0])
+    if jax.process_count() > 1 and flags.devices is None:
+        flags.devices = "all"
     devices = max(1, len(find_devices(flags.devices)))
     if collected or flags.pairs or flags.sequence:
-        if biggest:
-            raise InputError("--size=max is for one picture; give a number of px for several")
+        _check_many(flags, biggest=biggest)
         many = plan_job(flags, config)
         config = _resolved(config, devices)
         with kept_programs(complain), jax.enable_x64(config.dtype == "float64"):
             return paint_many(many, flags, config)
+    flags.quiet |= not processes.is_first()
     output = Path(flags.output or "stylized.png")
     styles = expand(flags.style, role="style")
     config = _resolved(config, devices)
@@ -189,7 +244,20 @@ def _run(flags: argparse.Namespace) -> int:
             biggest=biggest,
             devices=devices,
         )
-        return paint_one(one, flags, config)
+        code = paint_one(one, flags, config)
+    processes.leave()
+    return code
+
+
+def _check_many(flags: argparse.Namespace, *, biggest: bool) -> None:
+    """Raise InputError for what is for one picture only."""
+    for flag, given, advice in (
+        ("--size=max", biggest, "give a number of px"),
+        ("--checkpoint", flags.checkpoint, "pictures that are finished are skipped without it"),
+        ("--distributed", jax.process_count() > 1, "start each process with a part of them"),
+    ):
+        if given:
+            raise InputError(f"{flag} is for one picture; for several, {advice}")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ from nst_jax.flags import (
 )
 from nst_jax.images import draw_image, load_image
 from nst_jax.ladder import Record
+from nst_jax.planning import check_inputs
 from nst_jax.presets import preset
-from nst_jax.transfer import check_inputs
 from nst_jax.weights import find_weights, to_state_dict
 from nst_jax.weights_file import is_converted
 

@@ -21,12 +21,12 @@ from nst_jax.architecture import channels
 from nst_jax.backend import default_device
 from nst_jax.config import Config
 from nst_jax.errors import InputError
+from nst_jax.planning import Plan, plan, style_shape
 from nst_jax.problem import Problem, split_config
 from nst_jax.pyramid import Shape
 from nst_jax.scale import begin_scale
 from nst_jax.sharding import rows_of_a_device
 from nst_jax.tiling import needs_tiles, tiles
-from nst_jax.transfer import Plan, plan, style_shape
 from nst_jax.vgg import VGG19, freeze
 
 # What a process takes beside the program: the interpreter, JAX, the compiler, and the network as it

@@ -37,7 +37,9 @@ from nst_jax.pictures import (
     no_batch,
     pair,
 )
+from nst_jax.planning import check_inputs, count_steps, plan, style_shape
 from nst_jax.pyramid import Shape, fit, resample
+from nst_jax.running import Snapshot
 from nst_jax.session import (
     SECONDS,
     complain,
@@ -55,7 +57,7 @@ from nst_jax.session import (
     warn_if_untrained,
 )
 from nst_jax.sharding import find_devices
-from nst_jax.transfer import Snapshot, check_inputs, count_steps, plan, style_shape, stylize
+from nst_jax.transfer import stylize
 from nst_jax.vgg import VGG19
 
 # A content image, its styles and its start, as they are loaded.

@@ -1,9 +1,13 @@
 """Paint one picture, and show how it goes."""
 
 import argparse
+import contextlib
+import dataclasses
+import hashlib
 import os
 import signal
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +16,17 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from nst_jax.checkpoint import Store
 from nst_jax.config import Config
 from nst_jax.errors import InputError
-from nst_jax.flags import EXIT_FAILURE, arithmetic_line
+from nst_jax.flags import EXIT_FAILURE, arithmetic_line, format_setting
 from nst_jax.forecast import settle
 from nst_jax.images import check_output, image_shape, load_image, save_image
 from nst_jax.pictures import load_style
+from nst_jax.planning import check_inputs, plan, style_shape
+from nst_jax.processes import is_first
 from nst_jax.pyramid import fit
+from nst_jax.running import Snapshot
 from nst_jax.session import (
     SECONDS,
     complain,
@@ -36,7 +44,8 @@ from nst_jax.session import (
     warn_if_untrained,
 )
 from nst_jax.sharding import find_devices
-from nst_jax.transfer import Snapshot, check_inputs, plan, style_shape, stylize
+from nst_jax.transfer import stylize
+from nst_jax.weights_file import Weights
 
 
 class Job(NamedTuple):
@@ -121,52 +130,89 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config) -> int:
         looks = [image.shape[:2] for image in job.styles]
         print_forecast(console, (height, width), looks, config, devices=max(1, len(devices)))
         return 0
-    warn_if_untrained(weights)
+    if is_first():
+        warn_if_untrained(weights)
 
     def save(snapshot: Snapshot, step: str) -> None:
+        if not is_first():
+            return
         path = output.with_name(f"{output.stem}_{step}{output.suffix}")
         save_image(path, np.asarray(snapshot.image))
 
-    snapshots = stylize(
-        job.content,
-        job.styles,
-        network=network_of(weights, config),
-        config=config,
-        start=job.start,
-        snapshot_every=flags.save_every,
-        snapshot_seconds=SECONDS,
-        devices=flags.devices,
-    )
     began = time.perf_counter()
     try:
-        with stop_signals() as received:
-            last = follow(
-                snapshots,
-                scales,
-                console=console,
-                received=received,
-                save_every=flags.save_every,
-                save=save,
+        with _checkpoints(job, weights, flags, config) as store, stop_signals() as received:
+            if store and store.newest:
+                print_header(console, [("resume", f"from step {store.newest}")])
+            snapshots = stylize(
+                job.content,
+                job.styles,
+                network=network_of(weights, config),
+                config=config,
+                start=job.start,
+                snapshot_every=flags.save_every,
+                snapshot_seconds=SECONDS,
+                devices=flags.devices,
+                checkpoints=store,
+                checkpoint_seconds=flags.checkpoint_seconds,
             )
+            with contextlib.closing(snapshots):
+                last = follow(
+                    snapshots,
+                    scales,
+                    console=console,
+                    received=received,
+                    save_every=flags.save_every,
+                    save=save,
+                )
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
         complain(f"out of memory at {width}x{height} px on {device}; give a smaller --size")
         return EXIT_FAILURE
     seconds = time.perf_counter() - began
-    fault = save_or_rescue(output, np.asarray(last.image))
+    fault = save_or_rescue(output, np.asarray(last.image)) if is_first() else ""
     if fault:
         complain(fault)
     else:
         console.print(escape(f"wrote    {output} after {last.step} steps in {seconds:.1f} s"))
-    warn_if_untrained(weights)
-    if not last.finite:
+    if is_first():
+        warn_if_untrained(weights)
+    if not last.finite and is_first():
         complain(
             f"the loss became infinite or not a number by step {last.step}: the picture is the "
             f"last good one; give a smaller --learning-rate than {config.learning_rate}"
         )
-    if received:
-        name = signal.Signals(received[0]).name
-        complain(f"stopped by {name}: {output} is the picture so far")
-        return 128 + received[0]
+    if last.step < steps and last.finite:  # another process may be the one that was told to
+        signum = received[0] if received else signal.SIGTERM
+        if is_first():
+            name = signal.Signals(signum).name
+            complain(f"stopped by {name}: {output} is the picture so far")
+        return 128 + signum
     return EXIT_FAILURE if fault or not last.finite else 0
+
+
+@contextlib.contextmanager
+def _checkpoints(
+    job: Job, weights: Weights, flags: argparse.Namespace, config: Config
+) -> Iterator[Store | None]:
+    """Open the folder of the flag, if it is given, for this job alone."""
+    if not flags.checkpoint:
+        yield None
+        return
+    images: dict[str, Sequence[np.ndarray | None]] = {
+        "content": [job.content],
+        "style": job.styles,
+        "start": [job.start],
+    }
+    fingerprint = {
+        **{name: format_setting(x) for name, x in dataclasses.asdict(config).items()},
+        **{f"{name} image": [_digest(x) for x in each] for name, each in images.items()},
+        "weights": weights.origin,
+    }
+    with Store(flags.checkpoint, fingerprint=fingerprint, complain=complain) as store:
+        yield store
+
+
+def _digest(image: np.ndarray | None) -> str:
+    return "" if image is None else hashlib.sha256(image.tobytes()).hexdigest()

@@ -56,10 +56,11 @@ def init(
     keep = keep or last()
     # Some optimizers start with weakly typed numbers, which an update makes strong: a program that
     # is compiled for the one would be compiled once more for the other.
-    strong = jax.tree.map(
-        lambda x: jax.lax.convert_element_type(x, x.dtype), optimizer.init(variable)
+    begun, kept = jax.tree.map(
+        lambda x: jax.lax.convert_element_type(x, x.dtype),
+        (optimizer.init(variable), keep.init(variable)),
     )
-    return State(variable, strong, jnp.zeros((), jnp.int32), keep.init(variable))
+    return State(variable, begun, jnp.zeros((), jnp.int32), kept)
 
 
 def unchanged(variable: PyTree[Array]) -> PyTree[Array]:

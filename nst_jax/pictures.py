@@ -21,8 +21,8 @@ from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.forecast import free_memory, need
 from nst_jax.images import WRITABLE_SUFFIXES, load_image
+from nst_jax.planning import style_shape, style_side
 from nst_jax.pyramid import Shape
-from nst_jax.transfer import style_shape, style_side
 
 Pairs = Literal["product", "zip"]
 _MOST = 8  # pictures at once on one device

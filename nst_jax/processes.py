@@ -48,6 +48,15 @@ def agree(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
+def first_says(number: int) -> int:
+    """Return the number of process 0, as where clocks would make each its own."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(number, np.int32)))
+
+
 def join(
     *,
     coordinator: str | None = None,

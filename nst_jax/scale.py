@@ -27,8 +27,24 @@ class Scale(Protocol):
     def advance(self, steps: int) -> tuple[Float[Array | np.ndarray, "..."], Losses]:
         """Make steps; return the picture, not clipped, and the losses of each step."""
 
+    def picture(self) -> Float[Array | np.ndarray, "..."]:
+        """Return the picture that the steps so far have made, not clipped."""
+
     def state(self) -> optimize.State:
         """Return where the optimization stands, its arrays in the picture's shape."""
+
+    def kept(self) -> optimize.State:
+        """Return the state as it lies on the devices, to be saved."""
+
+    def blank(self) -> Any:
+        """Return the shapes, types and shardings of that."""
+
+    def restore(self, state: optimize.State) -> None:
+        """Go on from a state that was kept."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether all processes hold parts of the state, or there is only one process."""
 
 
 class Whole:
@@ -76,9 +92,30 @@ class Whole:
             picture, losses = self._layout.gather((picture, losses))
         return picture, losses
 
+    def picture(self) -> Float[Array | np.ndarray, "..."]:
+        """Return the picture that the steps so far have made."""
+        return self.advance(0)[0]
+
     def state(self) -> optimize.State:
         """Return the state, from many devices gathered on the host."""
         return self._layout.gather(self._state) if self._layout else self._state
+
+    def kept(self) -> optimize.State:
+        """Return the state as it is."""
+        return self._state
+
+    def blank(self) -> Any:
+        """Return the state as it is before a step: any with its shapes and shardings will do."""
+        return self._state
+
+    def restore(self, state: optimize.State) -> None:
+        """Go on from such a state."""
+        self._state = state
+
+    @property
+    def shared(self) -> bool:
+        """Whether all processes hold parts of the state, or there is only one process."""
+        return self._layout is not None or jax.process_count() == 1
 
 
 def begin_scale(
@@ -124,7 +161,7 @@ def begin(
 
     Args:
       content: at the scale's size.
-      styles: as they are looked at beside it; see `transfer.style_shape`.
+      styles: as they are looked at beside it; see `planning.style_shape`.
       network: best from `freeze`, with the taps of `split_config`.
       config: the settings.
       picture: where to start; the content image if not given.

@@ -25,9 +25,11 @@ from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.flags import download_bar
 from nst_jax.images import save_image
+from nst_jax.planning import Plan, count_steps
 from nst_jax.problem import build_network, split_config
+from nst_jax.processes import agree
 from nst_jax.pyramid import Shape
-from nst_jax.transfer import Plan, Snapshot, count_steps
+from nst_jax.running import Snapshot
 from nst_jax.vgg import VGG19
 from nst_jax.weights import find_weights
 from nst_jax.weights_file import CONVERT_COMMAND, Weights
@@ -214,7 +216,7 @@ def follow(
             else:  # the first one has waited for the compiler
                 first_step, first_time = snapshot.step, now
             progress.update(task, completed=snapshot.step, description=prefix + text)
-            ended = snapshot.step == total or not snapshot.finite or bool(received)
+            ended = snapshot.step == total or not snapshot.finite or agree(bool(received))
             if progress.disable and not label and (ended or now - line_time >= _LINE_SECONDS):
                 console.print(f"step {snapshot.step:>{digits}}/{total}  {text}")
                 line_time = now

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, Float, PyTree
 
 from nst_jax import optimize
@@ -143,13 +144,33 @@ class Tiled:
                 losses, gradient = self.evaluate()
                 self._update(losses, gradient)
                 records.append(losses)
-            picture = self._picture()
+            picture = self.picture()
         stacked: Losses = jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *records)
         return picture, stacked
 
     def state(self) -> optimize.State:
         """Return the state; its arrays are the scale's own."""
         return self._state
+
+    def kept(self) -> optimize.State:
+        """Return the state."""
+        return self._state
+
+    def blank(self) -> Any:
+        """Return the shapes of the state."""
+        here = SingleDeviceSharding(jax.devices("cpu")[0])
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), self._state
+        )
+
+    def restore(self, state: optimize.State) -> None:
+        """Go on from a state that was kept."""
+        self._state = jax.tree.map(np.array, state)
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is only one process."""
+        return bool(jax.process_count() == 1)
 
     def evaluate(self) -> tuple[Losses, np.ndarray]:
         """Return the losses and the gradient at the variable."""
@@ -217,7 +238,8 @@ class Tiled:
         begun: optimize.State = jax.tree.map(np.array, carry(before, state)) if before else state
         return begun
 
-    def _picture(self) -> np.ndarray:
+    def picture(self) -> np.ndarray:
+        """Return the picture that the steps so far have made."""
         picture = np.empty_like(self._content)
         for strip in self._strips():
             mine = functools.partial(_cut, strip=strip, image=picture.shape)

@@ -17,8 +17,9 @@ import commands
 from nst_jax import Config, cli, load_image, many, problem, save_image, weights
 from nst_jax.beginning import first_picture
 from nst_jax.objective import Losses
+from nst_jax.planning import count_steps
 from nst_jax.pyramid import resample
-from nst_jax.transfer import Snapshot, count_steps
+from nst_jax.running import Snapshot
 from nst_jax.vgg import VGG19
 from nst_jax.weights_file import Weights
 

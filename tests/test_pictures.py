@@ -18,7 +18,7 @@ from nst_jax.pictures import (
     name_pictures,
     pair,
 )
-from nst_jax.transfer import style_shape
+from nst_jax.planning import style_shape
 
 NAMES = st.lists(st.sampled_from(["a", "A", "a-2", "b", "a_b", "b_c", "c"]), min_size=1, max_size=6)
 

@@ -6,7 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nst_jax import Config, build_vgg19, layers, preset, problem, scale, stylize, transfer
+from nst_jax import (
+    Config,
+    build_vgg19,
+    layers,
+    planning,
+    preset,
+    problem,
+    pyramid,
+    running,
+    scale,
+    stylize,
+    transfer,
+)
 from nst_jax.architecture import CONVS
 from nst_jax.errors import InputError
 from nst_jax.objective import style_transfer_loss
@@ -63,7 +75,7 @@ def test_how_it_is_cut_into_chunks_changes_nothing(network, photographs):
 
 
 def test_snapshots_may_be_further_apart_than_one_call_reaches(network, photographs, monkeypatch):
-    monkeypatch.setattr(transfer, "CAPACITY", 2)
+    monkeypatch.setattr(running, "CAPACITY", 2)
     monkeypatch.setattr(problem, "CAPACITY", 2)
     problem.advance.clear_cache()
     content, style = photographs
@@ -336,12 +348,12 @@ SCALES = Config(
 
 def test_a_run_over_scales(network, photographs):
     content, style = photographs
-    assert transfer.plan(*content.shape[:2], SCALES) == (
+    assert planning.plan(*content.shape[:2], SCALES) == (
         ((18, 22), 5),
         ((26, 32), 3),
         ((37, 45), 3),
     )
-    assert transfer.count_steps(*content.shape[:2], SCALES) == 11
+    assert planning.count_steps(*content.shape[:2], SCALES) == 11
     before = problem.advance._cache_size()
     snapshots = list(stylize(content, style, network=network, config=SCALES, snapshot_every=4))
     assert problem.advance._cache_size() == before + 3  # one program for each scale
@@ -364,17 +376,17 @@ def test_adam_goes_on_at_the_next_scale(network, photographs, monkeypatch):
 
 def test_a_picture_that_is_small_already_has_one_scale(photographs):
     config = dataclasses.replace(SCALES, min_size=200)
-    assert transfer.plan(37, 45, config) == (((37, 45), 3),)
+    assert planning.plan(37, 45, config) == (((37, 45), 3),)
 
 
 def test_the_next_scale_begins_with_the_picture_of_the_one_before(network, photographs):
     content, style = photographs
     snapshots = list(stylize(content, style, network=network, config=SCALES, snapshot_every=1))
     small, large = snapshots[4].image, snapshots[5].image
-    enlarged = np.asarray(transfer.resample(small, large.shape[:2], method="cubic"))
+    enlarged = np.asarray(pyramid.resample(small, large.shape[:2], method="cubic"))
     # One step of Adam moves no pixel by much more than its rate, and the average less.
     assert np.abs(enlarged - large).max() < 0.05
-    assert np.abs(enlarged - transfer.resample(content, large.shape[:2])).mean() > 0.02
+    assert np.abs(enlarged - pyramid.resample(content, large.shape[:2])).mean() > 0.02
 
 
 @pytest.mark.parametrize("rate", [1e38])
@@ -467,7 +479,7 @@ def test_a_start_of_ones_own(network, photographs):
 )
 def test_how_large_the_style_is_looked_at(fit, scale, size, expected):
     config = Config(style_fit=fit, style_scale=scale, style_size=size)
-    assert transfer.style_shape((150, 200), (80, 50), config) == expected
+    assert planning.style_shape((150, 200), (80, 50), config) == expected
 
 
 def rescaled(params, factors):

@@ -1,0 +1,195 @@
+"""A run over its scales, some steps at a time: snapshots on the way, and checkpoints."""
+
+import operator
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nst_jax.beginning import first_picture
+from nst_jax.config import Config
+from nst_jax.objective import Losses
+from nst_jax.planning import Plan, plan, shape_of, style_shape
+from nst_jax.problem import CAPACITY
+from nst_jax.processes import agree, first_says
+from nst_jax.pyramid import Shape, resample
+from nst_jax.scale import Scale, begin_scale
+from nst_jax.vgg import VGG19
+
+_Picture = Float[Array, "*batch height width 3"]
+_Style = Float[Array, "*_ _ _ 3"]  # each of another size
+_Start = Float[Array, "*start_batch start_height start_width 3"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The picture after some number of steps.
+
+    Attributes:
+      step: updates made so far, at all scales together.
+      image: the picture, sRGB clipped to [0, 1]; of the content's shape at the last scale, smaller
+        before.
+      losses: `objective.Losses` of every step since the snapshot before, as numpy arrays (steps,);
+        entry i belongs to the iterate *before* that step's update.
+      finite: False if a loss was infinite or not a number. The image is then the last picture for
+        which all was well, and no snapshot follows.
+    """
+
+    step: int
+    image: Float[Array, "*batch height width 3"]
+    losses: Losses
+    finite: bool
+
+
+@runtime_checkable
+class Checkpoints(Protocol):
+    """Where a run's state is kept; `nst_jax.checkpoint.Store` is one."""
+
+    def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
+        """Keep a state after a step; `extra` is what JSON has."""
+
+    def resume(self, like: Callable[[dict[str, Any]], Any]) -> Any:
+        """Return the last `step`, `state` and `extra`, or None; `like` tells shapes by `extra`."""
+
+
+class Run(NamedTuple):
+    """What a run is made of."""
+
+    content: _Picture
+    styles: Sequence[_Style]
+    start: _Start | None
+    network: VGG19
+    config: Config
+    devices: Sequence[Any]
+
+    def plan(self) -> Plan:
+        """Return its scales and the steps made there."""
+        return plan(*shape_of(self.content), self.config)
+
+    def begin(self, shape: Shape, picture: Any, before: Scale | None) -> Scale:
+        """Prepare a scale; `picture` is that of the scale before, if there was one."""
+        small = _resized(self.content, shape)
+        looks = [
+            _resized(style, style_shape(shape_of(style), shape, self.config))
+            for style in self.styles
+        ]
+        if picture is None:
+            picture = first_picture(small, looks, self.start, self.config)
+        else:
+            picture = _carried(picture, shape, self.config)
+        return begin_scale(
+            small,
+            looks,
+            network=self.network,
+            config=self.config,
+            picture=picture,
+            before=before.state() if before else None,
+            devices=self.devices,
+        )
+
+
+class Saver:
+    """Keeps the state of a run, if it is wanted, and finds it again."""
+
+    def __init__(self, checkpoints: Checkpoints | None, seconds: float):
+        self._checkpoints, self._seconds = checkpoints, seconds
+        self._since, self._saved = time.monotonic(), 0
+
+    def resume(self, run: Run) -> tuple[int, int, Scale | None]:
+        """Return the number of the scale, the updates made, and the scale, where a run goes on."""
+        found: list[Scale] = []
+
+        def like(extra: dict[str, Any]) -> Any:
+            shape, _ = run.plan()[extra["scale"]]
+            found.append(run.begin(shape, None, None))
+            return found[-1].blank()
+
+        saved = self._checkpoints.resume(like) if self._checkpoints else None
+        if saved is None:
+            return 0, 0, None
+        found[-1].restore(saved.state)
+        self._saved = saved.step
+        return saved.extra["scale"], saved.step, found[-1]
+
+    def save(self, number: int, done: int, scale: Scale, *, at_once: bool = False) -> None:
+        """Keep the state if it is time; in all processes or in none."""
+        if self._checkpoints is None or not scale.shared:
+            return
+        if at_once or agree(time.monotonic() - self._since > self._seconds):
+            if done > self._saved:
+                self._checkpoints.save(done, scale.kept(), {"scale": number})
+            self._saved, self._since = done, time.monotonic()
+
+
+def snapshots(
+    run: Run, snapshot_every: int | None, snapshot_seconds: float | None, saver: Saver
+) -> Generator[Snapshot, None, None]:
+    """Yield the snapshots of a run; see `transfer.stylize`."""
+    every, scales = snapshot_every or np.inf, run.plan()
+    total = sum(steps for _, steps in scales)
+    parts: list[Losses] = []
+    first, done, scale = saver.resume(run)
+    picture: Any = scale.picture() if scale else None
+    for number, (shape, _) in enumerate(scales[first:], first):
+        if not scale or number > first:
+            scale = run.begin(shape, picture, scale)
+        ends, pace = sum(steps for _, steps in scales[: number + 1]), _Pace(snapshot_seconds)
+        while done < ends:
+            chunk = int(min(ends - done, every - done % every, pace.steps()))
+            new, records = scale.advance(chunk)
+            parts.append(jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records)))
+            pace.made(chunk)
+            done += chunk
+            finite = bool(np.isfinite(parts[-1].total).all() and jnp.isfinite(new).all())
+            picture = new if finite else picture
+            if finite and done < total:
+                saver.save(number, done, scale)
+            due = snapshot_seconds is not None or done % every == 0 or done == total
+            if due or not finite:
+                losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
+                image = jnp.clip(picture, 0, 1)
+                try:
+                    yield Snapshot(step=done, image=image, losses=losses, finite=finite)
+                except GeneratorExit:
+                    if finite and done < total:
+                        saver.save(number, done, scale, at_once=True)
+                    raise
+                parts = []
+            if not finite:
+                return
+
+
+def _resized(image: _Style, shape: Shape) -> _Style:
+    return image if shape_of(image) == shape else jnp.clip(resample(image, shape), 0, 1)
+
+
+def _carried(picture: _Style, shape: Shape, config: Config) -> _Style:
+    """Bring the picture of one scale to the next one's size."""
+    larger = resample(picture, shape, method="cubic")
+    return jnp.clip(larger, 0, 1) if config.clamp else larger
+
+
+class _Pace:
+    """How many steps to make in one call, from the seconds that the last ones took."""
+
+    def __init__(self, seconds: float | None):
+        self._seconds, self._calls, self._per_step = seconds, 0, 0.0
+        self._since = time.perf_counter()
+
+    def steps(self) -> int:
+        if self._seconds is None:
+            return CAPACITY
+        self._since = time.perf_counter()
+        # The first call compiles, so its time says nothing.
+        if self._calls < 2:
+            return 1
+        return first_says(min(max(1, int(self._seconds / self._per_step)), CAPACITY))
+
+    def made(self, steps: int) -> None:
+        self._calls += 1
+        self._per_step = (time.perf_counter() - self._since) / steps
