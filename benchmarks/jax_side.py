@@ -11,7 +11,7 @@ from benchmarks.modes import Mode, Platform, jax_config
 from benchmarks.work import DEEPEST
 from nst_jax import problem
 from nst_jax.errors import InputError
-from nst_jax.scale import begin
+from nst_jax.scale import begin, begin_scale
 from nst_jax.vgg import freeze
 from nst_jax.weights_file import Params, load_weights
 
@@ -27,28 +27,26 @@ class Job:
     def __init__(self, mode: Mode, content: np.ndarray, style: np.ndarray, params: Params):
         self._config = jax_config(mode)
         network = problem.build_network(params, self._config, deepest=DEEPEST)
-        self._state, self._problem, self._program = begin(
-            jnp.asarray(content),
-            [jnp.asarray(style)],
-            network=freeze(network, taps=problem.split_config(self._config)[1].taps),
-            config=self._config,
+        image = jnp.asarray(content)
+        self._images = image, [jnp.asarray(style)]
+        self._network = freeze(network, taps=problem.split_config(self._config)[1].taps)
+        self._scale = begin_scale(
+            *self._images, network=self._network, config=self._config, picture=image
         )
         self._image: Any = None
-        jax.block_until_ready((self._problem, self._state))
+        jax.block_until_ready(self._scale.kept())
 
     def program(self) -> str:
         """Return the compiled program of a step as text."""
+        begun = begin(*self._images, network=self._network, config=self._config)
         with jax.default_matmul_precision(self._config.matmul_precision):
-            lowered = problem.advance.lower(self._state, 1, self._problem, self._program)
+            lowered = problem.advance.lower(begun[0], 1, *begun[1:])
         return lowered.compile().as_text() or ""
 
     def run(self, steps: int) -> None:
         """Make steps and wait until they are made."""
-        with jax.default_matmul_precision(self._config.matmul_precision):
-            self._state, self._image, _ = problem.advance(
-                self._state, steps, self._problem, self._program
-            )
-        jax.block_until_ready((self._state, self._image))
+        self._image, _ = self._scale.advance(steps)
+        jax.block_until_ready((self._scale.kept(), self._image))
 
     def picture(self) -> np.ndarray:
         """Return the picture after the last step, HWC."""

@@ -19,6 +19,8 @@ class Mode:
       framework: "jax" for this program, "torch" for the one that it reimplements.
       precision: "float32", "tf32" (float32 with shorter products, on a GPU) or "bfloat16".
       conv: jax: "direct", "winograd", or "auto" for the program's own choice.
+      remat: jax: "blocks" to compute maps twice.
+      tile: jax: side of the tiles in px; 0: at once.
       method: torch: "eager", "compile" (its default mode) or "max-autotune".
       channels_last: torch: the memory layout.
     """
@@ -26,6 +28,8 @@ class Mode:
     framework: Literal["jax", "torch"]
     precision: str
     conv: str = "auto"
+    remat: str = "none"
+    tile: int = 0
     method: str = "eager"
     channels_last: bool = True
 
@@ -34,6 +38,7 @@ class Mode:
         """What --modes, the tables and the files call it."""
         if self.framework == "jax":
             parts = [self.precision] + [self.conv] * (self.conv != "auto")
+            parts += [self.remat] * (self.remat != "none") + [f"tile{self.tile}"] * bool(self.tile)
         else:
             parts = [self.precision, self.method] + ["nchw"] * (not self.channels_last)
         return "-".join([self.framework, *parts])
@@ -54,6 +59,11 @@ MODES = {
             Mode("jax", precision, conv)
             for precision in ("float32", "tf32", "bfloat16")
             for conv in ("auto", "direct", "winograd")
+        ),
+        *(
+            Mode("jax", precision, remat=remat, tile=tile)
+            for precision in ("float32", "bfloat16")
+            for remat, tile in (("blocks", 0), ("none", 512), ("none", 1024))
         ),
         *(mode for precision in ("float32", "tf32", "bfloat16") for mode in _torch(precision)),
     )
@@ -99,5 +109,6 @@ def jax_config(mode: Mode) -> Config:
     from nst_jax.backend import resolve
     from nst_jax.presets import preset
 
-    settings: dict[str, Any] = {"precision": mode.precision, "conv": mode.conv}
+    names = ("precision", "conv", "remat", "tile")
+    settings: dict[str, Any] = {name: getattr(mode, name) for name in names}
     return resolve(replace(preset("pytorch"), **settings))

@@ -139,7 +139,7 @@ def _run(flags: argparse.Namespace, arguments: Sequence[str]) -> int:
     }
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, status:
-        report["weights"] = _prepare(flags, plan, folder)
+        report["weights"] = prepare(flags, plan, folder)
         if not flags.no_rates:
             status.update("measuring the machine")
             report["rates_by_framework"] = {name: _rates(plan, name) for name in ("jax", "torch")}
@@ -169,7 +169,7 @@ def _check_outputs(flags: argparse.Namespace) -> None:
         check_plotting()
 
 
-def _prepare(flags: argparse.Namespace, plan: Plan, folder: str) -> str:
+def prepare(flags: argparse.Namespace, plan: Plan, folder: str) -> str:
     """Write what the workers read; return where the weights come from."""
     request = {
         "folder": folder,
