@@ -133,7 +133,7 @@ def _memory(flags: argparse.Namespace, console: Console) -> tuple[list[str], Row
 def _memory_cell(found: Result) -> str:
     if found.failure:
         return found.failure
-    peak = max(found.peak_bytes, *(start.peak_bytes for start in found.starts.values()))
+    peak = max([found.peak_bytes, *(start.peak_bytes for start in found.starts.values())])
     pixel = peak / found.size**2
     return f"{output.number(found.median)} s, {peak / 1e9:.2f} GB, {pixel:.0f} B/px"
 

@@ -210,13 +210,12 @@ class Tiled:
             self._cover.cut(gradient, window)[...] += np.asarray(own)
 
     def _update(self, losses: Losses, gradient: np.ndarray) -> None:
-        apply = functools.partial(_apply, program=self._program)
+        image, before = self._content.shape, self._state  # its counts are those of every strip
         for strip in self._strips():
-            mine = functools.partial(_cut, strip=strip, image=self._content.shape)
-            part = apply(
-                jax.tree.map(mine, self._state), mine(gradient), losses.total, self._numbers
-            )
-            self._state = _put(self._state, part, strip, self._content.shape)
+            mine = functools.partial(_cut, strip=strip, image=image)
+            own = jax.tree.map(mine, before)
+            part = _apply(own, mine(gradient), losses.total, self._numbers, self._program)
+            self._state = _put(before, part, strip, image)
 
     def _strips(self) -> Iterator[slice]:
         """Yield rows that the optimizer may update apart from the others."""

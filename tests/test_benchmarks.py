@@ -13,7 +13,7 @@ import pytest
 # Last, so that an installed nst_jax is still what is tested.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import inputs, machine, modes, output, speed, work, worker
+from benchmarks import inputs, machine, modes, output, scaling, speed, work, worker
 from benchmarks.driver import Result, add_block
 from benchmarks.worker import Block, Start
 from commands import run
@@ -118,7 +118,7 @@ def test_bytes_hold_at_least_every_map_twice():
 
 
 def test_names_are_unique_and_defaults_exist():
-    assert len(modes.MODES) == 9 + 18
+    assert len(modes.MODES) == 9 + 6 + 18
     for names in modes.DEFAULT_MODES.values():
         assert set(names) <= set(modes.MODES)
         assert modes.EAGER in names
@@ -277,3 +277,39 @@ def test_the_profile_names_operations(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "ms a step" in done.stdout
     assert len(done.stdout.splitlines()) == 2 + 5
+
+
+def test_what_devices_send_is_read_from_the_program():
+    program = """
+      %a = f32[1,1,512,64]{3,2,1,0} collective-permute(%x), channel_id=1
+      %b = (f32[64,64]{1,0}, bf16[8]{0}) all-reduce(%y, %z), to_apply=%add
+      %c = f32[4]{0} fusion(%collective-permute), kind=kLoop
+      %d = pred[3,5]{1,0} all-gather(%w), dimensions={0}
+    """
+    assert list(scaling._sent(program)) == [
+        ("collective-permute", 4 * 512 * 64),
+        ("all-reduce", 4 * 64 * 64 + 2 * 8),
+        ("all-gather", 15),
+    ]
+
+
+def test_memory_of_a_mode_that_fails_is_not_asked_for_again(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def measure(plan, inputs, size, say):
+        asked.append((plan.modes, size))
+        if plan.modes == ("jax-float32",) and size > 24:
+            return [Result("jax-float32", size, failure="out of memory")]
+        (mode,) = plan.modes
+        return [Result(mode, size, seconds=(0.5, 0.25, 0.75), steps=1, peak_bytes=10**9)]
+
+    monkeypatch.setattr(scaling, "measure", measure)
+    monkeypatch.setattr(scaling, "prepare", lambda *arguments: None)
+    table = tmp_path / "table.md"
+    flags = ["memory", "--modes", "jax-float32", "jax-float32-tile512", f"--markdown={table}"]
+    assert scaling.main([*flags, "--sizes", "20", "40", "80"]) == 0
+    assert [size for modes, size in asked if modes == ("jax-float32",)] == [20, 40]
+    lines = table.read_text().splitlines()
+    assert lines[2] == "| 20 | 0.500 s, 1.00 GB, 2500000 B/px | 0.500 s, 1.00 GB, 2500000 B/px |"
+    assert lines[3].startswith("| 40 | out of memory | 0.500 s")
+    assert lines[4].startswith("| 80 | failed at a smaller size |")
