@@ -4,6 +4,7 @@ Memory comes from the compiled program's own analysis, time from a few steps tha
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from nst_jax.scale import begin_scale
 from nst_jax.sharding import rows_of_a_device
 from nst_jax.tiling import needs_tiles, tiles
 from nst_jax.vgg import VGG19, freeze
+from nst_jax.windows import Cover
 
 # What a process takes beside the program: the interpreter, JAX, the compiler, and the network as it
 # was read; and for each pixel of the picture, the images, the targets on their way, what is shown.
@@ -146,7 +148,7 @@ def _need_tiled(shape: Shape, looks: Sequence[Shape], config: Config) -> Need:
         pull = sums.pull.lower(
             frozen, window, content, bounds, shift, constants, program, shape
         ).compile()
-    area, overlap = np.prod(shape), len(covered.windows) * np.prod(covered.size) / np.prod(shape)
+    area, overlap = math.prod(shape), _overlap(covered)
     pair = 2 * config.memory_size if config.optimizer != "adam" else 2
     # The content as it was read and resized, the picture, its gradient, its average, what is shown
     # and saved, and what the optimizer remembers; the content's maps with the windows' margins.
@@ -335,9 +337,23 @@ def pace(
         began = time.perf_counter()
         jax.block_until_ready(scale.advance(1))
         times.append(time.perf_counter() - began)
-    pixel = sorted(times)[1] / (height * width)
-    seconds = sum(pixel * h * w * steps for (h, w), steps in scales)
-    return Pace(seconds, pixel * shape[0] * shape[1])
+    pixel = sorted(times)[1] / _work((height, width), config)
+    seconds = sum(pixel * _work(here, config) * steps for here, steps in scales)
+    return Pace(seconds, pixel * _work(shape, config))
+
+
+def _work(shape: Shape, config: Config) -> float:
+    """Return the pixels that a step computes, those of tiles with what they compute more."""
+    pixels = float(np.prod(shape))
+    if not needs_tiles((*shape, 3), config):
+        return pixels
+    # All pixels of the windows, and a forward pass on top of one with the gradient.
+    return 1.5 * _overlap(tiles((*shape, 3), config)) * pixels
+
+
+def _overlap(covered: Cover) -> float:
+    """Return how many windows a pixel of the picture is in, on average."""
+    return len(covered.windows) * math.prod(covered.size) / math.prod(covered.picture)
 
 
 def refuse(size: int, shape: Shape, wanted: Need, free: Need) -> InputError:

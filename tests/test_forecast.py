@@ -138,3 +138,10 @@ def test_a_real_run_takes_what_was_forecast():
 def test_compiling_for_the_forecast_computes_nothing(given, monkeypatch):
     monkeypatch.setattr(jax.stages.Compiled, "__call__", None)
     assert forecast.need((40, 40), [(40, 40)], **given).device > 0
+
+
+def test_tiles_take_another_forward_pass_and_their_margins(given):
+    config = dataclasses.replace(given["config"], tile=16)
+    # Windows of 48 px for a picture of 64: two each way, whose parts are 32 px.
+    assert forecast._work((64, 64), config) == 1.5 * 4 * 48**2
+    assert forecast._work((64, 64), given["config"]) == 64**2
