@@ -32,6 +32,7 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
 }
 WRITABLE_SUFFIXES = tuple(_FORMATS)
+_ROWS = 256
 
 
 def load_image(
@@ -119,7 +120,10 @@ def save_image(path: StrPath, image: Float[np.ndarray | Array, "height width 3"]
         )
     if np.isnan(array).any():
         raise InputError(f"cannot save {name}: the image has NaN values, which are no color")
-    pixels: UInt8[np.ndarray, "height width 3"] = np.rint(np.clip(array, 0, 1) * 255).astype("u1")
+    pixels: UInt8[np.ndarray, "height width 3"] = np.empty(array.shape, np.uint8)
+    for first in range(0, len(array), _ROWS):  # copies of a large picture would be gigabytes
+        rows = slice(first, first + _ROWS)
+        pixels[rows] = np.rint(np.clip(array[rows], 0, 1) * 255)
     codec, options = _FORMATS[Path(path).suffix.lower()]
     try:
         with atomic_write(path) as temporary:
