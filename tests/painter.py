@@ -1,4 +1,4 @@
-"""A program of several processes that computes nothing: it waits, to see what becomes of it.
+"""A program of several processes that computes nothing: it waits until one is told to stop.
 
     python painter.py NAME=VALUE...
 
@@ -6,6 +6,7 @@
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,11 +18,18 @@ from ports import free_port
 
 
 def paint(flags):
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+    processes.agree(False)  # all can be stopped now
     if processes.is_first():
-        print("idle", flush=True)
+        print("ready", flush=True)
     time.sleep(flags.idle)
+    ends, code = time.monotonic() + 60, 0
+    while not code and time.monotonic() < ends:
+        time.sleep(0.05)
+        code = 143 * processes.agree(bool(stop))
     processes.leave()
-    return 0
+    return code
 
 
 def main(argv):

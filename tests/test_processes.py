@@ -124,10 +124,18 @@ def assert_lost(two, codes, victim):
 def test_a_loss_is_noticed_by_who_waits_for_nothing(tmp_path, victim, blow):
     """Between two collectives, or in one whose other end is mute: JAX aborts the process."""
     with Painters(tmp_path, "idle=60", "heartbeat=4") as two:
-        two.wait_for("idle")
+        two.wait_for("ready")
         two.processes[victim].send_signal(blow)
         began = time.monotonic()
         survivor = two.processes[1 - victim]
         code = survivor.wait(30)
         assert time.monotonic() - began < 8
         assert_lost(two, {1 - victim: code}, victim)
+
+
+def test_a_stop_is_agreed_on(tmp_path):
+    with Painters(tmp_path) as two:
+        two.wait_for("ready")
+        two.processes[1].terminate()
+        assert [process.wait(60) for process in two.processes] == [143, 143]
+        assert [two.said(number) for number in range(2)] == [["ready\n", ""], ["", ""]]

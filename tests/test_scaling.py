@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import commands
-from nst_jax import cli, forecast, many, one, save_image
+from nst_jax import cli, forecast, many, one, save_image, session
 from nst_jax.errors import InputError
 from nst_jax.forecast import Need
 from package import ROOT
@@ -106,7 +106,8 @@ def test_what_does_not_fit_is_refused_and_the_size_that_is_named_fits(
 ):
     free = Need(*2 * [forecast._PROCESS_BYTES + 2 * 10**8])
     monkeypatch.setattr(forecast, "free_memory", lambda: free)
-    flags = [*job, "--remat=none", "--conv=direct"]
+    flags = [*job, "--remat=none", "--conv=direct", "--style-layers=relu1_1"]
+    flags.append("--content-layers=relu1_1")
     assert run([*flags, "--size=900"]) == 2
     error = one_line(capfd, "900x750 px need ", "--tile=1024")
     size = int(re.search(r"--size=(\d+) fits", error)[1])
@@ -220,7 +221,7 @@ def test_two_devices_paint_the_picture_of_one(job, folder):
     ]
     assert "60x50 px: 2 to paint, 2 at once" in found[4][1]
     for _, out, err in found[6:]:
-        assert "resume   from step " in out
+        assert first_step(out) == 1 + int(re.search(r"resume   from step (\d+)", out)[1])
         assert err == ""
     assert np.abs(levels("one.png") - levels("again.png")).max() <= 1
     for name in (".png", "/a.png", "/b.png"):
@@ -249,6 +250,10 @@ def wait_for_checkpoint(folder, least, process):
         time.sleep(0.01)
 
 
+def first_step(printed):
+    return int(re.search(r"^step +(\d+)/", printed, re.M)[1])
+
+
 @pytest.fixture
 def _orbax():
     pytest.importorskip("orbax.checkpoint", reason="not installed: pip install '.[checkpoint]'")
@@ -275,6 +280,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(job, capfd):
     assert printed.err == ""
     step = int(re.search(r"^resume   from step (\d+)$", printed.out, re.M)[1])
     assert 4 <= step < 40
+    assert first_step(printed.out) == step + 1
     resumed = Path("o.png").read_bytes()
     Path("o.png").unlink()
     assert run(flags) == 0
@@ -297,7 +303,9 @@ def test_a_stop_is_kept_also_with_the_state_on_the_host(job, capfd, monkeypatch)
     assert 2 <= step < 6
     capfd.readouterr()
     assert run(kept) == 0
-    assert f"resume   from step {step}\n" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert f"resume   from step {step}\n" in printed
+    assert first_step(printed) == step + 1
     resumed = Path("o.png").read_bytes()
     assert run(flags) == 0
     assert Path("o.png").read_bytes() == resumed
@@ -317,6 +325,12 @@ def ends(processes, seconds=120):
         for process in processes:
             process.kill()
     return [process.returncode for process in processes], said
+
+
+def test_a_process_stops_when_another_was_told_to(job, capfd, monkeypatch):
+    monkeypatch.setattr(session, "agree", lambda flag: True)
+    assert run([*job, "--conv=direct", "--output=o.png"]) == 143
+    assert "stopped by SIGTERM: o.png is the picture so far" in capfd.readouterr().err
 
 
 @pytest.mark.slow
@@ -350,20 +364,10 @@ def test_two_processes_paint_what_one_does_and_go_on_when_one_was_lost(job, fold
     )
     assert error.count("\n") == 1
 
-    processes = start_two(*kept)
-    try:
-        step = max(int(name) for name in os.listdir("b") if name.isdecimal())
-        wait_for_checkpoint("b", step + 2, processes[0])
-    finally:
-        processes[1].terminate()
-    codes, said = ends(processes)
-    assert codes == [143, 143], said
-    assert re.search(r"^resume   from step \d+$", said[0][0], re.M)
-    assert "stopped by SIGTERM: o.png is the picture so far" in said[0][1]
-
     codes, said = ends(start_two(*kept))
     assert codes == [0, 0], said
-    assert re.search(r"^resume   from step \d+$", said[0][0], re.M)
+    step = int(re.search(r"^resume   from step (\d+)$", said[0][0], re.M)[1])
+    assert first_step(said[0][0]) == step + 1
     assert Path("o.png").read_bytes() == uninterrupted
 
     # One process paints the same; not to the end, as rounding decides about ever more pixels.
