@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 import commands
-from nst_jax import cli, forecast, many, one, save_image, session
+from nst_jax import Config, cli, forecast, layers, many, one, save_image, session
 from nst_jax.errors import InputError
 from nst_jax.forecast import Need
+from nst_jax.scale import begin_scale
+from nst_jax.tiling import Tiled, tiles
 from package import ROOT
 from ports import free_port
 
@@ -28,9 +30,9 @@ run = functools.partial(commands.run, cli.main)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two images of 60x50 px and one of 24x130."""
+    """Two images of 100x84 px and one of 24x130."""
     folder, rng = tmp_path_factory.mktemp("scaling"), np.random.default_rng(0)
-    for name, height, width in (("in/a", 50, 60), ("in/b", 50, 60), ("tall", 130, 24)):
+    for name, height, width in (("in/a", 84, 100), ("in/b", 84, 100), ("tall", 130, 24)):
         y, x = np.mgrid[:height, :width]
         waves = np.sin(np.multiply.outer(rng.uniform(0.1, 0.9, 3), x + y * rng.uniform(0.2, 2)))
         image = 0.5 + 0.3 * waves + rng.uniform(-0.15, 0.15, waves.shape)
@@ -43,14 +45,14 @@ def folder(tmp_path_factory):
 def job(folder, monkeypatch, tmp_path, untrained_file):
     """The flags of a fast job; it runs in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    flags = [f"--content={folder / 'in/a.png'}", f"--style={folder / 'in/b.png'}", "--size=60"]
+    flags = [f"--content={folder / 'in/a.png'}", f"--style={folder / 'in/b.png'}", "--size=100"]
     return [*flags, f"--weights={untrained_file}", *SHALLOW]
 
 
 @pytest.fixture(scope="module")
 def plain(folder, untrained_file):
     """The picture of that job with direct convolutions, as 8-bit levels."""
-    flags = [f"--content={folder / 'in/a.png'}", f"--style={folder / 'in/b.png'}", "--size=60"]
+    flags = [f"--content={folder / 'in/a.png'}", f"--style={folder / 'in/b.png'}", "--size=100"]
     flags += [f"--weights={untrained_file}", *SHALLOW, "--conv=direct", "--quiet"]
     assert run([*flags, f"--output={folder / 'plain.png'}"]) == 0
     return levels(folder / "plain.png")
@@ -109,7 +111,7 @@ def test_what_does_not_fit_is_refused_and_the_size_that_is_named_fits(
     flags = [*job, "--remat=none", "--conv=direct", "--style-layers=relu1_1"]
     flags.append("--content-layers=relu1_1")
     assert run([*flags, "--size=900"]) == 2
-    error = one_line(capfd, "900x750 px need ", "--tile=1024")
+    error = one_line(capfd, "900x756 px need ", "--tile=1024")
     size = int(re.search(r"--size=(\d+) fits", error)[1])
     assert run([*flags, f"--size={size}"]) == 130
     assert run([*flags, "--size=max"]) == 130
@@ -119,8 +121,8 @@ def test_what_does_not_fit_is_refused_and_the_size_that_is_named_fits(
     assert tiled.size == 900
 
     def need_of(size):
-        shape = round(size * 50 / 60), size
-        return forecast.need(shape, [(50, 60)], config=named)
+        shape = round(size * 84 / 100), size
+        return forecast.need(shape, [(84, 100)], config=named)
 
     assert forecast.fits(need_of(size), free)
     assert not forecast.fits(need_of(int(1.1 * size)), free)
@@ -135,12 +137,12 @@ def test_computing_twice_is_for_what_does_not_fit_else(job, capfd, monkeypatch, 
     monkeypatch.setattr(forecast, "need", need)
     monkeypatch.setattr(forecast, "surely_fits", lambda *_, **__: False)
     for free, flags, code in ((20, (), 130), (19, (), 130), (19, ("--remat=none",), 2), (9, (), 2)):
-        there = Need(*2 * [free * 50 * 60])
+        there = Need(*2 * [free * 84 * 100])
         monkeypatch.setattr(forecast, "free_memory", lambda there=there: there)
         capfd.readouterr()
         assert run([*job, *flags]) == code
         if code == 2:
-            one_line(capfd, "60x50 px need ")
+            one_line(capfd, "100x84 px need ")
     assert [config.remat for config in accepted] == ["none", "blocks"]
 
 
@@ -150,14 +152,16 @@ def test_blocks_that_are_computed_twice_make_the_same_picture(job, plain):
 
 
 def test_tiles_make_the_same_picture_each_alone(job, folder, plain, capfd):
+    taps = Config(style_layers=layers("relu1_1", "relu2_1"), content_layers=(), tile=16)
+    assert len(tiles((84, 100, 3), taps).windows) == 12
     flags = [*job, "--conv=direct", "--tile=16"]
     assert run([*flags, "--output=o.png"]) == 0
     assert np.abs(levels("o.png") - plain).max() <= 1
     assert run([*flags[1:], "--content", str(folder / "in"), "--output=o"]) == 0
     printed = capfd.readouterr()
-    assert "60x50 px: 2 to paint, 1 at once" in printed.out
+    assert "100x84 px: 2 to paint, 1 at once" in printed.out
     np.testing.assert_array_equal(levels("o/a.png"), levels("o.png"))
-    assert levels("o/b.png").shape == (50, 60, 3)
+    assert levels("o/b.png").shape == (84, 100, 3)
     assert run([*flags[1:], "--content", str(folder / "in"), "--output=p", "--batch=2"]) == 2
     one_line(capfd, "--batch is 2, but a tile takes one picture at a time")
     assert not Path("p").exists()
@@ -219,7 +223,7 @@ def test_two_devices_paint_the_picture_of_one(job, folder):
         "",
         "nst-jax: error: devices is 3, but JAX sees 2; allowed are 1 to 2, or all\n",
     ]
-    assert "60x50 px: 2 to paint, 2 at once" in found[4][1]
+    assert "100x84 px: 2 to paint, 2 at once" in found[4][1]
     for _, out, err in found[6:]:
         assert first_step(out) == 1 + int(re.search(r"resume   from step (\d+)", out)[1])
         assert err == ""
@@ -293,12 +297,23 @@ def test_a_stop_is_kept_also_with_the_state_on_the_host(job, capfd, monkeypatch)
     flags = [*job, "--conv=direct", "--tile=16", "--steps=6", "--save-every=2", "--output=o.png"]
     kept = [*flags, "--checkpoint=c"]  # none would be due before the end
 
+    kinds = []
+
+    def spy(*arguments, **options):
+        scale = begin_scale(*arguments, **options)
+        kinds.append(type(scale))
+        return scale
+
+    monkeypatch.setattr("nst_jax.running.begin_scale", spy)
+
     def interrupt(path, image):
-        signal.raise_signal(signal.SIGINT)
+        if path.name == "o_2.png":
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(one, "save_image", interrupt)
         assert run(kept) == 130
+    assert kinds == [Tiled]
     (step,) = (int(name) for name in os.listdir("c") if name.isdecimal())
     assert 2 <= step < 6
     capfd.readouterr()
