@@ -80,7 +80,7 @@ class Store:
         step: int | None = self._manager.latest_step()
         return step
 
-    def save(self, step: int, state: PyTree[Array], extra: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: PyTree[Array | np.ndarray], extra: Mapping[str, Any]) -> None:
         """Save a state; when this returns, it is complete on the disk, and at most two remain.
 
         Args:
@@ -223,7 +223,7 @@ def _named(state: PyTree[Any]) -> dict[str, Any]:
 
 
 @jax.jit
-def _checksum(state: PyTree[Array]) -> UInt32[Array, ""]:
+def _checksum(state: PyTree[Array | np.ndarray]) -> UInt32[Array, ""]:
     """Add up all bits, in an order that does not matter: the sum is the same on any devices."""
     total = jnp.zeros((), jnp.uint32)
     for i, leaf in enumerate(jax.tree.leaves(state)):

@@ -85,6 +85,8 @@ def no_batch(config: Config) -> str:
     """Return which setting takes one picture at a time, or nothing."""
     if config.optimizer != "adam":  # L-BFGS would make one problem of a batch
         return f"the optimizer {config.optimizer}"
+    if config.tile:
+        return "a tile"
     return "the picture best" if config.picture == "best" else ""  # it goes by the sum of losses
 
 

@@ -107,7 +107,7 @@ class Saver:
         def like(extra: dict[str, Any]) -> Any:
             shape, _ = run.plan()[extra["scale"]]
             found.append(run.begin(shape, None, None))
-            return found[-1].blank()
+            return found[-1].blank(extra["rows"])
 
         saved = self._checkpoints.resume(like) if self._checkpoints else None
         if saved is None:
@@ -122,7 +122,9 @@ class Saver:
             return
         if at_once or agree(time.monotonic() - self._since > self._seconds):
             if done > self._saved:
-                self._checkpoints.save(done, scale.kept(), {"scale": number})
+                kept = scale.kept()
+                extra = {"scale": number, "rows": kept.variable.shape[-3]}
+                self._checkpoints.save(done, kept, extra)
             self._saved, self._since = done, time.monotonic()
 
 

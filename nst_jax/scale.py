@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -36,8 +37,8 @@ class Scale(Protocol):
     def kept(self) -> optimize.State:
         """Return the state as it lies on the devices, to be saved."""
 
-    def blank(self) -> Any:
-        """Return the shapes, types and shardings of that."""
+    def blank(self, rows: int) -> Any:
+        """Return the shapes, types and shardings of one that was kept with so many rows."""
 
     def restore(self, state: optimize.State) -> None:
         """Go on from a state that was kept."""
@@ -72,7 +73,7 @@ class Whole:
           before: the state at the scale before, what `state` returned.
           devices: from `find_devices`.
         """
-        self._precision = config.matmul_precision
+        self._precision, self._height = config.matmul_precision, content.shape[-3]
         self._layout = layout = lay_out(content.shape, devices)
         state, self._problem, self._program = begin(
             content, styles, network=network, config=config, picture=picture, layout=layout
@@ -104,12 +105,35 @@ class Whole:
         """Return the state as it is."""
         return self._state
 
-    def blank(self) -> Any:
-        """Return the state as it is before a step: any with its shapes and shardings will do."""
-        return self._state
+    def blank(self, rows: int) -> Any:
+        """Return what has the shapes and shardings of a state to go on from.
+
+        Args:
+          rows: of its picture; with those that filled it up on as many devices as there were then.
+        """
+        own = self._state.variable.shape
+        if rows == own[-3]:
+            return self._state
+
+        def shape_of(x: Any) -> jax.ShapeDtypeStruct:
+            image = x.shape[-len(own) :] == own
+            shape = (*x.shape[:-3], rows, *x.shape[-2:]) if image else x.shape
+            everywhere = self._layout.everywhere if self._layout else x.sharding
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=everywhere)
+
+        return jax.tree.map(shape_of, self._state)
 
     def restore(self, state: optimize.State) -> None:
         """Go on from such a state."""
+        filled, layout = state.variable.shape, self._layout
+        if filled != self._state.variable.shape:
+
+            def crop(x: Any) -> np.ndarray:
+                image = x.shape[-len(filled) :] == filled
+                return np.asarray(x)[..., : self._height, :, :] if image else np.asarray(x)
+
+            whole = jax.tree.map(crop, state)
+            state = layout.place_state(whole) if layout else jax.tree.map(jnp.asarray, whole)
         self._state = state
 
     @property

@@ -69,9 +69,14 @@ class Layout:
         sharding = self._sharding(filled.ndim)
         return jax.make_array_from_callback(filled.shape, sharding, filled.__getitem__)
 
+    @property
+    def everywhere(self) -> NamedSharding:
+        """Every device has all."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
     def replicate(self, tree: _Tree) -> _Tree:
         """Give every device all of some arrays."""
-        sharding = NamedSharding(self.mesh, PartitionSpec())
+        sharding = self.everywhere
 
         def copy(x: Any) -> Array:
             whole = np.asarray(x)

@@ -156,7 +156,7 @@ class Tiled:
         """Return the state."""
         return self._state
 
-    def blank(self) -> Any:
+    def blank(self, rows: int) -> Any:
         """Return the shapes of the state."""
         here = SingleDeviceSharding(jax.devices("cpu")[0])
         return jax.tree.map(

@@ -132,6 +132,25 @@ def random_params():
 
 
 @pytest.fixture(scope="session")
+def untrained():
+    """What `untrained_params(0)` returns; calibrating it takes seconds."""
+    from nst_jax.untrained import untrained_params
+
+    return untrained_params(0)
+
+
+@pytest.fixture(scope="session")
+def untrained_file(untrained, tmp_path_factory):
+    """The same as a file of weights, alone in a folder like the cache's."""
+    from nst_jax.weights_file import FORMAT, save_weights
+
+    path = tmp_path_factory.mktemp("untrained") / "vgg19.safetensors"
+    metadata = {"format": FORMAT, "source": "untrained", "source_sha256": "0" * 64}
+    save_weights(path, untrained, metadata)
+    return path
+
+
+@pytest.fixture(scope="session")
 def photographs():
     """Two small images with structure and odd sizes: 37x45 and 53x41 (height x width)."""
 

@@ -19,13 +19,6 @@ ROOT = Path(__file__).parents[1]
 SHALLOW = ("--style-layers=relu1_1,relu2_1", "--content-layers=relu2_1")  # it compiles fast
 
 
-@pytest.fixture(scope="module")
-def untrained():
-    from nst_jax.untrained import untrained_params
-
-    return untrained_params(0)
-
-
 @pytest.fixture
 def job(tmp_path, monkeypatch, photographs, untrained):
     """Two images and a fast job; calibrating the untrained network once serves all tests."""
@@ -85,7 +78,7 @@ def test_flags_reach_the_settings(job, capfd, monkeypatch):
     ],
 )
 def test_other_optimizers_and_types(job, capfd, flags):
-    assert run([*job, *flags, "--output=o.png"]) == 0
+    assert run([*job, *SHALLOW, *flags, "--output=o.png"]) == 0
     assert load_image("o.png").shape == (20, 24, 3)
 
 

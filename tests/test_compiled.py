@@ -37,7 +37,7 @@ def job(tmp_path, photographs, random_params):
     metadata = {"format": weights_file.FORMAT, "source": "x", "source_sha256": "0" * 64}
     weights_file.save_weights(tmp_path / "w.safetensors", random_params, metadata)
     flags = ["--content=content.png", "--style=style.png", "--weights=w.safetensors"]
-    flags += ["--content-layers=relu2_1", "--style-layers=relu1_1,relu3_1"]  # compile fast
+    flags += ["--content-layers=relu1_1", "--style-layers=relu1_1"]  # compile fast
 
     def run(**environment):
         """Return what JAX did, what else was said, and the picture."""
@@ -77,10 +77,10 @@ def test_the_second_run_compiles_nothing_and_a_damaged_program_is_replaced(job, 
     assert again == picture
     (line,) = said
     assert line.startswith(f"nst-jax: reading compiled programs in {damaged.parent} failed (")
-    assert job() == ({"hits": len(kept), "misses": 0}, [], picture)
 
-    # One that was being written when the process was killed.
-    damaged.with_name(damaged.name.replace("-cache", "-atime")).unlink()
+    # It is whole again. Another one was being written when the process was killed.
+    other = max(kept.keys() - {damaged}, key=lambda path: path.stat().st_size)
+    other.with_name(other.name.replace("-cache", "-atime")).unlink()
     assert job() == ({"hits": len(kept) - 1, "misses": 1}, [], picture)
 
 

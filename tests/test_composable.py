@@ -1,9 +1,6 @@
 """The pure parts under JAX's transformations, with other optimizers and other networks."""
 
 import functools
-import os
-import subprocess
-import sys
 from collections import OrderedDict
 
 import jax
@@ -253,47 +250,3 @@ def test_gradient_through_a_run_with_respect_to_layer_weights(random_params, ima
             expected = (value(weights + nudge) - value(weights - nudge)) / 2e-4
             # The difference's own error is of second order in 1e-4, and rounding 1e-16/1e-4.
             np.testing.assert_allclose(gradient[i], expected, rtol=1e-5, atol=1e-11)
-
-
-SHARDED = """
-import functools, jax, jax.numpy as jnp, numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from nst_jax import VGG19, make_targets, style_transfer_loss
-from flax import nnx
-
-assert jax.device_count() == 4
-network = VGG19(rngs=nnx.Rngs(0), deepest="relu2_1")
-features = functools.partial(network, taps=("relu1_1", "relu2_1"))
-images = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 32, 16, 3)), jnp.float32)
-targets = make_targets(
-    features, images, images[0, :, ::-1], content_layers=["relu2_1"], style_layers=["relu1_1"]
-)
-start = 1 - images
-gradient = jax.grad(lambda x, t: style_transfer_loss(x, t, features=features)[0])
-expected = jax.jit(gradient)(start, targets)
-mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
-mapped = jax.shard_map(
-    gradient, mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P("d"), check_vma=False
-)
-np.testing.assert_allclose(jax.jit(mapped)(start, targets), expected, rtol=1e-4, atol=1e-7)
-split = jax.device_put((start, targets), NamedSharding(mesh, P("d")))
-compiled = jax.jit(gradient).lower(*split).compile()
-assert "all-gather" not in compiled.as_text()
-found = compiled(*split)
-assert len(found.sharding.device_set) == 4, found.sharding
-np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
-"""
-
-
-def test_a_batch_over_four_devices():
-    """Each device has its own images, by shard_map and by jit's own partitioning."""
-    flags = "--xla_force_host_platform_device_count=4"
-    environment = {**os.environ, "XLA_FLAGS": flags}
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr

@@ -17,9 +17,8 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 
-from nst_jax import cli, convert, crosscheck
-from nst_jax.untrained import untrained_params
-from nst_jax.weights_file import FORMAT, save_weights
+import nst_jax
+from nst_jax import cli, convert, crosscheck, load_image
 from package import MODULES, PUBLIC, ROOT, needs
 
 README = ROOT / "README.md"
@@ -70,18 +69,17 @@ def inline(text):
         yield " ".join(code.split())
 
 
-@pytest.fixture(scope="session")
-def weights_cache(tmp_path_factory):
-    """A cache of weights as after a first run, but of the calibrated untrained network."""
-    folder = tmp_path_factory.mktemp("weights")
-    metadata = {"format": FORMAT, "source": "untrained", "source_sha256": "0" * 64}
-    save_weights(folder / "vgg19.safetensors", untrained_params(0), metadata)
-    return folder
+LARGEST = 64  # px
+
+
+def small(path, size=None, **options):
+    """Load an image no larger than needed: what is compiled has so many operations anyway."""
+    return load_image(path, size=size and min(size, LARGEST), **options)
 
 
 @pytest.mark.usefixtures("unchecked")
 @each_document
-def test_python_blocks_run(path, tmp_path, monkeypatch, weights_cache):
+def test_python_blocks_run(path, tmp_path, monkeypatch, untrained_file):
     text = path.read_text()
     python = [code for language, code in blocks(text) if language == "python"]
     document = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()]).parse(path)
@@ -92,7 +90,8 @@ def test_python_blocks_run(path, tmp_path, monkeypatch, weights_cache):
             assert any(part in source for source in sources), part
     (tmp_path / "png").symlink_to(ROOT / "png")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NST_JAX_CACHE", str(weights_cache))
+    monkeypatch.setenv("NST_JAX_CACHE", str(untrained_file.parent))
+    monkeypatch.setattr(nst_jax, "load_image", small)
     document.namespace["no_torch"] = importlib.util.find_spec("torch") is None
     settings = ("jax_enable_x64", "jax_compilation_cache_dir")
     before = {name: getattr(jax.config, name) for name in settings}

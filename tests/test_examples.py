@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nst_jax import load_image
+from nst_jax import load_image, weights
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -21,11 +21,12 @@ SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 
 @pytest.fixture
-def run_here(monkeypatch, capsys, tmp_path):
+def run_here(monkeypatch, capsys, tmp_path, untrained):
     """Run a script in this process; return what it printed and the picture that it saved."""
 
     def run(script, *flags):
         output = tmp_path / "output.png"
+        monkeypatch.setattr(weights, "untrained_params", lambda seed: untrained)
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", [script, f"--output={output}", *flags])
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
@@ -122,27 +123,31 @@ def test_feedforward(run_here):
 
 
 @pytest.mark.slow
-def test_layer_weights(run_apart):
+def test_layer_weights(run_apart, untrained_file):
     out, both = run_apart(
-        "layer_weights.py", "--weights=untrained", "--size=32", "--steps=2", "--outer-steps=3"
+        "layer_weights.py",
+        f"--weights={untrained_file}",
+        "--size=16",
+        "--steps=2",
+        "--outer-steps=3",
     )
     check, *lines = (numbers(line) for line in out.splitlines())
     losses = [line[0] for line in lines]
-    weights, gradients = np.array(lines)[:, 1:5], np.array(lines)[:, 5:]
+    shares, gradients = np.array(lines)[:, 1:5], np.array(lines)[:, 5:]
     np.testing.assert_allclose(check[0], gradients[0, 0], rtol=1e-5)
     assert losses[0] > losses[-1]
-    np.testing.assert_allclose(weights[0], 1)
-    np.testing.assert_allclose(weights.sum(axis=1), 4, rtol=1e-6)
-    assert (np.sign(weights[1] - 1) == -np.sign(gradients[0])).any()
+    np.testing.assert_allclose(shares[0], 1)
+    np.testing.assert_allclose(shares.sum(axis=1), 4, rtol=1e-6)
+    assert (np.sign(shares[1] - 1) == -np.sign(gradients[0])).any()
     before, after = np.split(both, 2, axis=1)
     assert np.abs(before - after).mean() > 0
 
 
 @pytest.mark.slow
-def test_mesh(run_apart):
+def test_mesh(run_apart, untrained_file):
     out, picture = run_apart(
         "mesh.py",
-        "--weights=untrained",
+        f"--weights={untrained_file}",
         "--size=64",
         "--steps=2",
         XLA_FLAGS="--xla_force_host_platform_device_count=4",

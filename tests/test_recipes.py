@@ -1,6 +1,7 @@
 """The scripts that judge recipes: a contact sheet, and time to quality. Small and untrained."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 
 from benchmarks import gallery, look, race
 from commands import run
-from nst_jax import build_vgg19, load_image, save_image
+from nst_jax import build_vgg19, layers, load_image, preset, save_image, weights
 
 
 @pytest.fixture
-def images(tmp_path, monkeypatch, photographs):
+def images(tmp_path, monkeypatch, photographs, untrained):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "untrained_params", lambda seed: untrained)
     for name, image in zip(("content.png", "style.png"), photographs, strict=True):
         save_image(tmp_path / name, image)
     return ["--content=content.png", "--size=24", "--weights=untrained"]
@@ -99,7 +101,9 @@ def test_what_is_smaller_has_not_arrived():
 
 
 @pytest.mark.slow
-def test_the_race_runs(images, capfd):
+def test_the_race_runs(images, capfd, monkeypatch):
+    shallow = {"content_layers": layers("relu2_1"), "style_layers": layers("relu1_1", "relu2_1")}
+    monkeypatch.setattr(race, "preset", lambda name: replace(preset(name), **shallow))
     assert run(race.main, [*images, "--style=style.png", "--steps=3", "--json=r.json"]) == 0
     printed = capfd.readouterr().out
     assert [name for name in race.methods(3) if f"\n{name} " in printed] == [*race.methods(3)]

@@ -16,16 +16,18 @@ from nst_jax.sharding import find_devices, lay_out, rows_of_a_device
 # A process of its own, as JAX must be told of the devices before it starts. All assertions share
 # what it compiles.
 PROGRAM = """
-import collections, dataclasses, json, re, sys
+import collections, dataclasses, functools, json, re, sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
-from nst_jax import Config, VGG19, layers, problem, stylize
+from jax.sharding import AxisType, PartitionSpec as P
+from nst_jax import Config, VGG19, layers, make_targets, problem, style_transfer_loss, stylize
 from nst_jax.backend import resolve
 from nst_jax.scale import begin
 from nst_jax.sharding import lay_out
 
-network = VGG19(rngs=nnx.Rngs(0), deepest="relu5_1")
-config = Config(min_size=0, steps=2, conv="direct", padding="replicate", pooling="max")
+network = VGG19(rngs=nnx.Rngs(0), deepest="relu4_2")
+config = Config(min_size=0, steps=2, conv="direct", padding="replicate", pooling="max",
+                style_layers=layers("relu1_1", "relu3_1"), content_layers=layers("relu4_2"))
 rng = np.random.default_rng(0)
 content = rng.uniform(size=(265, 35, 3)).astype(np.float32)  # 320 rows with those that fill it up
 style = rng.uniform(size=(290, 40, 3)).astype(np.float32)
@@ -64,6 +66,20 @@ found["state"] = [x.shape for x in jax.tree.leaves(gathered)]
 again = layout.place_state(gathered)
 same = jax.tree.map(lambda a, b: a.sharding == b.sharding and (a == b).all(), state, again)
 found["placed"] = [bool(x) for x in jax.tree.leaves(same)]
+
+# Not by the partitioner: everybody's own gradient under shard_map, of its own images.
+network = VGG19(rngs=nnx.Rngs(0), deepest="relu2_1")
+features = functools.partial(network, taps=("relu1_1", "relu2_1"))
+images = jnp.asarray(rng.uniform(size=(4, 32, 16, 3)), jnp.float32)
+targets = make_targets(features, images, images[0, :, ::-1], content_layers=["relu2_1"],
+                       style_layers=["relu1_1"])
+gradient = jax.grad(lambda x, t: style_transfer_loss(x, t, features=features)[0])
+expected = jax.jit(gradient)(1 - images, targets)
+mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+mapped = jax.jit(jax.shard_map(gradient, mesh=mesh, in_specs=(P("d"), P("d")), out_specs=P("d"),
+                               check_vma=False))(1 - images, targets)
+assert len(mapped.sharding.device_set) == 4, mapped.sharding
+np.testing.assert_allclose(mapped, expected, rtol=1e-4, atol=1e-7)
 json.dump(found, sys.stdout)
 """
 
