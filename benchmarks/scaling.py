@@ -242,7 +242,7 @@ def _work(what: str, request: str) -> int:
     layout = lay_out(image.shape, devices)
     given = begin(image, [jnp.asarray(style)], network=network, config=config, layout=layout)
     with jax.default_matmul_precision(config.matmul_precision):
-        compiled = problem.advance.lower(given[0], 1, *given[1:], layout).compile()
+        compiled = problem.advance.lower(given[0], 1, *given[1:], layout=layout).compile()
     sent = list(_sent(compiled.as_text() or ""))
     analysis: Any = compiled.memory_analysis()
     scale = Whole(

@@ -276,7 +276,7 @@ def settle(
         sizes = {way: largest(functools.partial(need_of, remat=way), free=free) for way in ways}
         way = max(ways, key=lambda way: sizes[way])
         if not sizes[way]:
-            raise refuse(0, shape_of(config.size), need_of(config.size, ways[0]), free)
+            raise InputError(refusal(0, shape_of(config.size), need_of(config.size, ways[0]), free))
         chosen: Any = way
         return replace(config, size=sizes[way], remat=chosen)
     if surely_fits(shape_of(config.size), config, batch=max(1, batch)):
@@ -285,7 +285,7 @@ def settle(
         if fits(need_of(config.size, way), free):
             return replace(config, remat=way)  # type: ignore[arg-type]
     size = largest(functools.partial(need_of, remat=ways[0]), free=free)
-    raise refuse(size, shape_of(config.size), need_of(config.size, ways[0]), free)
+    raise InputError(refusal(size, shape_of(config.size), need_of(config.size, ways[0]), free))
 
 
 class Pace(NamedTuple):
@@ -356,8 +356,8 @@ def _overlap(covered: Cover) -> float:
     return len(covered.windows) * math.prod(covered.size) / math.prod(covered.picture)
 
 
-def refuse(size: int, shape: Shape, wanted: Need, free: Need) -> InputError:
-    """Return the error for a run that does not fit.
+def refusal(size: int, shape: Shape, wanted: Need, free: Need) -> str:
+    """Say that a run does not fit, and what would.
 
     Args:
       size: one that does, from `largest`; 0: none.
@@ -372,7 +372,7 @@ def refuse(size: int, shape: Shape, wanted: Need, free: Need) -> InputError:
     elif wanted.host > free.host:
         need, there = wanted.host, free.host
     advice = f"--size={size} fits" if size else "no size fits"
-    return InputError(
+    return (
         f"{width}x{height} px need {need / 1e9:.1f} GB of memory, but {there / 1e9:.1f} GB are "
         f"free; {advice}, or give --tile=1024, which takes less"
     )

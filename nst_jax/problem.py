@@ -281,6 +281,7 @@ def compute_targets(
     styles: Sequence[Float[Array, "*_ _ _ 3"]],
     numbers: Numbers,
     program: Program,
+    *,
     layout: Layout | None = None,
 ) -> Targets:
     """Compute what `make_targets` does, of several styles, with one compiled program for each size.
@@ -335,6 +336,7 @@ def start(
     picture: Float[Array, "*batch height width 3"],
     numbers: Numbers,
     program: Program,
+    *,
     layout: Layout | None = None,
 ) -> optimize.State:
     """Return the state at a picture, sRGB, before any step.
@@ -355,6 +357,7 @@ def advance(
     steps: int | Int[Array, ""],
     problem: Problem,
     program: Program,
+    *,
     layout: Layout | None = None,
 ) -> tuple[optimize.State, Array, Losses]:
     """Make `steps` updates; return the state, the picture (not clipped) and the losses.

@@ -31,6 +31,7 @@ def total_variation(
         in units of 256.
         "l1": the sum of the absolute differences to the right and lower neighbors.
         ProGamerGov/neural-style-pt, `TVLoss`; there in units of 256.
+      part: the image is a window of a larger one; the values of all parts add up to the whole's.
 
     Returns:
       One value of at least 0 for each image of the batch.

@@ -87,7 +87,7 @@ class Whole:
         """Make steps in one call to the device."""
         with jax.default_matmul_precision(self._precision):
             self._state, picture, losses = problem.advance(
-                self._state, steps, self._problem, self._program, self._layout
+                self._state, steps, self._problem, self._program, layout=self._layout
             )
         if self._layout:
             picture, losses = self._layout.gather((picture, losses))
@@ -200,7 +200,7 @@ def begin(
             layout.place(picture),
         )
     with jax.default_matmul_precision(config.matmul_precision):
-        targets = problem.compute_targets(network, content, styles, numbers, program, layout)
-    state = problem.start(picture, numbers, program, layout)
+        targets = problem.compute_targets(network, content, styles, numbers, program, layout=layout)
+    state = problem.start(picture, numbers, program, layout=layout)
     # Shares of styles are in the targets now; the steps are not compiled anew for a number of them.
     return state, Problem(network, targets, numbers._replace(style_blend=())), program

@@ -13,7 +13,7 @@ the picture, the optimizer's averages and the content's maps lie in host memory.
 
 import functools
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, Float, PyTree
 
 from nst_jax import optimize
+from nst_jax.architecture import check_taps, convs_to, stride
 from nst_jax.config import Config, Space
 from nst_jax.errors import InputError
 from nst_jax.moments import StyleStatistics
@@ -53,7 +54,7 @@ from nst_jax.sums import (
     shifts,
 )
 from nst_jax.vgg import VGG19
-from nst_jax.windows import Cover, Window, cover, margin
+from nst_jax.windows import Cover, Window, cover, round_up
 
 _STRIP = 2**22  # px that the optimizer updates at once
 
@@ -259,6 +260,16 @@ def check_tiled(shape: tuple[int, ...], config: Config) -> None:
             "the optimizer is lbfgs, whose line search cannot be computed in tiles; allowed are "
             "adam and lbfgs-torch, or leave tile out"
         )
+
+
+def margin(taps: Iterable[str]) -> int:
+    """How far a window must reach beyond its part for exact maps, in px; a multiple of 16.
+
+    A position of a map sees one more on each side with every convolution before it; nothing else
+    reaches beyond the px that are its own.
+    """
+    reach = sum(stride(conv.name) for conv in convs_to(check_taps(taps)[-1]))
+    return round_up(reach)
 
 
 def needs_tiles(shape: tuple[int, ...], config: Config) -> bool:

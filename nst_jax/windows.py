@@ -6,16 +6,14 @@ maps are those of the whole picture.
 """
 
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from nst_jax.architecture import TAPS, check_taps, convs_to, stride
-
-# Windows begin at multiples of it, and so no pooling window lies across two parts.
-STRIDE = stride(TAPS[-1])
+# What four poolings make one position of. Windows begin at multiples of it, so that no pooling
+# window lies across two parts.
+STRIDE = 16
 
 
 class Part(NamedTuple):
@@ -86,16 +84,6 @@ class Cover(NamedTuple):
         return image[..., rows, window.left : window.left + self.size[1], :]
 
 
-def margin(taps: Iterable[str]) -> int:
-    """How far a window must reach beyond its part for exact maps, in px; a multiple of 16.
-
-    A position of a map sees one more on each side with every convolution before it; nothing else
-    reaches beyond the px that are its own.
-    """
-    reach = sum(stride(conv.name) for conv in convs_to(check_taps(taps)[-1]))
-    return _up(reach)
-
-
 def cover(height: int, width: int, *, tile: int, margin: int) -> Cover:
     """Cover a picture with windows whose parts have sides of `tile` px at most, up to the borders.
 
@@ -108,7 +96,7 @@ def cover(height: int, width: int, *, tile: int, margin: int) -> Cover:
       height: of the picture, in px.
       width: of the picture, in px.
       tile: rounded up to a multiple of 16.
-      margin: from `margin`.
+      margin: how far a window reaches beyond its part, in px; a multiple of 16.
     """
     tall, rows = _cover_side(height, tile, margin)
     wide, columns = _cover_side(width, tile, margin)
@@ -124,10 +112,10 @@ def _cover_side(length: int, tile: int, margin: int) -> tuple[int, list[tuple[in
     """Return the windows' side, and for each its start and the first and the end of its part."""
     rest = length % STRIDE
     inner = length - rest - 2 * margin  # what two windows at the ends leave to share
-    count = max(1, math.ceil(inner / _up(tile)))
+    count = max(1, math.ceil(inner / round_up(tile)))
     if count == 1:
         return length, [(0, 0, length)]
-    step = _up(math.ceil(inner / count))  # the last window is not much smaller than the others
+    step = round_up(math.ceil(inner / count))  # the last window is not much smaller than the others
     side = step + 2 * margin + rest
     ends = [margin + step * (k + 1) for k in range(count)]
     found, first = [], 0
@@ -138,5 +126,6 @@ def _cover_side(length: int, tile: int, margin: int) -> tuple[int, list[tuple[in
     return side, found
 
 
-def _up(length: int) -> int:
+def round_up(length: int) -> int:
+    """Return the next multiple of 16."""
     return math.ceil(length / STRIDE) * STRIDE

@@ -37,12 +37,22 @@ def test_it_grows_with_the_pixels_and_counts_what_is_kept(sizes, given):
     assert small + sizes[0].host < 2e9
 
 
-def test_a_share_of_many_devices_is_smaller(sizes, given):
+@pytest.fixture
+def own_memory(monkeypatch):
+    """Devices do not share the host's memory, as simulated ones do."""
+
+    class GPU:
+        platform = "gpu"
+
+    monkeypatch.setattr(forecast, "default_device", GPU)
+
+
+def test_a_share_of_many_devices_is_smaller(sizes, given, own_memory):
     quarter = forecast.need((128, 128), [(40, 40)], devices=4, **given)
     assert sizes[0].device / 2 < quarter.device < sizes[1].device / 2
 
 
-def test_a_batch_is_so_many_pictures(sizes, given):
+def test_a_batch_is_so_many_pictures(sizes, given, own_memory):
     two = forecast.need((64, 64), [(40, 40)], batch=2, **given)
     assert 1.2 * sizes[0].device < two.device < 2.2 * sizes[0].device
     assert forecast.need((64, 64), [(40, 40)], batch=2, devices=2, **given).device < two.device
@@ -70,11 +80,11 @@ def test_no_size_fits():
 
 
 def test_a_refusal_names_the_size_and_the_way_out():
-    error = forecast.refuse(700, (3000, 4000), Need(25 * 10**9, 10**9), Need(10**10, 10**10))
+    text = forecast.refusal(700, (3000, 4000), Need(25 * 10**9, 10**9), Need(10**10, 10**10))
     assert re.fullmatch(
         r"4000x3000 px need 26.0 GB of memory, but 10.0 GB are free; --size=700 fits, or give "
         r"--tile=1024, which takes less",
-        str(error),
+        text,
     )
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nst_jax import Config, InputError, load_image, save_image
+from nst_jax.forecast import Need
 from nst_jax.pictures import (
     batch_size,
     batches,
@@ -133,16 +134,27 @@ def test_batches_hold_everything_once_and_one_key_each(keys, most):
         assert sum(each) - keys.count(key) < len(each)  # less than one filled up in each batch
 
 
-def test_a_cpu_takes_one_picture_at_a_time(monkeypatch):
-    assert batch_size((64, 64), Config()) == 1
+def test_a_cpu_takes_one_picture_at_a_time_and_others_what_fits(monkeypatch):
+    def size(devices=1, **settings):
+        config = Config(**settings)
+        return batch_size((64, 64), [(40, 40)], config=config, devices=devices)
+
+    assert size() == 1
 
     class GPU:
         platform = "gpu"
 
+    def need(shape, styles, *, config, batch):
+        return Need(1000 + 300 * batch, 10)
+
     monkeypatch.setattr("nst_jax.pictures.default_device", GPU)
-    assert batch_size((64, 64), Config()) == 8
-    assert batch_size((64, 64), Config(optimizer="lbfgs")) == 1
-    assert batch_size((64, 64), Config(picture="best")) == 1
+    monkeypatch.setattr("nst_jax.pictures.need", need)
+    for free, expected in ((10**6, 8), (1000 + 300 * 5, 5), (1, 1)):
+        monkeypatch.setattr("nst_jax.pictures.free_memory", lambda free=free: Need(free, 0))
+        assert size() == expected
+        assert size(devices=4) == 4 * expected
+    assert size(optimizer="lbfgs") == 1
+    assert size(picture="best") == 1
 
 
 @pytest.mark.parametrize(

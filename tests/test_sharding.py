@@ -57,7 +57,7 @@ state, given, program = begin(jnp.asarray(content), [jnp.asarray(style)], networ
                               config=config, layout=layout)
 found["maps"] = [x.sharding.shard_shape(x.shape) for x in given.targets.content.values()]
 with jax.default_matmul_precision("highest"):
-    lowered = problem.advance.lower(state, 1, given, program, layout)
+    lowered = problem.advance.lower(state, 1, given, program, layout=layout)
 text = lowered.compile().as_text()
 found["operations"] = collections.Counter(
     re.findall(r" (all-gather|all-reduce|collective-permute|all-to-all)\\(", text))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from nst_jax import build_vgg19, total_variation
 from nst_jax.architecture import TAPS, stride
 from nst_jax.regularizers import range_penalty
-from nst_jax.windows import Part, cover, margin
+from nst_jax.tiling import margin
+from nst_jax.windows import STRIDE, Part, cover
 
 
 def test_margins():
@@ -98,4 +99,4 @@ def test_regularizers_of_parts_add_up(kind):
 
 def test_strides():
     assert [stride(tap) for tap in ("conv1_1", "relu2_2", "relu5_4")] == [1, 2, 16]
-    assert stride(TAPS[-1]) == 16
+    assert stride(TAPS[-1]) == STRIDE
