@@ -172,7 +172,7 @@ def paint_many(job: Job, flags: argparse.Namespace, config: Config) -> int:
         lambda size: fit(*largest.shape, size, side=config.side),
         largest.styles,
         config=config,
-        batch=1 if flags.batch else 0,
+        batch=flags.batch if (flags.batch or 1) > 1 else 0,
         devices=1,
     )
 

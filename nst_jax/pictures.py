@@ -61,7 +61,7 @@ class Batch(NamedTuple):
 def batch_size(shape: Shape, styles: Sequence[Shape], *, config: Config, devices: int) -> int:
     """Return how many pictures to paint at once: as fits into memory, but no more than pays.
 
-    One at a time on a CPU, where a batch is no faster (docs/scaling.md).
+    One at a time on a CPU, where a batch gains little but with small pictures (docs/scaling.md).
 
     Args:
       shape: (height, width) of the pictures in px.

@@ -144,7 +144,7 @@ def _check_port(coordinator: str) -> None:
         ) from None
 
 
-def _wait_for(coordinator: str, patience: float) -> None:
+def _wait_for(coordinator: str, patience: float | int) -> None:
     """Wait until process 0 listens: JAX would abort if it never does."""
     host, _, port = coordinator.rpartition(":")
     ends, reason = time.monotonic() + patience, "no answer"
