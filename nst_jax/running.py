@@ -71,8 +71,14 @@ class Run(NamedTuple):
         """Return its scales and the steps made there."""
         return plan(*shape_of(self.content), self.config)
 
-    def begin(self, shape: Shape, picture: Any, before: Scale | None) -> Scale:
-        """Prepare a scale; `picture` is that of the scale before, if there was one."""
+    def begin(self, shape: Shape, picture: Any, before: Scale | None) -> tuple[Scale, Any]:
+        """Prepare a scale, and return it with the picture that it begins with.
+
+        Args:
+          shape: (height, width) in px.
+          picture: that of the scale before, if there was one.
+          before: the scale before.
+        """
         small = _resized(self.content, shape)
         looks = [
             _resized(style, style_shape(shape_of(style), shape, self.config))
@@ -82,7 +88,7 @@ class Run(NamedTuple):
             picture = first_picture(small, looks, self.start, self.config)
         else:
             picture = _carried(picture, shape, self.config)
-        return begin_scale(
+        scale = begin_scale(
             small,
             looks,
             network=self.network,
@@ -91,6 +97,7 @@ class Run(NamedTuple):
             before=before.state() if before else None,
             devices=self.devices,
         )
+        return scale, picture
 
 
 class Saver:
@@ -106,7 +113,7 @@ class Saver:
 
         def like(extra: dict[str, Any]) -> Any:
             shape, _ = run.plan()[extra["scale"]]
-            found.append(run.begin(shape, None, None))
+            found.append(run.begin(shape, None, None)[0])
             return found[-1].blank(extra["rows"])
 
         saved = self._checkpoints.resume(like) if self._checkpoints else None
@@ -139,7 +146,7 @@ def snapshots(
     picture: Any = scale.picture() if scale else None
     for number, (shape, _) in enumerate(scales[first:], first):
         if not scale or number > first:
-            scale = run.begin(shape, picture, scale)
+            scale, picture = run.begin(shape, picture, scale)
         ends, pace = sum(steps for _, steps in scales[: number + 1]), _Pace(snapshot_seconds)
         while done < ends:
             chunk = int(min(ends - done, every - done % every, pace.steps()))

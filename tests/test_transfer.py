@@ -241,7 +241,7 @@ class SeenError(Exception):
 def asked(monkeypatch):
     """Return the network and the precision of products that `stylize` comes to compute with."""
 
-    def targets(network, *arguments):
+    def targets(network, *arguments, **options):
         raise SeenError(network, jax.config.jax_default_matmul_precision)
 
     def ask(photographs, **options):
