@@ -34,14 +34,14 @@ def device_name() -> str:
     return platform if kind == platform else f"{platform} ({kind})"
 
 
-def resolve(config: Config) -> Config:
+def resolve(config: Config, *, devices: int = 1) -> Config:
     """Replace every "auto" of the settings by what suits the device; see `Config.resolve`.
 
     Raises:
-      InputError: if there is no device, or it does not have the precision.
+      InputError: if there is no device, or `Config.resolve` raises it.
     """
     device = default_device()
-    return config.resolve(device.platform, capability=_capability(device))
+    return config.resolve(device.platform, capability=_capability(device), devices=devices)
 
 
 def _capability(device: Any) -> float | None:

@@ -191,9 +191,7 @@ def _config(flags: argparse.Namespace) -> tuple[Config, bool]:
 
 def _resolved(config: Config, devices: int) -> Config:
     """Replace what the device decides; what is computed twice waits for the forecast."""
-    if devices > 1 and config.conv == "auto":
-        config = dataclasses.replace(config, conv="direct")
-    return dataclasses.replace(resolve(config), remat=config.remat)
+    return dataclasses.replace(resolve(config, devices=devices), remat=config.remat)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -187,15 +187,19 @@ class Config:
                 "tf32; leave one of the two out"
             )
 
-    def resolve(self, platform: str, *, capability: float | None = None) -> "Config":
+    def resolve(
+        self, platform: str, *, capability: float | None = None, devices: int = 1
+    ) -> "Config":
         """Replace every "auto" by what suits a device; nothing else changes.
 
         Args:
           platform: JAX's name of it: cpu, gpu (or cuda, rocm), tpu.
           capability: the compute capability of an NVIDIA GPU, if it is known.
+          devices: how many a picture is spread over. On several convolutions are direct: the
+            partitioner cannot cut Winograd's tiles.
 
         Raises:
-          InputError: if the device does not have the precision.
+          InputError: if the device does not have the precision, or conv is winograd on several.
         """
         gpu, old = platform in ("gpu", "cuda", "rocm"), (capability or math.inf) < _AMPERE
         if self.precision == "tf32" and (old or not gpu):
@@ -204,12 +208,16 @@ class Config:
                 f"precision is tf32, which {device} does not have; allowed are float32, bfloat16 "
                 "and float64, or leave it out"
             )
+        if self.conv == "winograd" and devices > 1:
+            raise InputError(
+                "conv is winograd, which is for one device; on several leave it out, or give direct"
+            )
         precision, conv = self.precision, self.conv
         if precision == "auto":
             narrow = (gpu and not old) or platform == "tpu"
             precision = "bfloat16" if narrow and conv != "winograd" else "float32"
         if conv == "auto":
-            fast = platform == "cpu" and precision in ("float32", "bfloat16")
+            fast = platform == "cpu" and devices == 1 and precision in ("float32", "bfloat16")
             conv = "winograd" if fast else "direct"
         remat = "none" if self.remat == "auto" else self.remat
         return replace(self, precision=precision, conv=conv, remat=remat)

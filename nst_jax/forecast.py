@@ -15,15 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-from flax import nnx
 
 from nst_jax import problem, sums
-from nst_jax.architecture import channels
+from nst_jax.architecture import channels, parameter_shapes
 from nst_jax.backend import default_device
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.planning import Plan, plan, style_shape
-from nst_jax.problem import Problem, split_config
+from nst_jax.problem import Problem, build_network, split_config
 from nst_jax.pyramid import Shape
 from nst_jax.scale import begin_scale
 from nst_jax.sharding import rows_of_a_device
@@ -82,7 +81,7 @@ def need(
         batch = -(-batch // devices)
     lead = (batch,) if batch else ()
     numbers, program = split_config(config)
-    frozen = jax.eval_shape(functools.partial(freeze, taps=program.taps), _blank_network(config))
+    frozen = _frozen(config)
     image = _image((*lead, *shape), config)
     targets = jax.eval_shape(
         functools.partial(problem.compute_targets, numbers=numbers, program=program),
@@ -104,25 +103,26 @@ def need(
 
 def _blank_network(config: Config) -> VGG19:
     """Return a network of shapes alone, which computes as resolved settings say."""
-    network: VGG19 = nnx.eval_shape(
-        lambda: VGG19(
-            rngs=nnx.Rngs(0),
-            pooling=config.pooling,
-            pool_scale=config.pool_scale,
-            padding=config.padding,
-            dtype=config.dtype,
-            param_dtype=config.image_dtype,
-            conv="direct" if config.conv == "auto" else config.conv,
-            remat="none" if config.remat == "auto" else config.remat,
-            deepest=split_config(config)[1].taps[-1],
-        )
-    )
+    deepest = split_config(config)[1].taps[-1]
+    params = {
+        name: jax.ShapeDtypeStruct(shape, config.image_dtype)
+        for name, shape in parameter_shapes(deepest).items()
+    }
+    build = functools.partial(build_network, config=config, deepest=deepest)
+    network: VGG19 = jax.eval_shape(build, params)
     return network
+
+
+def _frozen(config: Config) -> VGG19:
+    """Return the same as a run takes it."""
+    taps = split_config(config)[1].taps
+    frozen: VGG19 = jax.eval_shape(functools.partial(freeze, taps=taps), _blank_network(config))
+    return frozen
 
 
 def _need_tiled(shape: Shape, looks: Sequence[Shape], config: Config) -> Need:
     numbers, program = split_config(config)
-    frozen = jax.eval_shape(functools.partial(freeze, taps=program.taps), _blank_network(config))
+    frozen = _frozen(config)
     covered = tiles((*shape, 3), config)
     window, bounds = _image(covered.size, config), jax.ShapeDtypeStruct((4,), jnp.int32)
     targets = jax.eval_shape(
@@ -176,7 +176,7 @@ def free_memory() -> Need:
 
     On a CPU both are the host's. Where a device does not tell, its memory counts as endless.
     """
-    host = int((1 - _RESERVE) * min(psutil.virtual_memory().available, *_cgroup_free()))
+    host = int((1 - _RESERVE) * min(psutil.virtual_memory().available, _cgroup_free()))
     device = default_device()
     if device.platform == "cpu":
         return Need(host, host)
@@ -185,21 +185,27 @@ def free_memory() -> Need:
     return Need(int((1 - _RESERVE) * limit), host)
 
 
-def _cgroup_free() -> list[int]:
-    """Return what a container's limit leaves, if there is one."""
+def _cgroup_free() -> int:
+    """Return what a container's limit leaves; much if there is none."""
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = (_CGROUP / "memory.current").read_text()
-        return [2**62] if limit == "max" else [max(0, int(limit) - int(used))]
+        return 2**62 if limit == "max" else max(0, int(limit) - int(used))
     except (OSError, ValueError):
-        return [2**62]
+        return 2**62
+
+
+def memories(wanted: Need, free: Need) -> list[tuple[str, int, int]]:
+    """Return each memory's name, the bytes that are wanted of it, and those that are free."""
+    platform = default_device().platform
+    if platform == "cpu":  # both are one
+        return [("host", wanted.device + wanted.host, free.host)]
+    return [(platform, wanted.device, free.device), ("host", wanted.host, free.host)]
 
 
 def fits(wanted: Need, free: Need) -> bool:
     """Say whether there is enough memory."""
-    if default_device().platform == "cpu":
-        return wanted.device + wanted.host <= free.host
-    return wanted.device <= free.device and wanted.host <= free.host
+    return all(need <= there for _, need, there in memories(wanted, free))
 
 
 def surely_fits(shape: Shape, config: Config, *, batch: int = 1) -> bool:
@@ -224,14 +230,10 @@ def largest(
       least: the smaller of the two sizes.
       most: where the search ends.
     """
-    cpu = default_device().platform == "cpu"
 
     def share(size: int) -> float:
         """Return the larger of the shares of what is free."""
-        wanted = need_of(size)
-        if cpu:
-            return (wanted.device + wanted.host) / free.host
-        return max(wanted.device / free.device, wanted.host / free.host)
+        return max(need / there for _, need, there in memories(need_of(size), free))
 
     one, two = share(least), share(2 * least)
     slope = max(two - one, 1e-9) / (3 * least**2)
@@ -366,11 +368,8 @@ def refusal(size: int, shape: Shape, wanted: Need, free: Need) -> str:
       free: from `free_memory`.
     """
     height, width = shape
-    need, there = wanted.device, free.device
-    if default_device().platform == "cpu":
-        need, there = wanted.device + wanted.host, free.host
-    elif wanted.host > free.host:
-        need, there = wanted.host, free.host
+    parts = memories(wanted, free)
+    _, need, there = [part for part in parts if part[1] > part[2]][-1]
     advice = f"--size={size} fits" if size else "no size fits"
     return (
         f"{width}x{height} px need {need / 1e9:.1f} GB of memory, but {there / 1e9:.1f} GB are "

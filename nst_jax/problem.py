@@ -120,7 +120,7 @@ def split_config(config: Config) -> tuple[Numbers, Program]:
 
 
 def build_network(
-    params: dict[str, np.ndarray], config: Config, *, deepest: str = TAPS[-1]
+    params: Mapping[str, np.ndarray | Array], config: Config, *, deepest: str = TAPS[-1]
 ) -> VGG19:
     """Build the network that the settings describe, down to a tap; see `build_vgg19`.
 

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
 from nst_jax import forecast
-from nst_jax.backend import default_device, device_name
+from nst_jax.backend import device_name
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.flags import download_bar
@@ -87,14 +87,11 @@ def print_forecast(
 ) -> None:
     """Print what a run of this size needs, before any of it; see `forecast.need`."""
     wanted = forecast.need(shape, styles, config=config, **options)
-    free, here = forecast.free_memory(), default_device().platform
-    if here == "cpu":
-        memory = f"{(wanted.device + wanted.host) / 1e9:.1f} of {free.host / 1e9:.1f} GB free"
-    else:
-        memory = (
-            f"{wanted.device / 1e9:.1f} of {free.device / 1e9:.1f} GB free on the {here}, "
-            f"{wanted.host / 1e9:.1f} of {free.host / 1e9:.1f} GB on the host"
-        )
+    parts = forecast.memories(wanted, forecast.free_memory())
+    memory = ", ".join(
+        f"{need / 1e9:.1f} of {there / 1e9:.1f} GB free" + (f" on the {name}" if parts[1:] else "")
+        for name, need, there in parts
+    )
     pace = forecast.pace(shape, styles, config=config)
     steps, (minutes, seconds) = count_steps(*shape, config), divmod(round(pace.seconds), 60)
     print_header(

@@ -16,13 +16,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 from nst_jax.errors import InputError
+from nst_jax.windows import STRIDE
 
 _Tree = TypeVar("_Tree")
-# Rows of a picture that four poolings make one row of.
-_STRIDE = 16
 # The fewest rows of a picture that a device should have: four at the deepest layers. With less, the
 # border rows that are exchanged are more than those computed.
-_LEAST_ROWS = 4 * _STRIDE
+_LEAST_ROWS = 4 * STRIDE
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def _replicated(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
 
 def rows_of_a_device(height: int, devices: int) -> int:
     """Return how many of a picture's rows each device has, with those that fill it up."""
-    return -(-height // (_STRIDE * devices)) * _STRIDE
+    return -(-height // (STRIDE * devices)) * STRIDE
 
 
 def find_devices(devices: int | str | Sequence[Any] | None) -> tuple[Any, ...]:

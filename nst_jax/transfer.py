@@ -59,8 +59,8 @@ def stylize(
         devices, all of them, or these; see `sharding.lay_out`. The result is that of one device but
         for rounding. By default one device computes. With devices of several processes all call
         this with the same arguments.
-      checkpoints: where the run's state is kept, about every `checkpoint_seconds`, when the
-        generator is closed, and at the end. If there is one, the run goes on from it: on the same
+      checkpoints: where the run's state is kept, about every `checkpoint_seconds` and when the
+        generator is closed before the end. If there is one, the run goes on from it: on the same
         devices with the same numbers as if it had not been interrupted.
       checkpoint_seconds: see there.
 
@@ -77,7 +77,9 @@ def stylize(
         `jax_enable_x64`.
     """
     mesh = find_devices(devices)
-    network, config = _settle(network, Config() if config is None else config, many=len(mesh) > 1)
+    network, config = _settle(
+        network, Config() if config is None else config, devices=max(1, len(mesh))
+    )
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise InputError("precision is float64; it needs jax.config.update('jax_enable_x64', True)")
     if network.dtype != config.dtype:
@@ -126,21 +128,12 @@ def _check_batches(content: _Style, others: Sequence[_Style]) -> None:
         raise InputError("some of the styles and the start are batches, and some are not")
 
 
-def _settle(network: VGG19, config: Config, *, many: bool) -> tuple[VGG19, Config]:
-    """Decide what is left to `stylize`; return the network that computes so, and the config.
-
-    On many devices convolutions are direct: the partitioner cannot cut Winograd's tiles.
-    """
-    if many and config.conv == "winograd":
-        raise InputError(
-            "conv is winograd, which is for one device; on several leave it out, or give direct"
-        )
-    if many:
-        config = dataclasses.replace(config, conv="direct")
+def _settle(network: VGG19, config: Config, *, devices: int) -> tuple[VGG19, Config]:
+    """Decide what is left to `stylize`; return the network that computes so, and the config."""
     if config.precision == "auto" and network.dtype != jnp.float32:
         own: Any = str(network.dtype)
         config = dataclasses.replace(config, precision=own)
-    chosen = resolve(config)
+    chosen = resolve(config, devices=devices)
     assert chosen.conv != "auto"
     assert chosen.remat != "auto"
     dtype = chosen.dtype if config.precision == "auto" else network.dtype

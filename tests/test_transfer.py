@@ -270,7 +270,9 @@ def asked(monkeypatch):
 def test_stylize_computes_as_the_config_and_the_device_say(
     random_params, photographs, asked, monkeypatch, config, own, platform, dtype, conv, products
 ):
-    monkeypatch.setattr(transfer, "resolve", lambda config: config.resolve(platform))
+    monkeypatch.setattr(
+        transfer, "resolve", lambda config, **given: config.resolve(platform, **given)
+    )
     network = build_vgg19(random_params, dtype=own)
     config = Config(**{**vars(CONFIG), **config})
     found, precision = asked(photographs, network=network, config=config)
