@@ -11,6 +11,8 @@ from nst_jax.errors import InputError
 def default_device() -> Any:
     """Return the device that JAX computes on unless told otherwise.
 
+    Of several processes each has its own.
+
     Raises:
       InputError: if there is none.
     """
@@ -18,7 +20,7 @@ def default_device() -> Any:
     if chosen is not None and not isinstance(chosen, str):  # it may name a platform
         return chosen
     try:
-        return jax.devices(chosen)[0]
+        return jax.local_devices(backend=chosen)[0]
     except RuntimeError as error:  # JAX_PLATFORMS names what is not there
         raise InputError(f"JAX finds no device: {str(error).splitlines()[0]}") from None
 

@@ -29,7 +29,7 @@ def first_picture(
 
     Args:
       content: at the size of the first scale.
-      styles: the style images; of a batch of them the colors are taken together.
+      styles: the style images; of a batch of them each is for its own picture.
       given: a picture in place of the named one, of any size.
       config: the settings.
     """
@@ -54,14 +54,12 @@ def first_picture(
 def _colored_noise(
     key: Array, shape: tuple[int, ...], styles: Sequence[Array], shares: Sequence[float]
 ) -> Array:
-    kind = styles[0].dtype
-    mean, variance = jnp.zeros(3, kind), jnp.zeros(3, kind)
+    kind, colors = styles[0].dtype, (*shape[:-3], 1, 1, 3)  # of each picture
+    mean, variance = jnp.zeros(colors, kind), jnp.zeros(colors, kind)
     for share, style in zip(shares, styles, strict=True):
-        colors = style.reshape(-1, 3)
-        mean += share / sum(shares) * colors.mean(0)
-        variance += share / sum(shares) * colors.var(0)
+        of_all, around = style.mean((-3, -2), keepdims=True), style.var((-3, -2), keepdims=True)
+        mean += share / sum(shares) * jnp.broadcast_to(of_all, colors)
+        variance += share / sum(shares) * jnp.broadcast_to(around, colors)
     spread = jnp.maximum(jnp.sqrt(variance), 1e-3)  # of an image of one color
-    axes = (1,) * (len(shape) - 1)
-    mean, spread = mean.reshape(*axes, 3), spread.reshape(*axes, 3)
     low, high = (jnp.broadcast_to((end - mean) / spread, shape) for end in (0.0, 1.0))
     return mean + spread * jax.random.truncated_normal(key, low, high, shape, kind)

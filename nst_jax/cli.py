@@ -16,9 +16,9 @@ from nst_jax.compiled import kept_programs
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.flags import Parser, add_setting_flags, exit_code, format_setting, given_settings
-from nst_jax.many import paint_many, plan_job
+from nst_jax.many import paint_many
 from nst_jax.one import load_job, paint_one
-from nst_jax.pictures import Pairs, expand, is_collection
+from nst_jax.pictures import Pairs, expand, is_collection, plan_job
 from nst_jax.presets import PRESETS, preset
 from nst_jax.session import PROGRAM, complain
 from nst_jax.sharding import find_devices
@@ -64,9 +64,8 @@ def _parser() -> Parser:
         type=_batch,
         default="auto",
         metavar="auto|N",
-        help="the most pictures of one shape at once; auto: 1 on a CPU, with L-BFGS and for "
-        "--picture=best, else 8 "
-        "(default: %(default)s)",
+        help="the most pictures of one shape at once; auto: 1 with L-BFGS, with --picture=best and "
+        "on a CPU, there 4 up to 256x256 px, else 8 (default: %(default)s)",
     )
     files.add_argument(
         "--sequence",
@@ -126,12 +125,14 @@ def _parser() -> Parser:
 
 def _add_process_flags(parser: Parser) -> None:
     group = parser.add_argument_group(
-        "several processes", "All are started with the same flags, but for --process."
+        "several processes",
+        "All are started with the same flags, but for --process. They share one picture, or take "
+        "pictures in turn.",
     )
     group.add_argument(
         "--distributed",
         action="store_true",
-        help="share the picture with the processes that Slurm, Kubernetes, Open MPI or a TPU pod "
+        help="share the work with the processes that Slurm, Kubernetes, Open MPI or a TPU pod "
         "has started",
     )
     group.add_argument(
@@ -221,16 +222,18 @@ def _run(flags: argparse.Namespace) -> int:
     collected = len(flags.content) > 1 or is_collection(flags.content[0])
     if jax.process_count() > 1 and flags.devices is None:
         flags.devices = "all"
-    devices = max(1, len(find_devices(flags.devices)))
+    flags.quiet |= not processes.is_first()
     if collected or flags.pairs or flags.sequence:
         _check_many(flags, biggest=biggest)
         many = plan_job(flags, config)
-        config = _resolved(config, devices)
+        config = _resolved(config, max(1, len(find_devices(flags.devices, own=True))))
         with kept_programs(complain), jax.enable_x64(config.dtype == "float64"):
-            return paint_many(many, flags, config)
-    flags.quiet |= not processes.is_first()
+            code = paint_many(many, flags, config)
+        processes.leave()
+        return code
     output = Path(flags.output or "stylized.png")
     styles = expand(flags.style, role="style")
+    devices = max(1, len(find_devices(flags.devices)))
     config = _resolved(config, devices)
     with kept_programs(complain), jax.enable_x64(config.dtype == "float64"):
         one, config = load_job(
@@ -252,7 +255,6 @@ def _check_many(flags: argparse.Namespace, *, biggest: bool) -> None:
     for flag, given, advice in (
         ("--size=max", biggest, "give a number of px"),
         ("--checkpoint", flags.checkpoint, "pictures that are finished are skipped without it"),
-        ("--distributed", jax.process_count() > 1, "start each process with a part of them"),
     ):
         if given:
             raise InputError(f"{flag} is for one picture; for several, {advice}")

@@ -2,15 +2,15 @@
 
 import argparse
 import functools
+import math
 import operator
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,20 +24,19 @@ from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line
 from nst_jax.forecast import settle
-from nst_jax.images import image_shape, load_image, save_image
+from nst_jax.images import load_image, save_image
 from nst_jax.pictures import (
     Batch,
+    Job,
+    Measured,
     Picture,
     batch_size,
     batches,
-    check_folder,
-    expand,
+    blamed,
     load_style,
-    name_pictures,
-    no_batch,
-    pair,
 )
-from nst_jax.planning import check_inputs, count_steps, plan, style_shape
+from nst_jax.planning import count_steps, plan, style_shape
+from nst_jax.processes import exchange, is_first, tell, told
 from nst_jax.pyramid import Shape, fit, resample
 from nst_jax.running import Snapshot
 from nst_jax.session import (
@@ -65,99 +64,6 @@ _Inputs = tuple[np.ndarray, list[np.ndarray], np.ndarray | None]
 _SIZES = 5  # at most so many are listed
 
 
-class Measured(NamedTuple):
-    """A picture to paint, and the (height, width) in px of its images as they will be loaded."""
-
-    picture: Picture
-    shape: Shape
-    styles: tuple[Shape, ...]
-
-
-class Job(NamedTuple):
-    """What is to be done.
-
-    Attributes:
-      pictures: all, in order.
-      todo: those that are to be painted.
-      saved: the files of those that are finished; what is painted is added.
-      faults: a line on each file that cannot be used; its pictures are not among those to paint.
-      folder: where the pictures go.
-    """
-
-    pictures: list[Picture]
-    todo: list[Measured]
-    saved: set[Path]
-    faults: list[str]
-    folder: Path
-
-
-def plan_job(flags: argparse.Namespace, config: Config) -> Job:
-    """Find out everything that a user can get wrong before the work starts.
-
-    Raises:
-      InputError: if something is wrong, other than with single files.
-    """
-    contents, styles = expand(flags.content, role="content"), expand(flags.style, role="style")
-    if config.style_blend and flags.pairs:
-        raise InputError(
-            "style-blend is for a blend of all styles, but with --pairs every picture has one "
-            "style; leave one of the two out"
-        )
-    if config.style_blend and len(config.style_blend) != len(styles):
-        raise InputError(
-            f"style-blend has {len(config.style_blend)} shares, but the number of styles is "
-            f"{len(styles)}; give one for each"
-        )
-    which = "--sequence" if flags.sequence else no_batch(config)
-    if flags.batch and flags.batch > 1 and which:
-        raise InputError(
-            f"--batch is {flags.batch}, but {which} takes one picture at a time; leave it out"
-        )
-    folder = Path(flags.output or "stylized")
-    pictures = name_pictures(pair(contents, styles, flags.pairs), folder)
-    start = [flags.start_image] if flags.start_image else []
-    check_folder(folder, [*contents, *styles, *start])
-    for path in start:
-        image_shape(path)
-    outputs = [] if flags.overwrite else [picture.output for picture in pictures]
-    job = Job(pictures, [], {path for path in outputs if path.exists()}, [], folder)
-    shape_of = functools.cache(image_shape)
-    for picture in pictures:
-        if picture.output not in job.saved:
-            try:
-                job.todo.append(_measured(picture, config, shape_of))
-            except InputError as error:
-                job.faults.append(str(error))
-    return job
-
-
-def _measured(picture: Picture, config: Config, shape_of: Callable[[str], Shape]) -> Measured:
-    one_style, looks = replace(config, style_blend=()), []
-    with _blamed(picture.content):
-        shape = fit(*shape_of(picture.content), config.size, side=config.side)
-        check_inputs(_blank(shape), [], one_style)
-    for path in picture.styles:
-        with _blamed(path):
-            looks.append(style_shape(shape_of(path), shape, config))
-            check_inputs(_blank(shape), [_blank(looks[-1])], one_style)
-    return Measured(picture, shape, tuple(looks))
-
-
-def _blank(shape: Shape) -> Float[np.ndarray, "height width 3"]:
-    return np.broadcast_to(np.float32(0), (*shape, 3))  # takes no memory
-
-
-@contextmanager
-def _blamed(path: str) -> Iterator[None]:
-    """See to it that an InputError names the file."""
-    try:
-        yield
-    except InputError as error:
-        if path in str(error):
-            raise
-        raise InputError(f"{path}: {error}") from None
-
-
 def paint_many(job: Job, flags: argparse.Namespace, config: Config) -> int:
     """Paint and save the pictures; return the exit code."""
     console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
@@ -166,7 +72,7 @@ def paint_many(job: Job, flags: argparse.Namespace, config: Config) -> int:
         print_header(console, [("pictures", _count_text(job))])
         return _end(faults, len(job.saved))
 
-    devices = find_devices(flags.devices)
+    devices = find_devices(flags.devices, own=True)
     largest = max(job.todo, key=lambda each: each.shape[0] * each.shape[1])
     config = settle(
         lambda size: fit(*largest.shape, size, side=config.side),
@@ -176,12 +82,16 @@ def paint_many(job: Job, flags: argparse.Namespace, config: Config) -> int:
         devices=1,
     )
 
+    fair = math.ceil(len(job.todo) / jax.process_count())
+
     def most(key: tuple[Shape, tuple[Shape, ...]]) -> int:
-        return flags.batch or batch_size(*key, config=config, devices=len(devices))
+        size = flags.batch or batch_size(*key, config=config, devices=len(devices))
+        return int(min(size, fair))
 
     parts = [Batch((number,), 1) for number in range(len(job.todo))]
     if not flags.sequence:
         parts = batches([(each.shape, each.styles) for each in job.todo], most)
+    parts, own = _share(job, parts, runs=flags.sequence)
     weights = None if flags.dry_run else load_weights(flags, config)
     rows = [
         ("device", devices_text(devices)),
@@ -192,38 +102,72 @@ def paint_many(job: Job, flags: argparse.Namespace, config: Config) -> int:
     ]
     if flags.sequence:
         rows.append(("frames", f"from the result before, {config.steps} steps at the last scale"))
+    mine = sum(len(part.members) for part in own)
+    if jax.process_count() > 1:
+        rows.append(("shared", f"by {jax.process_count()} processes, this one paints {mine}"))
     print_header(console, rows)
     console.print(arithmetic_line(config))
     if not weights:
         console.print("one picture of the largest size takes")
         print_forecast(console, largest.shape, largest.styles, config)
         return _end(faults, 1)
-    warn_if_untrained(weights)
+    if is_first():
+        warn_if_untrained(weights)
     job.folder.mkdir(exist_ok=True)
     with stop_signals() as received:
+        stopped = functools.partial(_stop_signal, received)
         network = network_of(weights, config)
-        painter = _Painter(job, network, config, flags, console, received, faults)
-        for part in parts:
+        last = len(job.pictures) - len(job.todo) + mine
+        painter = _Painter(job, network, config, flags, devices, console, stopped, faults, last)
+        for part in own:
             painter.paint([job.todo[number] for number in part.members], part.size)
-            if received:
+            if stopped():
                 break
-    warn_if_untrained(weights)
+        found = [faults, [str(path) for path in job.saved]]
+        for theirs, saved in exchange("found", found, meanwhile=stopped):
+            faults.update(theirs)
+            job.saved.update(map(Path, saved))
+        signum = stopped()
+    if is_first():
+        warn_if_untrained(weights)
     done, total = len(job.saved), len(job.pictures)
     console.print(escape(f"done     {done} of {total} pictures are in {job.folder}"))
     code = _end(faults, done)
-    if received:
+    if signum and is_first():
         how = " without --overwrite" if flags.overwrite else ""
         complain(
-            f"stopped by {signal.Signals(received[0]).name}: {done} of {total} pictures are done; "
+            f"stopped by {signal.Signals(signum).name}: {done} of {total} pictures are done; "
             f"the same command{how} goes on with the others"
         )
-        return 128 + received[0]
-    return code
+    return 128 + signum if signum else code
+
+
+def _share(job: Job, parts: Sequence[Batch], *, runs: bool) -> tuple[list[Batch], list[Batch]]:
+    """Return the parts of the job, and those that this process paints: they take turns.
+
+    Args:
+      job: the same in all processes.
+      parts: as this process would have them; its memory may be another.
+      runs: frames of one run are for one process.
+    """
+    agreed = exchange("parts", parts)[0]
+    parts = [Batch(tuple(members), size) for members, size in agreed]
+    turns = [job.todo[part.members[0]].picture.run for part in parts] if runs else range(len(parts))
+    count, own = jax.process_count(), jax.process_index()
+    return parts, [part for turn, part in zip(turns, parts, strict=True) if turn % count == own]
+
+
+def _stop_signal(received: Sequence[int]) -> int:
+    """Return the signal that told this process to stop, or another; 0: none did."""
+    if received:
+        tell("stop", received[0])
+        return received[0]
+    return told("stop")
 
 
 def _end(faults: dict[str, int], done: int) -> int:
     """Report what went wrong; return the exit code."""
-    for line in faults:
+    for line in faults if is_first() else ():
         complain(f"error: {line}")
     if not faults:
         return 0
@@ -256,15 +200,21 @@ def _size_texts(job: Job, parts: Sequence[Batch], config: Config) -> Iterator[st
 
 @dataclass
 class _Painter:
-    """Paints one batch after the other, and keeps what is done and what went wrong."""
+    """Paints one batch after the other, and keeps what is done and what went wrong.
+
+    Attributes:
+      total: how many pictures will be done, of several processes by this one, in the end.
+    """
 
     job: Job
     network: VGG19
     config: Config
     flags: argparse.Namespace
+    devices: Sequence[Any]
     console: Console
-    received: Sequence[int]
+    stopped: Callable[[], int]
     faults: dict[str, int]
+    total: int
 
     def paint(self, members: Sequence[Measured], size: int) -> None:
         """Paint pictures of one shape at once; where that fails, each alone.
@@ -300,7 +250,7 @@ class _Painter:
         if fault and size > 1:
             complain(f"{fault}, {size} pictures at once; going on with each alone")
             for each in loaded:
-                if not self.received:
+                if not self.stopped():
                     self.paint([each], 1)
         elif fault:
             self.faults[f"{loaded[0].picture.output}: {fault}; give {advice}"] = EXIT_FAILURE
@@ -315,11 +265,11 @@ class _Painter:
 
     def _load(self, each: Measured, before: Path | None, *, alone: bool) -> _Inputs:
         picture, shape = each.picture, each.shape
-        with _blamed(picture.content):
+        with blamed(picture.content):
             content = load_image(picture.content, shape=shape)
         styles = []
         for path in picture.styles:
-            with _blamed(path):
+            with blamed(path):
                 styles.append(load_style(path, shape, self.config))
         start = before or self.flags.start_image
         if start:
@@ -332,7 +282,7 @@ class _Painter:
         self, members: Sequence[Measured], inputs: Sequence[_Inputs], config: Config
     ) -> Snapshot:
         contents, styles, starts = zip(*inputs, strict=True)
-        done, total = len(self.job.saved), len(self.job.pictures)
+        done, total = len(self.job.saved), self.total
         alone = len(inputs) == 1
         stack = operator.itemgetter(0) if alone else np.stack
         snapshots = stylize(
@@ -343,7 +293,7 @@ class _Painter:
             start=None if starts[0] is None else stack(starts),
             snapshot_every=self.flags.save_every,
             snapshot_seconds=SECONDS,
-            devices=self.flags.devices,
+            devices=self.devices or None,
         )
 
         def save(snapshot: Snapshot, step: str) -> None:
@@ -357,7 +307,7 @@ class _Painter:
             snapshots,
             plan(*members[0].shape, config),
             console=self.console,
-            received=self.received,
+            stopped=lambda: bool(self.stopped()),
             save_every=self.flags.save_every,
             save=save,
             label=f"{numbers} of {total}",
@@ -372,7 +322,7 @@ class _Painter:
             else:
                 self.job.saved.add(output)
                 names.append(str(output))
-        done, total = len(self.job.saved), len(self.job.pictures)
+        done, total = len(self.job.saved), self.total
         if names:
             line = f"wrote    {', '.join(names)} in {seconds:.1f} s, {done} of {total}"
             self.console.print(escape(line))

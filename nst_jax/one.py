@@ -24,7 +24,7 @@ from nst_jax.forecast import settle
 from nst_jax.images import check_output, image_shape, load_image, save_image
 from nst_jax.pictures import load_style
 from nst_jax.planning import check_inputs, plan, style_shape
-from nst_jax.processes import is_first
+from nst_jax.processes import agree, is_first
 from nst_jax.pyramid import fit
 from nst_jax.running import Snapshot
 from nst_jax.session import (
@@ -161,7 +161,7 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config) -> int:
                     snapshots,
                     scales,
                     console=console,
-                    received=received,
+                    stopped=lambda: agree(bool(received)),
                     save_every=flags.save_every,
                     save=save,
                 )

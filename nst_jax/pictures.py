@@ -3,10 +3,14 @@
 Only files' names and sizes are looked at here; nothing is painted, and nothing written.
 """
 
+import argparse
+import functools
 import glob
 import math
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -19,13 +23,15 @@ from nst_jax.backend import default_device
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
-from nst_jax.forecast import free_memory, need
-from nst_jax.images import WRITABLE_SUFFIXES, load_image
-from nst_jax.planning import style_shape, style_side
-from nst_jax.pyramid import Shape
+from nst_jax.forecast import free_memory, need, surely_fits
+from nst_jax.images import WRITABLE_SUFFIXES, image_shape, load_image
+from nst_jax.planning import check_inputs, style_shape, style_side
+from nst_jax.processes import exchange
+from nst_jax.pyramid import Shape, fit
 
 Pairs = Literal["product", "zip"]
 _MOST = 8  # pictures at once on one device
+_CPU_MOST, _CPU_PIXELS = 4, 256**2  # on a CPU; larger ones keep its cores busy alone
 _Pair = tuple[str, tuple[str, ...]]  # a content file and its styles
 Key = TypeVar("Key", bound=Hashable)
 
@@ -46,6 +52,32 @@ class Picture(NamedTuple):
     run: int
 
 
+class Measured(NamedTuple):
+    """A picture to paint, and the (height, width) in px of its images as they will be loaded."""
+
+    picture: Picture
+    shape: Shape
+    styles: tuple[Shape, ...]
+
+
+class Job(NamedTuple):
+    """What is to be done.
+
+    Attributes:
+      pictures: all, in order.
+      todo: those that are to be painted.
+      saved: the files of those that are finished; what is painted is added.
+      faults: a line on each file that cannot be used; its pictures are not among those to paint.
+      folder: where the pictures go.
+    """
+
+    pictures: list[Picture]
+    todo: list[Measured]
+    saved: set[Path]
+    faults: list[str]
+    folder: Path
+
+
 class Batch(NamedTuple):
     """Pictures painted at once.
 
@@ -58,10 +90,91 @@ class Batch(NamedTuple):
     size: int
 
 
+def plan_job(flags: argparse.Namespace, config: Config) -> Job:
+    """Find out everything that a user can get wrong before the work starts.
+
+    Several processes look at the same files, and come to one answer.
+
+    Args:
+      flags: of the command line.
+      config: the settings.
+
+    Raises:
+      InputError: if something is wrong, other than with single files.
+    """
+    contents, styles = expand(flags.content, role="content"), expand(flags.style, role="style")
+    if config.style_blend and flags.pairs:
+        raise InputError(
+            "style-blend is for a blend of all styles, but with --pairs every picture has one "
+            "style; leave one of the two out"
+        )
+    if config.style_blend and len(config.style_blend) != len(styles):
+        raise InputError(
+            f"style-blend has {len(config.style_blend)} shares, but the number of styles is "
+            f"{len(styles)}; give one for each"
+        )
+    which = "--sequence" if flags.sequence else no_batch(config)
+    if flags.batch and flags.batch > 1 and which:
+        raise InputError(
+            f"--batch is {flags.batch}, but {which} takes one picture at a time; leave it out"
+        )
+    folder = Path(flags.output or "stylized")
+    pictures = name_pictures(pair(contents, styles, flags.pairs), folder)
+    start = [flags.start_image] if flags.start_image else []
+    check_folder(folder, [*contents, *styles, *start])
+    for path in start:
+        image_shape(path)
+    outputs = [] if flags.overwrite else [picture.output for picture in pictures]
+    finished = [str(path) for path in outputs if path.exists()]
+    # Process 0 has looked: another might find what that has made since.
+    job = Job(pictures, [], {Path(path) for path in exchange("finished", finished)[0]}, [], folder)
+    shape_of = functools.cache(image_shape)
+    for picture in pictures:
+        if picture.output not in job.saved:
+            try:
+                job.todo.append(_measured(picture, config, shape_of))
+            except InputError as error:
+                job.faults.append(str(error))
+    todo = [[str(each.picture.output), each.shape, each.styles] for each in job.todo]
+    answers = exchange("pictures", todo)
+    if any(answer != answers[0] for answer in answers):
+        raise InputError(
+            "the processes see other images under the same names; give files that all share"
+        )
+    return job
+
+
+def _measured(picture: Picture, config: Config, shape_of: Callable[[str], Shape]) -> Measured:
+    one_style, looks = replace(config, style_blend=()), []
+    with blamed(picture.content):
+        shape = fit(*shape_of(picture.content), config.size, side=config.side)
+        check_inputs(_blank(shape), [], one_style)
+    for path in picture.styles:
+        with blamed(path):
+            looks.append(style_shape(shape_of(path), shape, config))
+            check_inputs(_blank(shape), [_blank(looks[-1])], one_style)
+    return Measured(picture, shape, tuple(looks))
+
+
+def _blank(shape: Shape) -> Float[np.ndarray, "height width 3"]:
+    return np.broadcast_to(np.float32(0), (*shape, 3))  # takes no memory
+
+
+@contextmanager
+def blamed(path: str) -> Iterator[None]:
+    """See to it that an InputError names the file."""
+    try:
+        yield
+    except InputError as error:
+        if path in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from None
+
+
 def batch_size(shape: Shape, styles: Sequence[Shape], *, config: Config, devices: int) -> int:
     """Return how many pictures to paint at once: as fits into memory, but no more than pays.
 
-    One at a time on a CPU, where a batch gains little but with small pictures (docs/scaling.md).
+    On a CPU a batch gains with small pictures alone (docs/scaling.md).
 
     Args:
       shape: (height, width) of the pictures in px.
@@ -72,8 +185,11 @@ def batch_size(shape: Shape, styles: Sequence[Shape], *, config: Config, devices
     Raises:
       InputError: if there is no device.
     """
-    if no_batch(config) or (default_device().platform == "cpu" and devices < 2):
+    if no_batch(config):
         return 1
+    if default_device().platform == "cpu" and devices < 2:
+        pays = math.prod(shape) <= _CPU_PIXELS
+        return _CPU_MOST if pays and surely_fits(shape, config, batch=_CPU_MOST) else 1
     free = free_memory()
     one, two = (need(shape, styles, config=config, batch=n) for n in (1, 2))
     each = max(1, two.device - one.device)

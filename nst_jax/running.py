@@ -19,6 +19,7 @@ from nst_jax.problem import CAPACITY
 from nst_jax.processes import agree, first_says
 from nst_jax.pyramid import Shape, resample
 from nst_jax.scale import Scale, begin_scale
+from nst_jax.sharding import spans_processes
 from nst_jax.vgg import VGG19
 
 _Picture = Float[Array, "*batch height width 3"]
@@ -147,7 +148,8 @@ def snapshots(
     for number, (shape, _) in enumerate(scales[first:], first):
         if not scale or number > first:
             scale, picture = run.begin(shape, picture, scale)
-        ends, pace = sum(steps for _, steps in scales[: number + 1]), _Pace(snapshot_seconds)
+        ends = sum(steps for _, steps in scales[: number + 1])
+        pace = _Pace(snapshot_seconds, agreed=spans_processes(run.devices))
         while done < ends:
             chunk = int(min(ends - done, every - done % every, pace.steps()))
             new, records = scale.advance(chunk)
@@ -186,8 +188,9 @@ def _carried(picture: _Style, shape: Shape, config: Config) -> _Style:
 class _Pace:
     """How many steps to make in one call, from the seconds that the last ones took."""
 
-    def __init__(self, seconds: float | None):
+    def __init__(self, seconds: float | None, *, agreed: bool):
         self._seconds, self._calls, self._per_step = seconds, 0, 0.0
+        self._agreed = agreed  # between processes, whose clocks differ
         self._since = time.perf_counter()
 
     def steps(self) -> int:
@@ -197,7 +200,8 @@ class _Pace:
         # The first call compiles, so its time says nothing.
         if self._calls < 2:
             return 1
-        return first_says(min(max(1, int(self._seconds / self._per_step)), CAPACITY))
+        steps = min(max(1, int(self._seconds / self._per_step)), CAPACITY)
+        return first_says(steps) if self._agreed else steps
 
     def made(self, steps: int) -> None:
         self._calls += 1

@@ -139,7 +139,7 @@ class Whole:
     @property
     def shared(self) -> bool:
         """Whether all processes hold parts of the state, or there is only one process."""
-        return self._layout is not None or jax.process_count() == 1
+        return self._layout.shared if self._layout else jax.process_count() == 1
 
 
 def begin_scale(

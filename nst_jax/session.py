@@ -27,7 +27,6 @@ from nst_jax.flags import download_bar
 from nst_jax.images import save_image
 from nst_jax.planning import Plan, count_steps
 from nst_jax.problem import build_network, split_config
-from nst_jax.processes import agree
 from nst_jax.pyramid import Shape
 from nst_jax.running import Snapshot
 from nst_jax.vgg import VGG19
@@ -171,7 +170,7 @@ def follow(
     scales: Plan,
     *,
     console: Console,
-    received: Sequence[int],
+    stopped: Callable[[], bool],
     save_every: int | None = None,
     save: Callable[[Snapshot, str], None],
     label: str = "",
@@ -182,7 +181,7 @@ def follow(
       snapshots: from `stylize`.
       scales: of the run.
       console: where the progress is shown.
-      received: signals; the run stops once there is one.
+      stopped: asked after each snapshot; says whether the run is to stop there.
       save_every: how many steps lie between two pictures on the way.
       save: takes a snapshot and the number of its step as text, all of one length.
       label: which one of many runs this is; their progress is shown on a terminal alone, and not
@@ -213,7 +212,7 @@ def follow(
             else:  # the first one has waited for the compiler
                 first_step, first_time = snapshot.step, now
             progress.update(task, completed=snapshot.step, description=prefix + text)
-            ended = snapshot.step == total or not snapshot.finite or agree(bool(received))
+            ended = snapshot.step == total or not snapshot.finite or stopped()
             if progress.disable and not label and (ended or now - line_time >= _LINE_SECONDS):
                 console.print(f"step {snapshot.step:>{digits}}/{total}  {text}")
                 line_time = now

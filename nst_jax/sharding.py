@@ -5,7 +5,7 @@ adds what the devices have to tell each other: border rows for convolutions, sum
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,6 +58,12 @@ class Layout:
     def _is_image(self, x: Any) -> bool:
         shape = (*self.shape[:-3], self.rows, *self.shape[-2:])
         return bool(x.shape[-len(shape) :] == shape)
+
+    @property
+    def shared(self) -> bool:
+        """Whether every process has a part."""
+        there = {device.process_index for device in self.mesh.devices.flat}
+        return bool(len(there) == jax.process_count())
 
     def place(self, image: Float[Array | np.ndarray, "*batch height width 3"]) -> Array:
         """Lay an image or anything of its shape on the devices, filled up below by its last row."""
@@ -152,18 +158,26 @@ def rows_of_a_device(height: int, devices: int) -> int:
     return -(-height // (STRIDE * devices)) * STRIDE
 
 
-def find_devices(devices: int | str | Sequence[Any] | None) -> tuple[Any, ...]:
+def spans_processes(devices: Iterable[Any]) -> bool:
+    """Say whether devices belong to several processes, which must then do the same together."""
+    return len({device.process_index for device in devices}) > 1
+
+
+def find_devices(
+    devices: int | str | Sequence[Any] | None, *, own: bool = False
+) -> tuple[Any, ...]:
     """Return the devices that a run takes.
 
     Args:
       devices: how many of JAX's, "all" of them, or a sequence of them; None: the default one.
+      own: of several processes' devices take only this one's.
 
     Raises:
       InputError: if there are not so many.
     """
     if devices is None:
         return ()
-    found = jax.devices()
+    found = jax.local_devices() if own else jax.devices()
     if devices == "all":
         return tuple(found)
     if isinstance(devices, int):
@@ -194,7 +208,7 @@ def lay_out(shape: tuple[int, ...], devices: Sequence[Any]) -> Layout | None:
         count = min(count, shape[0] // _LEAST_ROWS)
     else:
         count = next((n for n in range(count, 0, -1) if shape[0] % n == 0), 0)
-    if jax.process_count() > 1 and count < len(devices):
+    if spans_processes(devices) and count < len(devices):
         return None
     if count < 2:
         return None

@@ -159,7 +159,7 @@ class Tiled:
 
     def blank(self, rows: int) -> Any:
         """Return the shapes of the state."""
-        here = SingleDeviceSharding(jax.devices("cpu")[0])
+        here = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), self._state
         )

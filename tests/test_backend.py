@@ -25,26 +25,26 @@ def device(platform, kind, **attributes):
     ],
 )
 def test_what_a_device_says_of_itself(monkeypatch, found, precision, name):
-    monkeypatch.setattr(jax, "devices", lambda platform=None: [found])
+    monkeypatch.setattr(jax, "local_devices", lambda backend=None: [found])
     assert backend.resolve(Config()).precision == precision
     assert backend.device_name() == name
 
 
 def test_the_device_that_jax_was_told_to_use(monkeypatch):
     asked = []
-    monkeypatch.setattr(jax, "devices", lambda platform=None: asked.append(platform) or ["first"])
+    chosen = jax.local_devices()[0]
+    monkeypatch.setattr(jax, "local_devices", lambda backend: asked.append(backend) or ["first"])
     with jax.default_device("cpu"):
         assert backend.default_device() == "first"
     assert asked == ["cpu"]
-    chosen = jax.local_devices()[0]
     with jax.default_device(chosen):
         assert backend.default_device() is chosen
 
 
 def test_no_device(monkeypatch):
-    def devices(platform=None):
+    def devices(backend=None):
         raise RuntimeError("Unable to initialize backend 'cuda'\nand more")
 
-    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setattr(jax, "local_devices", devices)
     with pytest.raises(InputError, match=r"^JAX finds no device: Unable .* 'cuda'$"):
         backend.resolve(Config())

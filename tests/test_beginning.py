@@ -61,6 +61,13 @@ def test_pictures_of_a_batch_have_noise_of_their_own():
     assert np.abs(found[0] - found[1]).max() > 0.1
 
 
+def test_pictures_of_a_batch_have_the_colors_of_their_own_style():
+    styles = [jnp.concatenate([STYLES[0][None], STYLES[0][None, :, ::-1] * 2])]
+    found = begin(styles, content=jnp.stack([CONTENT, CONTENT]), start="style")
+    np.testing.assert_allclose(found.mean((1, 2)), styles[0].mean((1, 2)), atol=0.01)
+    np.testing.assert_allclose(found.std((1, 2)), styles[0].std((1, 2)), atol=0.02)
+
+
 def test_every_start_is_there():
     names = next(f for f in dataclasses.fields(Config) if f.name == "start").type.__args__
     for name in names:

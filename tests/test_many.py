@@ -38,7 +38,9 @@ def album(tmp_path, monkeypatch, photographs):
     save_image("in/tall.png", content.transpose(1, 0, 2))
     save_image("s.png", style)
     save_image("t.png", style[::-1] * 0.5)
-    return ["--content", "in/f1.png", "in/f2.png", "in/f10.png", "--style", "s.png"]
+    # One by one, unless another --batch follows.
+    images = ["--content", "in/f1.png", "in/f2.png", "in/f10.png", "--style", "s.png"]
+    return ["--batch=1", *images]
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_shapes_are_batches_of_their_own(album, seen):
 def test_a_folder_and_a_pattern(album, seen, capfd):
     Path("in/notes.txt").write_text("no image")
     flags = ["--style", "?.png", "--pairs=product", "--output=out", *FAST, "--steps=2"]
-    assert run(["--content=in", *flags]) == 0
+    assert run(["--content=in", "--batch=1", *flags]) == 0
     names = [f"{content}_{style}.png" for style in "st" for content in ("f1", "f2", "f10", "tall")]
     assert pictures("out") == sorted(names)
     wrote = re.findall(r"wrote    out/(\S+) in .*, (\d) of 8\n", capfd.readouterr().out)

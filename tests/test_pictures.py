@@ -134,12 +134,15 @@ def test_batches_hold_everything_once_and_one_key_each(keys, most):
         assert sum(each) - keys.count(key) < len(each)  # less than one filled up in each batch
 
 
-def test_a_cpu_takes_one_picture_at_a_time_and_others_what_fits(monkeypatch):
-    def size(devices=1, **settings):
-        config = Config(**settings)
-        return batch_size((64, 64), [(40, 40)], config=config, devices=devices)
+def test_a_cpu_takes_few_small_pictures_and_others_what_fits(monkeypatch):
+    def size(devices=1, side=64, **settings):
+        config = Config(precision="float32", **settings)
+        return batch_size((side, side), [(40, 40)], config=config, devices=devices)
 
-    assert size() == 1
+    monkeypatch.setattr("nst_jax.forecast.free_memory", lambda: Need(10**11, 10**11))
+    assert [size(side=side) for side in (64, 256, 257)] == [4, 4, 1]
+    monkeypatch.setattr("nst_jax.forecast.free_memory", lambda: Need(10**9, 10**9))
+    assert [size(side=side) for side in (32, 256)] == [4, 1]
 
     class GPU:
         platform = "gpu"

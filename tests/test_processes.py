@@ -53,6 +53,9 @@ def test_one_process_agrees_with_itself_and_leaves_nobody():
     assert processes.is_first()
     assert processes.agree(True)
     assert not processes.agree(False)
+    assert processes.exchange("name", {"a": (1, 2)}) == [{"a": [1, 2]}]
+    processes.tell("number", 3)
+    assert processes.told("number") == 0  # nobody else is there to be told
     processes.leave()
 
 

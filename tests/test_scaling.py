@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 import commands
-from nst_jax import Config, cli, forecast, layers, many, one, save_image, session
-from nst_jax.errors import InputError
+from nst_jax import Config, cli, forecast, layers, many, one, save_image
 from nst_jax.forecast import Need
 from nst_jax.scale import begin_scale
 from nst_jax.tiling import Tiled, tiles
@@ -242,16 +241,22 @@ def start(*flags):
     )
 
 
-def wait_for_checkpoint(folder, least, process):
-    """Wait until a checkpoint of so many steps is there."""
+def wait_for(happened, process):
     ends = time.monotonic() + 120
-    while not any(
-        name.isdecimal() and int(name) >= least
-        for name in (os.listdir(folder) if os.path.isdir(folder) else ())
-    ):
+    while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < ends
         time.sleep(0.01)
+
+
+def wait_for_checkpoint(folder, least, process):
+    """Wait until a checkpoint of so many steps is there."""
+
+    def happened():
+        names = os.listdir(folder) if os.path.isdir(folder) else ()
+        return any(name.isdecimal() and int(name) >= least for name in names)
+
+    wait_for(happened, process)
 
 
 def first_step(printed):
@@ -343,7 +348,7 @@ def ends(processes, seconds=120):
 
 
 def test_a_process_stops_when_another_was_told_to(job, capfd, monkeypatch):
-    monkeypatch.setattr(session, "agree", lambda flag: True)
+    monkeypatch.setattr(one, "agree", lambda flag: True)
     assert run([*job, "--conv=direct", "--output=o.png"]) == 143
     assert "stopped by SIGTERM: o.png is the picture so far" in capfd.readouterr().err
 
@@ -355,19 +360,10 @@ def test_two_processes_paint_what_one_does_and_go_on_when_one_was_lost(job, fold
     # Programs of several processes are not cached: this compiles fastest.
     flags += ["--style-layers=relu1_1", "--content-layers=relu1_1"]
     flags += ["--steps=24", "--save-every=2", "--checkpoint-seconds=0.1", "--output=o.png"]
-    codes, said = ends(start_two(*flags, "--checkpoint=a"))
-    assert codes == [0, 0], said
-    assert said[1] == ("", "")
-    assert "device   2 x cpu\n" in said[0][0]
-    assert "wrote    o.png after 24 steps" in said[0][0]
-    assert said[0][1] == ""
-    uninterrupted = Path("o.png").read_bytes()
-    Path("o.png").unlink()
-
-    kept = [*flags, "--checkpoint=b"]
+    kept = [*flags, "--checkpoint=c"]
     processes = start_two(*kept)
     try:
-        wait_for_checkpoint("b", 4, processes[0])
+        wait_for_checkpoint("c", 4, processes[0])
     finally:
         processes[1].kill()
     codes, said = ends(processes)
@@ -378,17 +374,51 @@ def test_two_processes_paint_what_one_does_and_go_on_when_one_was_lost(job, fold
         "start all again with the same command; it goes on from the last checkpoint\n"
     )
     assert error.count("\n") == 1
+    early = levels("o_04.png")
+    assert not Path("o.png").exists()
 
     codes, said = ends(start_two(*kept))
     assert codes == [0, 0], said
-    step = int(re.search(r"^resume   from step (\d+)$", said[0][0], re.M)[1])
-    assert first_step(said[0][0]) == step + 1
-    assert Path("o.png").read_bytes() == uninterrupted
+    assert said[1] == ("", "")
+    out, error = said[0]
+    assert error == ""
+    assert "device   2 x cpu\n" in out
+    assert first_step(out) == 1 + int(re.search(r"^resume   from step (\d+)$", out, re.M)[1])
+    assert "wrote    o.png after 24 steps" in out
+    resumed = levels("o.png")
 
-    # One process paints the same; not to the end, as rounding decides about ever more pixels.
-    early = levels("o_04.png")
+    # One process paints the same; to the end, rounding decides about a few pixels more.
     assert run(flags) == 0
     assert np.abs(levels("o_04.png") - early).max() <= 1
+    assert np.abs(levels("o.png") - resumed).mean() < 0.01
+
+
+@pytest.mark.slow
+def test_two_processes_take_pictures_in_turn_and_stop_together(job, folder, capfd):
+    Path("bad.png").write_text("no picture")
+    contents = [str(folder / "in"), str(folder / "tall.png"), "bad.png"]
+    flags = [*job[1:], "--content", *contents, "--conv=direct", "--output=o"]
+    # Each process takes both pictures of a shape at once if it may; here it may take two.
+    flags += ["--style-layers=relu1_1", "--content-layers=relu1_1"]
+    processes = start_two(*flags, "--steps=1000000", "--save-every=1")
+    wait_for(lambda: all(os.path.isdir(f"o/{name}") for name in ("a", "tall")), processes[0])
+    processes[1].terminate()
+    codes, said = ends(processes)
+    assert codes == [143, 143], said
+    assert "stopped by SIGTERM: 0 of 4 pictures are done; the same command goes on" in said[0][1]
+    assert said[1] == ("", "nst-jax: stopping after this step; once more to stop at once\n")
+
+    codes, said = ends(start_two(*flags))
+    assert codes == [1, 1], said
+    assert "shared   by 2 processes, this one paints 2\n" in said[0][0]
+    assert "done     3 of 4 pictures are in o\n" in said[0][0]
+    assert said[0][1].count("\n") == 1
+    assert "bad.png" in said[0][1]
+    assert said[1] == ("", "")
+    shared = {name: levels(f"o/{name}.png") for name in ("a", "b", "tall")}
+    assert run([*flags, "--overwrite"]) == 1
+    for name, picture in shared.items():
+        np.testing.assert_array_equal(levels(f"o/{name}.png"), picture)
 
 
 @pytest.mark.parametrize(
@@ -410,12 +440,6 @@ def test_mistakes_are_one_line_and_exit_code_2(job, folder, flags, said, capfd):
     assert run([*job[1:], "--content", str(folder / "in"), *flags]) == 2
     one_line(capfd, said)
     assert os.listdir() == []
-
-
-def test_several_processes_are_for_one_picture(job, folder, capfd, monkeypatch):
-    monkeypatch.setattr(cli.jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match="--distributed is for one picture; for several, start"):
-        cli._check_many(cli._parser().parse_args(job), biggest=False)
 
 
 def test_processes_without_a_coordinator(job):
