@@ -8,6 +8,8 @@ from pathlib import Path
 # Before JAX starts: the tests are about numbers on a CPU, wherever they run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("JAX_ENABLE_COMPILATION_CACHE", None)
+# Most of the time goes to compiling; JAX has this for such cases. See the marker `optimized`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # What one test has compiled, no other compiles again, in whatever process. The folder is fresh.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="nst-jax-tests-")
@@ -39,6 +41,19 @@ def pytest_unconfigure():
     """Remove the compiled programs when all is done."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _optimized(request, monkeypatch):
+    """Compile as for users where a test asks for it, also in the processes that it starts."""
+    if not request.node.get_closest_marker("optimized"):
+        yield
+        return
+    before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,8 @@ from commands import run
 from nst_jax.images import draw_image
 from nst_jax.weights import save_weights
 
+pytestmark = pytest.mark.optimized
+
 ROOT = Path(__file__).parents[1]
 RATES = {"float32": 2e11, "bfloat16": 4e11, "bandwidth": 2e10}
 REPORT = {

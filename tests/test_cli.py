@@ -309,6 +309,7 @@ def test_main_py_on_a_terminal_shows_a_bar(job, tmp_path):
     assert "step 4/4" not in shown.decode()
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_photograph_and_painting_with_trained_weights(shared, tmp_path, capfd):
     images, output = shared / "images", tmp_path / "out.png"

@@ -7,6 +7,8 @@ from nst_jax import conv
 from nst_jax.conv import conv3x3
 from nst_jax.winograd import transform_kernel
 
+pytestmark = pytest.mark.optimized
+
 
 def plain(x, kernel, bias, rectify):
     """What JAX makes of it by itself."""

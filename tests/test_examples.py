@@ -164,10 +164,11 @@ def test_mesh(run_apart, untrained_file):
 
 
 @pytest.mark.slow
-def test_notebook(monkeypatch):
+def test_notebook(monkeypatch, untrained_file):
     nbformat, nbclient = map(pytest.importorskip, ("nbformat", "nbclient"))
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("NST_JAX_CACHE", str(untrained_file.parent))
     notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     nbclient.NotebookClient(

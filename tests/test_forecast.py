@@ -128,6 +128,7 @@ else:
 """
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_a_real_run_takes_what_was_forecast():

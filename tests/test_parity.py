@@ -22,7 +22,6 @@ CASES = {
     "float64, Adam": dataclasses.replace(ADAM, precision="float64"),
     "float64, L-BFGS, max": dataclasses.replace(LBFGS, precision="float64", pooling="max"),
     "float32, Adam, l2": dataclasses.replace(ADAM, pooling="l2"),
-    "float32, L-BFGS": LBFGS,
     "winograd, Adam": dataclasses.replace(ADAM, conv="winograd"),
     "bfloat16, Adam, max": dataclasses.replace(ADAM, precision="bfloat16", pooling="max"),
 }
@@ -37,6 +36,7 @@ def record_of(torch, reference, state, content, style, config):
     return pytorch_record.record(state, content, style, config)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("case", CASES)
 def test_every_rung_is_within_its_budget(case, torch, reference, torch_file, photographs):
     config, state = CASES[case], reference.load_state(torch_file)
@@ -73,6 +73,7 @@ def test_reference_is_torchvision_with_average_pooling(torch, torchvision_vgg19,
             assert a.min() >= 0  # rectified in place: relu1_1, not conv1_1
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_trained_weights_and_photographs(torch, shared, capsys):
     flags = [f"--content={shared / 'images' / 'tubingen.jpg'}", "--size=97", "--steps=40"]

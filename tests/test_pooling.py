@@ -5,6 +5,8 @@ import pytest
 
 from nst_jax.pooling import pool
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("size", [(6, 8), (7, 9), (1, 5)])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nst_jax import winograd
 
-pytestmark = pytest.mark.usefixtures("strict_dtypes")
+pytestmark = [pytest.mark.usefixtures("strict_dtypes"), pytest.mark.optimized]
 
 
 def correlate(x, kernel):
