@@ -363,7 +363,7 @@ def test_two_processes_paint_what_one_does_and_go_on_when_one_was_lost(job, fold
     kept = [*flags, "--checkpoint=c"]
     processes = start_two(*kept)
     try:
-        wait_for_checkpoint("c", 4, processes[0])
+        wait_for_checkpoint("c", 6, processes[0])  # the picture of step 4 is written then
     finally:
         processes[1].kill()
     codes, said = ends(processes)
