@@ -62,8 +62,7 @@ class Layout:
     @property
     def shared(self) -> bool:
         """Whether every process has a part."""
-        there = {device.process_index for device in self.mesh.devices.flat}
-        return bool(len(there) == jax.process_count())
+        return bool(_count_processes(self.mesh.devices.flat) == jax.process_count())
 
     def place(self, image: Float[Array | np.ndarray, "*batch height width 3"]) -> Array:
         """Lay an image or anything of its shape on the devices, filled up below by its last row."""
@@ -160,7 +159,11 @@ def rows_of_a_device(height: int, devices: int) -> int:
 
 def spans_processes(devices: Iterable[Any]) -> bool:
     """Say whether devices belong to several processes, which must then do the same together."""
-    return len({device.process_index for device in devices}) > 1
+    return _count_processes(devices) > 1
+
+
+def _count_processes(devices: Iterable[Any]) -> int:
+    return len({device.process_index for device in devices})
 
 
 def find_devices(

@@ -22,6 +22,7 @@ CASES = {
     "float64, Adam": dataclasses.replace(ADAM, precision="float64"),
     "float64, L-BFGS, max": dataclasses.replace(LBFGS, precision="float64", pooling="max"),
     "float32, Adam, l2": dataclasses.replace(ADAM, pooling="l2"),
+    "float32, L-BFGS": LBFGS,
     "winograd, Adam": dataclasses.replace(ADAM, conv="winograd"),
     "bfloat16, Adam, max": dataclasses.replace(ADAM, precision="bfloat16", pooling="max"),
 }
