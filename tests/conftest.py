@@ -1,5 +1,6 @@
 """Shared fixtures. No test reaches beyond this machine or into the user's own cache."""
 
+import functools
 import os
 import shutil
 import tempfile
@@ -23,6 +24,9 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from jax._src import compiler
+
+import fast
 
 # How long an example takes is the machine's business; a loaded one is no failure.
 hypothesis.settings.register_profile("nst_jax", deadline=None)
@@ -34,6 +38,7 @@ CACHE_SETTINGS = {
     "jax_compilation_cache_dir": None,
     "jax_persistent_cache_min_compile_time_secs": 1.0,
 }
+FAST = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -43,17 +48,31 @@ def pytest_unconfigure():
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+def _compile_fast():
+    """Give XLA the options of fast.py wherever JAX disables most optimizations."""
+
+    @functools.wraps(right := compiler.get_compile_options)
+    def get_compile_options(*args, **options):
+        if jax.config.read("jax_disable_most_optimizations"):
+            given = options["env_options_overrides"] or {}
+            options["env_options_overrides"] = fast.OPTIONS | given
+        return right(*args, **options)
+
+    compiler.get_compile_options = get_compile_options
+
+
+_compile_fast()
+
+
 @pytest.fixture(autouse=True)
 def _optimized(request, monkeypatch):
     """Compile as for users where a test asks for it, also in the processes that it starts."""
-    if not request.node.get_closest_marker("optimized"):
-        yield
-        return
-    before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    plain = FAST and not request.node.get_closest_marker("optimized")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(plain)))
+    if plain != jax.config.read("jax_disable_most_optimizations"):
+        jax.config.update("jax_disable_most_optimizations", plain)
+        if not plain:  # JAX would take what it has
+            jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

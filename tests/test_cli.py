@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import commands
+from fast import xla_flags
 from nst_jax import PRESETS, cli, layers, load_image, one, save_image, session, weights
 
 ROOT = Path(__file__).parents[1]
@@ -253,7 +254,7 @@ def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(job, capfd, mon
 
 
 def start(folder, *flags):
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags()}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *flags],
         cwd=folder,
@@ -288,7 +289,7 @@ def test_main_py_on_a_terminal_shows_a_bar(job, tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *job, *SHALLOW],
         cwd=tmp_path,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "150"},
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "150", "XLA_FLAGS": xla_flags()},
         stdout=child,
         stderr=subprocess.DEVNULL,
     )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fast import xla_flags
 from nst_jax import load_image, weights
 
 ROOT = Path(__file__).parents[1]
@@ -39,10 +40,10 @@ def run_here(monkeypatch, capsys, tmp_path, untrained):
 def run_apart(tmp_path):
     """The same in a process of its own, for scripts that set up JAX in their own way."""
 
-    def run(script, *flags, **variables):
+    def run(script, *flags, devices=1):
         output = tmp_path / "output.png"
         command = [sys.executable, "-W", "error", str(EXAMPLES / script), f"--output={output}"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(devices)}
         done = subprocess.run(
             [*command, *flags], capture_output=True, text=True, cwd=ROOT, env=environment
         )
@@ -150,7 +151,7 @@ def test_mesh(run_apart, untrained_file):
         f"--weights={untrained_file}",
         "--size=64",
         "--steps=2",
-        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+        devices=4,
     )
     assert out.startswith("4 devices: ")
     permutes, reductions = (int(n) for n in re.findall(r": (\d+)[,}]", out))
@@ -168,6 +169,7 @@ def test_notebook(monkeypatch, untrained_file):
     nbformat, nbclient = map(pytest.importorskip, ("nbformat", "nbclient"))
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("XLA_FLAGS", xla_flags())
     monkeypatch.setenv("NST_JAX_CACHE", str(untrained_file.parent))
     notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)

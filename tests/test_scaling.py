@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import commands
+from fast import xla_flags
 from nst_jax import Config, cli, forecast, layers, many, one, save_image
 from nst_jax.forecast import Need
 from nst_jax.scale import begin_scale
@@ -204,7 +205,7 @@ def test_two_devices_paint_the_picture_of_one(job, folder):
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "XLA_FLAGS": xla_flags(devices=2),
         },
         capture_output=True,
         text=True,
@@ -234,7 +235,7 @@ def test_two_devices_paint_the_picture_of_one(job, folder):
 def start(*flags):
     return subprocess.Popen(
         [sys.executable, "-W", "error", str(ROOT / "main.py"), *flags],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
