@@ -33,7 +33,7 @@ def step(state, targets, network):
 
 def paint(network, content, style, *, steps):
     """Return the picture after some steps, the loss before the last, and the compiled step."""
-    features = jax.jit(functools.partial(network, taps=CONTENT_LAYERS + STYLE_LAYERS))
+    features = functools.partial(network, taps=CONTENT_LAYERS + STYLE_LAYERS)
     targets = nst_jax.make_targets(
         features, content, style, content_layers=CONTENT_LAYERS, style_layers=STYLE_LAYERS
     )

@@ -17,7 +17,7 @@ from nst_jax.download import DownloadError, check_hash
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.flags import EXIT_FAILURE, Parser, download_bar, exit_code
-from nst_jax.vgg import build_vgg19
+from nst_jax.vgg import VGG19, build_vgg19
 from nst_jax.weights import DTypeName, Layout, cached_weights, convert, fetch_pretrained
 from nst_jax.weights_file import Params, save_weights
 
@@ -115,7 +115,7 @@ def _prove(params: Params, source: Path, layout: str, budget: float, reference: 
     image = np.random.default_rng(0).random((1, 48, 64, 3), np.float32)
     expected = reference.all_taps(reference.load_state(source), image, layout=layout)
     with jax.default_matmul_precision("highest"):
-        actual = jax.jit(build_vgg19(params).__call__)(jnp.asarray(image))
+        actual = jax.jit(VGG19.__call__)(build_vgg19(params), jnp.asarray(image))
     worst = 0.0
     for tap, theirs in zip(TAPS, expected, strict=True):
         error = float(np.linalg.norm(np.asarray(actual[tap]) - theirs) / np.linalg.norm(theirs))
