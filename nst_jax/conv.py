@@ -26,9 +26,23 @@ class _Residuals(NamedTuple):
 
 
 def _correlate(x: Array, kernel: Array) -> Array:
+    if x.shape[1] * x.shape[2] < kernel.shape[0] * kernel.shape[1]:
+        return _multiply(x, kernel)
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _multiply(x: Array, kernel: Array) -> Array:
+    """Correlate a map of fewer positions than the kernel has, by one product of matrices.
+
+    XLA's CPU backend has only nested loops for those: 10 to 50 times as long with 512 channels.
+    """
+    _, height, width, inputs = x.shape
+    around = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    parts = [around[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    product: Array = jnp.concatenate(parts, axis=-1) @ kernel.reshape(9 * inputs, -1)
+    return product
 
 
 def pays_for(inputs: int, outputs: int) -> bool:

@@ -20,13 +20,21 @@ def plain(x, kernel, bias, rectify):
 
 
 @pytest.mark.parametrize("rectify", [False, True])
-@pytest.mark.parametrize("form", ["plain", "turned", "winograd"])
-def test_value_and_gradients_are_those_of_jax_to_float64_rounding(form, rectify):
+@pytest.mark.parametrize(
+    ("form", "size"),
+    [
+        *((form, (7, 10)) for form in ("plain", "turned", "winograd")),
+        *(
+            ("plain", size) for size in ((1, 1), (1, 8), (2, 3), (8, 1))
+        ),  # fewer than nine positions
+    ],
+)
+def test_value_and_gradients_are_those_of_jax_to_float64_rounding(form, size, rectify):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         x, kernel, bias, cotangent = (
             jnp.asarray(rng.normal(size=shape))
-            for shape in ((2, 7, 10, 32), (3, 3, 32, 36), (36,), (2, 7, 10, 36))
+            for shape in ((2, *size, 32), (3, 3, 32, 36), (36,), (2, *size, 36))
         )
         forms = {
             "plain": {},
@@ -39,6 +47,28 @@ def test_value_and_gradients_are_those_of_jax_to_float64_rounding(form, rectify)
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
         for a, b in zip(pull(cotangent), pull_theirs(cotangent), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [(2, 4), (3, 3)])
+def test_maps_in_bfloat16_are_summed_in_float32(size):
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        jnp.asarray(rng.normal(size=n), "bfloat16") for n in ((1, *size, 512), (3, 3, 512, 4))
+    )
+    exact = plain(x.astype("float32"), kernel.astype("float32"), jnp.zeros(4), False)
+    ours = conv3x3(x, kernel)
+    assert ours.dtype == "bfloat16"
+    # Half a unit of the last place, as if rounded once; 4608 roundings would be 30 times that.
+    np.testing.assert_allclose(ours.astype("float32"), exact, rtol=2**-8, atol=1e-3)
+
+
+def test_few_positions_are_one_product_and_not_nested_loops():
+    kernel = jnp.ones((3, 3, 4, 4))
+    texts = [
+        jax.jit(conv3x3).lower(jnp.ones((1, *size, 4)), kernel).compile().as_text()
+        for size in ((2, 4), (3, 3))
+    ]
+    assert ["convolution(" in text for text in texts] == [False, True]
 
 
 def test_relu_has_no_slope_at_zero():
