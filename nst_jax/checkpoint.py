@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree, UInt32
 
+from nst_jax.agreement import agree, is_first
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable, write_json
-from nst_jax.processes import agree, is_first
 
 _JOB = "job.json"
 

@@ -11,6 +11,7 @@ from typing import NoReturn, get_args
 import jax
 
 from nst_jax import __version__, processes
+from nst_jax.agreement import is_first
 from nst_jax.backend import resolve
 from nst_jax.compiled import kept_programs
 from nst_jax.config import Config
@@ -222,19 +223,20 @@ def _run(flags: argparse.Namespace) -> int:
     collected = len(flags.content) > 1 or is_collection(flags.content[0])
     if jax.process_count() > 1 and flags.devices is None:
         flags.devices = "all"
-    flags.quiet |= not processes.is_first()
+    flags.quiet |= not is_first()
     if collected or flags.pairs or flags.sequence:
         _check_many(flags, biggest=biggest)
         many = plan_job(flags, config)
-        config = _resolved(config, max(1, len(find_devices(flags.devices, own=True))))
+        devices = find_devices(flags.devices, own=True)
+        config = _resolved(config, len(devices))
         with kept_programs(complain), jax.enable_x64(config.dtype == "float64"):
-            code = paint_many(many, flags, config)
+            code = paint_many(many, flags, config, devices)
         processes.leave()
         return code
     output = Path(flags.output or "stylized.png")
     styles = expand(flags.style, role="style")
-    devices = max(1, len(find_devices(flags.devices)))
-    config = _resolved(config, devices)
+    devices = find_devices(flags.devices)
+    config = _resolved(config, len(devices))
     with kept_programs(complain), jax.enable_x64(config.dtype == "float64"):
         one, config = load_job(
             flags.content[0],
@@ -243,9 +245,9 @@ def _run(flags: argparse.Namespace) -> int:
             output,
             config=config,
             biggest=biggest,
-            devices=devices,
+            devices=len(devices),
         )
-        code = paint_one(one, flags, config)
+        code = paint_one(one, flags, config, devices)
     processes.leave()
     return code
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.markup import escape
 
+from nst_jax.agreement import exchange, is_first, tell, told
 from nst_jax.beginning import first_picture
 from nst_jax.config import Config
 from nst_jax.errors import InputError
@@ -36,7 +37,6 @@ from nst_jax.pictures import (
     load_style,
 )
 from nst_jax.planning import count_steps, plan, style_shape
-from nst_jax.processes import exchange, is_first, tell, told
 from nst_jax.pyramid import Shape, fit, resample
 from nst_jax.running import Snapshot
 from nst_jax.session import (
@@ -55,7 +55,6 @@ from nst_jax.session import (
     stop_signals,
     warn_if_untrained,
 )
-from nst_jax.sharding import find_devices
 from nst_jax.transfer import stylize
 from nst_jax.vgg import VGG19
 
@@ -64,15 +63,14 @@ _Inputs = tuple[np.ndarray, list[np.ndarray], np.ndarray | None]
 _SIZES = 5  # at most so many are listed
 
 
-def paint_many(job: Job, flags: argparse.Namespace, config: Config) -> int:
-    """Paint and save the pictures; return the exit code."""
+def paint_many(job: Job, flags: argparse.Namespace, config: Config, devices: Sequence[Any]) -> int:
+    """Paint and save the pictures on this process's devices; return the exit code."""
     console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
     faults = dict.fromkeys(job.faults, EXIT_USAGE)  # once for a file that is in several pictures
     if not job.todo:
         print_header(console, [("pictures", _count_text(job))])
         return _end(faults, len(job.saved))
 
-    devices = find_devices(flags.devices, own=True)
     largest = max(job.todo, key=lambda each: each.shape[0] * each.shape[1])
     config = settle(
         lambda size: fit(*largest.shape, size, side=config.side),
@@ -293,7 +291,7 @@ class _Painter:
             start=None if starts[0] is None else stack(starts),
             snapshot_every=self.flags.save_every,
             snapshot_seconds=SECONDS,
-            devices=self.devices or None,
+            devices=self.devices,
         )
 
         def save(snapshot: Snapshot, step: str) -> None:

@@ -9,13 +9,14 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from nst_jax.agreement import agree, is_first
 from nst_jax.checkpoint import Store
 from nst_jax.config import Config
 from nst_jax.errors import InputError
@@ -24,7 +25,6 @@ from nst_jax.forecast import settle
 from nst_jax.images import check_output, image_shape, load_image, save_image
 from nst_jax.pictures import load_style
 from nst_jax.planning import check_inputs, plan, style_shape
-from nst_jax.processes import agree, is_first
 from nst_jax.pyramid import fit
 from nst_jax.running import Snapshot
 from nst_jax.session import (
@@ -43,7 +43,6 @@ from nst_jax.session import (
     stop_signals,
     warn_if_untrained,
 )
-from nst_jax.sharding import find_devices
 from nst_jax.transfer import stylize
 from nst_jax.weights_file import Weights
 
@@ -106,10 +105,9 @@ def load_job(
     return Job(content, styles, image, looks, first, output), config
 
 
-def paint_one(job: Job, flags: argparse.Namespace, config: Config) -> int:
-    """Paint and save the picture; return the exit code."""
+def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequence[Any]) -> int:
+    """Paint and save the picture on these devices; return the exit code."""
     (height, width, _), output = job.content.shape, job.output
-    devices = find_devices(flags.devices)
     device = devices_text(devices)
     scales = plan(height, width, config)
     console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
@@ -128,7 +126,7 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config) -> int:
     console.print(arithmetic_line(config))
     if not weights:
         looks = [image.shape[:2] for image in job.styles]
-        print_forecast(console, (height, width), looks, config, devices=max(1, len(devices)))
+        print_forecast(console, (height, width), looks, config, devices=len(devices))
         return 0
     if is_first():
         warn_if_untrained(weights)
@@ -152,7 +150,7 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config) -> int:
                 start=job.start,
                 snapshot_every=flags.save_every,
                 snapshot_seconds=SECONDS,
-                devices=flags.devices,
+                devices=devices,
                 checkpoints=store,
                 checkpoint_seconds=flags.checkpoint_seconds,
             )

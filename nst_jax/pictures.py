@@ -19,6 +19,7 @@ from jaxtyping import Float
 from natsort import natsorted, ns
 from PIL import Image
 
+from nst_jax.agreement import exchange
 from nst_jax.backend import default_device
 from nst_jax.config import Config
 from nst_jax.errors import InputError
@@ -26,7 +27,6 @@ from nst_jax.files import check_writable
 from nst_jax.forecast import free_memory, need, surely_fits
 from nst_jax.images import WRITABLE_SUFFIXES, image_shape, load_image
 from nst_jax.planning import check_inputs, style_shape, style_side
-from nst_jax.processes import exchange
 from nst_jax.pyramid import Shape, fit
 
 Pairs = Literal["product", "zip"]

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nst_jax.agreement import agree, first_says
 from nst_jax.beginning import first_picture
 from nst_jax.config import Config
 from nst_jax.objective import Losses
 from nst_jax.planning import Plan, plan, shape_of, style_shape
 from nst_jax.problem import CAPACITY
-from nst_jax.processes import agree, first_says
 from nst_jax.pyramid import Shape, resample
 from nst_jax.scale import Scale, begin_scale
 from nst_jax.sharding import spans_processes

@@ -13,7 +13,7 @@ from nst_jax.config import Config
 from nst_jax.objective import Losses
 from nst_jax.problem import Problem, Program, split_config
 from nst_jax.pyramid import carry
-from nst_jax.sharding import Layout, lay_out
+from nst_jax.sharding import Layout, find_devices, lay_out
 from nst_jax.tiling import Tiled, needs_tiles
 from nst_jax.vgg import VGG19
 
@@ -60,7 +60,7 @@ class Whole:
         config: Config,
         picture: _Picture,
         before: optimize.State | None = None,
-        devices: Sequence[Any] = (),
+        devices: Sequence[Any] | None = None,
     ):
         """Prepare it; nothing is computed but the targets.
 
@@ -71,10 +71,10 @@ class Whole:
           config: resolved settings.
           picture: where to start.
           before: the state at the scale before, what `state` returned.
-          devices: from `find_devices`.
+          devices: by default JAX's default one; see `find_devices`.
         """
         self._precision, self._height = config.matmul_precision, content.shape[-3]
-        self._layout = layout = lay_out(content.shape, devices)
+        self._layout = layout = lay_out(content.shape, find_devices(devices))
         state, self._problem, self._program = begin(
             content, styles, network=network, config=config, picture=picture, layout=layout
         )
@@ -150,7 +150,7 @@ def begin_scale(
     config: Config,
     picture: _Picture,
     before: optimize.State | None = None,
-    devices: Sequence[Any] = (),
+    devices: Sequence[Any] | None = None,
 ) -> Scale:
     """Prepare a scale as the settings and its size ask for; the arguments are those of `Whole`.
 

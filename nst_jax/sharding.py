@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
+from nst_jax.backend import default_device
 from nst_jax.errors import InputError
 from nst_jax.windows import STRIDE
 
@@ -176,10 +177,10 @@ def find_devices(
       own: of several processes' devices take only this one's.
 
     Raises:
-      InputError: if there are not so many.
+      InputError: if there are not so many, or none.
     """
     if devices is None:
-        return ()
+        return (default_device(),)
     found = jax.local_devices() if own else jax.devices()
     if devices == "all":
         return tuple(found)
@@ -196,11 +197,11 @@ def find_devices(
 
 
 def lay_out(shape: tuple[int, ...], devices: Sequence[Any]) -> Layout | None:
-    """Decide how a picture or a batch of pictures lies on devices; None: as if there were one.
+    """Decide how a picture or a batch of pictures lies on devices; None: on the default one.
 
     A picture has its rows on as many of the devices as can have 64 each; a batch its pictures on as
-    many as divide their number. Where the devices belong to several processes it is all or none:
-    else each process does the same work for itself.
+    many as divide their number, and one device if that is not worth it. Where the devices belong to
+    several processes it is all or none: else each process does the same work for itself.
 
     Args:
       shape: (height, width, 3) or (n, height, width, 3).
@@ -208,12 +209,12 @@ def lay_out(shape: tuple[int, ...], devices: Sequence[Any]) -> Layout | None:
     """
     count = len(devices)
     if len(shape) == 3:
-        count = min(count, shape[0] // _LEAST_ROWS)
+        count = max(1, min(count, shape[0] // _LEAST_ROWS))
     else:
-        count = next((n for n in range(count, 0, -1) if shape[0] % n == 0), 0)
+        count = next(n for n in range(count, 0, -1) if shape[0] % n == 0)
     if spans_processes(devices) and count < len(devices):
         return None
-    if count < 2:
+    if count < 2 and devices[0] == default_device():
         return None
     name = "rows" if len(shape) == 3 else "pictures"
     mesh = Mesh(np.asarray(devices[:count]), (name,), axis_types=(AxisType.Auto,))

@@ -57,8 +57,8 @@ def stylize(
       snapshot_seconds: if given, also about this often.
       devices: spread the rows of the picture, or the pictures of a batch, over so many of JAX's
         devices, all of them, or these; see `sharding.lay_out`. The result is that of one device but
-        for rounding. By default one device computes. With devices of several processes all call
-        this with the same arguments.
+        for rounding. By default JAX's default device computes. With devices of several processes
+        all call this with the same arguments.
       checkpoints: where the run's state is kept, about every `checkpoint_seconds` and when the
         generator is closed before the end. If there is one, the run goes on from it: on the same
         devices with the same numbers as if it had not been interrupted.
@@ -77,9 +77,7 @@ def stylize(
         `jax_enable_x64`.
     """
     mesh = find_devices(devices)
-    network, config = _settle(
-        network, Config() if config is None else config, devices=max(1, len(mesh))
-    )
+    network, config = _settle(network, Config() if config is None else config, devices=len(mesh))
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise InputError("precision is float64; it needs jax.config.update('jax_enable_x64', True)")
     if network.dtype != config.dtype:
@@ -104,10 +102,10 @@ def stylize(
     check_inputs(content, styles, config)
     if needs_tiles(content.shape, config):
         check_tiled(content.shape, config)
-        if len(mesh) > 1:
+        if mesh != find_devices(None):
             raise InputError(
-                f"tile is {config.tile}, which is for one device, but devices are {len(mesh)}; "
-                "leave one of the two out"
+                f"tile is {config.tile}, which is for one device, JAX's default, but devices are "
+                f"{', '.join(map(str, mesh))}; leave one of the two out"
             )
     frozen = freeze(network, taps=split_config(config)[1].taps)
     run = Run(content, styles, first, frozen, config, mesh)

@@ -13,21 +13,21 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from nst_jax import processes
+from nst_jax import agreement, processes
 from ports import free_port
 
 
 def paint(flags):
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-    processes.agree(False)  # all can be stopped now
-    if processes.is_first():
+    agreement.agree(False)  # all can be stopped now
+    if agreement.is_first():
         print("ready", flush=True)
     time.sleep(flags.idle)
     ends, code = time.monotonic() + 60, 0
     while not code and time.monotonic() < ends:
         time.sleep(0.05)
-        code = 143 * processes.agree(bool(stop))
+        code = 143 * agreement.agree(bool(stop))
     processes.leave()
     return code
 

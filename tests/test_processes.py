@@ -49,16 +49,6 @@ def test_joining_too_late(monkeypatch):
         processes.join(coordinator=f"127.0.0.1:{free_port()}", processes=1, process=0)
 
 
-def test_one_process_agrees_with_itself_and_leaves_nobody():
-    assert processes.is_first()
-    assert processes.agree(True)
-    assert not processes.agree(False)
-    assert processes.exchange("name", {"a": (1, 2)}) == [{"a": [1, 2]}]
-    processes.tell("number", 3)
-    assert processes.told("number") == 0  # nobody else is there to be told
-    processes.leave()
-
-
 @pytest.mark.parametrize(
     ("error", "lost"),
     [
@@ -134,11 +124,3 @@ def test_a_loss_is_noticed_by_who_waits_for_nothing(tmp_path, victim, blow):
         code = survivor.wait(30)
         assert time.monotonic() - began < 8
         assert_lost(two, {1 - victim: code}, victim)
-
-
-def test_a_stop_is_agreed_on(tmp_path):
-    with Painters(tmp_path) as two:
-        two.wait_for("ready")
-        two.processes[1].terminate()
-        assert [process.wait(60) for process in two.processes] == [143, 143]
-        assert [two.said(number) for number in range(2)] == [["ready\n", ""], ["", ""]]

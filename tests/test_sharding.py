@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from fast import xla_flags
 from nst_jax import Config, build_vgg19, layers, stylize
 from nst_jax.errors import InputError
 from nst_jax.sharding import find_devices, lay_out, rows_of_a_device
@@ -38,8 +39,8 @@ def run(content, config, devices):
                        snapshot_every=None)
     return np.asarray(last.image), last.losses.total
 
-def distances(content, config):
-    (alone, losses), (together, same) = (run(content, config, n) for n in (None, "all"))
+def distances(content, config, devices="all"):
+    (alone, losses), (together, same) = (run(content, config, n) for n in (None, devices))
     return [together.shape, float(np.linalg.norm(together - alone) / np.linalg.norm(alone)),
             float(np.abs(same / losses - 1).max())]
 
@@ -50,6 +51,14 @@ found["scales"] = distances(content, shallow)
 found["lbfgs"] = distances(content, dataclasses.replace(
     shallow, optimizer="lbfgs-torch", memory_size=3, min_size=0))
 found["batch"] = distances(rng.uniform(size=(4, 40, 32, 3)).astype(np.float32), shallow)
+
+small, third = content[:60], jax.devices()[2:3]  # filled up to 64 rows
+found["other device"] = distances(small, shallow, third)
+snapshots = stylize(small, style, network=network, config=shallow, devices=third)
+next(snapshots)
+found["its arrays"] = [[device.id for device in x.devices()] for x in jax.live_arrays()
+                       if x.shape == (64, 35, 3)]
+snapshots.close()
 
 layout = lay_out(content.shape, jax.devices())
 config = resolve(config)
@@ -86,7 +95,7 @@ json.dump(found, sys.stdout)
 
 @pytest.fixture(scope="module")
 def found():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(devices=4)}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env=environment,
@@ -99,14 +108,28 @@ def found():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["picture", "scales", "batch"])
-def test_many_devices_paint_the_picture_of_one(found, case):
+@pytest.mark.parametrize(
+    ("case", "size"),
+    [
+        ("picture", [265, 35, 3]),
+        ("scales", [265, 35, 3]),
+        ("batch", [4, 40, 32, 3]),
+        ("other device", [60, 35, 3]),
+    ],
+)
+def test_other_devices_paint_the_picture_of_the_default_one(found, case, size):
     shape, distance, of_loss = found[case]
-    assert shape == {"batch": [4, 40, 32, 3]}.get(case, [265, 35, 3])
+    assert shape == size
     # The sums are added in another order: a unit of the last place of the loss, 6e-8. A pixel whose
     # gradient is of no size may go the other way in a step of Adam.
     assert of_loss < 1e-6
     assert distance < 1e-5
+
+
+@pytest.mark.slow
+def test_one_device_computes_also_if_it_is_not_the_default_one(found):
+    assert len(found["its arrays"]) >= 4
+    assert all(ids == [2] for ids in found["its arrays"])
 
 
 @pytest.mark.slow
@@ -137,12 +160,10 @@ def test_rows_are_filled_up_to_multiples_of_sixteen():
 def test_a_small_picture_is_not_spread():
     """Border rows would be more than those computed; one device needs no layout at all."""
 
-    class Device:
-        process_index = 0
-
-    assert lay_out((127, 500, 3), [Device(), Device()]) is None
-    assert lay_out((500, 500, 3), [Device()]) is None
-    assert lay_out((3, 500, 500, 3), [Device(), Device()]) is None  # nothing divides three
+    one, two = jax.devices(), jax.devices() * 2
+    assert lay_out((127, 500, 3), two) is None
+    assert lay_out((500, 500, 3), one) is None
+    assert lay_out((3, 500, 500, 3), two) is None  # nothing divides three
 
 
 def test_devices_that_there_are_not(random_params, photographs):

@@ -1,0 +1,100 @@
+"""What several processes that share a job say to each other; one alone agrees with itself."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def is_first() -> bool:
+    """Say whether this process is the one that writes and prints. It starts JAX's devices."""
+    return jax.process_index() == 0
+
+
+def agree(flag: bool) -> bool:
+    """Say whether any process has the flag.
+
+    All must call it at the same place of their work, as after the same step.
+    """
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def first_says(number: int) -> int:
+    """Return the number of process 0, as where clocks would make each its own."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(number, np.int32)))
+
+
+def exchange(name: str, value: Any, *, meanwhile: Callable[[], object] = lambda: None) -> list[Any]:
+    """Return what each process says, in their order; wait, however long, for the last one.
+
+    No device takes part, so that processes may come at very different times.
+
+    Args:
+      name: of the question, asked once in the life of the processes; all ask the same.
+      value: this process's answer; anything that JSON has.
+      meanwhile: called about every second while others have not answered.
+
+    Raises:
+      JaxRuntimeError: if another process is lost meanwhile.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return [json.loads(json.dumps(value))]
+    client: Any = _client()
+    answers: list[Any] = []
+    client.key_value_set(f"nst-jax/{name}/{jax.process_index()}", json.dumps(value))
+    while len(answers) < count:
+        try:  # in short turns, as Python's signals wait for the end of each
+            key = f"nst-jax/{name}/{len(answers)}"
+            answers.append(json.loads(client.blocking_key_value_get(key, 1000)))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+            meanwhile()
+    return answers
+
+
+def tell(name: str, number: int) -> None:
+    """Tell the other processes a number, which they find out when they ask."""
+    if jax.process_count() > 1:
+        _client().key_value_set(f"nst-jax/{name}", str(number), allow_overwrite=True)
+
+
+def told(name: str) -> int:
+    """Return the number that a process has told last, 0 if none has."""
+    if jax.process_count() > 1:
+        try:
+            return int(_client().key_value_try_get(f"nst-jax/{name}"))
+        except jax.errors.JaxRuntimeError as error:
+            if "NOT_FOUND" not in str(error):
+                raise
+    return 0
+
+
+def meet(name: str, patience: float) -> None:
+    """Wait until all have come here.
+
+    Args:
+      name: of the place, where each process comes once.
+      patience: seconds to wait for the last one.
+
+    Raises:
+      JaxRuntimeError: if another process is lost meanwhile, or does not come.
+    """
+    _client().wait_at_barrier(f"nst-jax: {name}", int(patience * 1000))
+
+
+def _client() -> Any:
+    from jax._src import distributed  # as Orbax does; there is no public way
+
+    return distributed.global_state.client
