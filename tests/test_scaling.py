@@ -232,9 +232,18 @@ def test_two_devices_paint_the_picture_of_one(job, folder):
         assert np.abs(levels(f"one{name}") - levels(f"two{name}")).max() <= 1
 
 
-def start(*flags):
+# The command line, but that it notices sooner when another process gives no sign of life.
+IMPATIENT = """
+import functools, sys
+from nst_jax import cli, processes
+processes.together = functools.partial(processes.together, heartbeat=4)
+sys.exit(cli.main())
+"""
+
+
+def start(*flags, program=(str(ROOT / "main.py"),)):
     return subprocess.Popen(
-        [sys.executable, "-W", "error", str(ROOT / "main.py"), *flags],
+        [sys.executable, "-W", "error", *program, *flags],
         env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -332,10 +341,10 @@ def test_a_stop_is_kept_also_with_the_state_on_the_host(job, capfd, monkeypatch)
     assert Path("o.png").read_bytes() == resumed
 
 
-def start_two(*flags):
+def start_two(*flags, **program):
     port = free_port()
     both = [*flags, f"--coordinator=127.0.0.1:{port}", "--processes=2"]
-    return [start(*both, f"--process={number}") for number in range(2)]
+    return [start(*both, f"--process={number}", **program) for number in range(2)]
 
 
 def ends(processes, seconds=120):
@@ -423,6 +432,35 @@ def test_two_processes_take_pictures_in_turn_and_stop_together(job, folder, capf
     assert run([*flags, "--overwrite"]) == 1
     for name, picture in shared.items():
         np.testing.assert_array_equal(levels(f"o/{name}.png"), picture)
+
+
+@pytest.mark.slow
+def test_what_is_done_stays_when_one_of_two_processes_is_lost(job, folder):
+    contents = [str(folder / "in"), str(folder / "tall.png")]
+    flags = [*job[1:], "--content", *contents, "--conv=direct", "--output=o", "--batch=1"]
+    flags += ["--style-layers=relu1_1", "--content-layers=relu1_1"]
+    # Process 0 paints the first and the third, process 1 the second.
+    processes = start_two(*flags, "--steps=1000", program=("-c", IMPATIENT))
+    try:
+        wait_for(Path("o/a.png").exists, processes[0])
+    finally:
+        processes[1].kill()
+    codes, said = ends(processes, 60)
+    assert codes == [1, -signal.SIGKILL], said
+    error = said[0][1]
+    assert error.startswith("nst-jax: process 1 of 2 was lost (")
+    assert error.endswith("); start all again with the same command\n")
+    assert error.count("\n") == 1
+
+    done = {path.name: path.read_bytes() for path in Path("o").iterdir()}
+    assert "a.png" in done
+    codes, said = ends(start_two(*flags, "--steps=4"))
+    assert codes == [0, 0], said
+    assert f"skipping {len(done)} finished before" in said[0][0]
+    assert "done     3 of 3 pictures are in o\n" in said[0][0]
+    found = {path.name: path.read_bytes() for path in Path("o").iterdir()}
+    assert found.keys() == {"a.png", "b.png", "tall.png"}
+    assert done.items() <= found.items()
 
 
 @pytest.mark.parametrize(

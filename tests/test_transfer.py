@@ -447,8 +447,11 @@ def test_several_styles(network, photographs):
     )[-1]
     alone, both = run(style), run([style, other])
     weighted = run((style, other), style_blend=(1.0, 0.0))
-    # Adam's first steps turn rounding into small differences of the picture.
-    np.testing.assert_allclose(weighted.image, alone.image, atol=1e-4)
+    # In a step of Adam a pixel whose gradient is of no size goes where rounding says: seen, one of
+    # 4995 was off by 1.5e-4.
+    difference = np.linalg.norm(weighted.image - alone.image)
+    assert difference < 1e-5 * np.linalg.norm(alone.image)
+    np.testing.assert_allclose(weighted.losses.total, alone.losses.total, rtol=1e-6)
     assert np.abs(both.image - alone.image).max() > 1e-3
     swapped = run([other, style], style_blend=(2.0, 2.0))
     np.testing.assert_allclose(swapped.image, both.image, atol=1e-3)
