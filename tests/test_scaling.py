@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -436,10 +437,11 @@ def test_two_processes_take_pictures_in_turn_and_stop_together(job, folder, capf
 
 @pytest.mark.slow
 def test_what_is_done_stays_when_one_of_two_processes_is_lost(job, folder):
-    contents = [str(folder / "in"), str(folder / "tall.png")]
+    shutil.copy(folder / "in/a.png", "c.png")
+    contents = [str(folder / "in"), "c.png", str(folder / "tall.png")]
     flags = [*job[1:], "--content", *contents, "--conv=direct", "--output=o", "--batch=1"]
     flags += ["--style-layers=relu1_1", "--content-layers=relu1_1"]
-    # Process 0 paints the first and the third, process 1 the second.
+    # Process 0 paints a and c, process 1 b and tall, for which it has to compile once more.
     processes = start_two(*flags, "--steps=1000", program=("-c", IMPATIENT))
     try:
         wait_for(Path("o/a.png").exists, processes[0])
@@ -454,12 +456,13 @@ def test_what_is_done_stays_when_one_of_two_processes_is_lost(job, folder):
 
     done = {path.name: path.read_bytes() for path in Path("o").iterdir()}
     assert "a.png" in done
+    assert "tall.png" not in done
     codes, said = ends(start_two(*flags, "--steps=4"))
     assert codes == [0, 0], said
     assert f"skipping {len(done)} finished before" in said[0][0]
-    assert "done     3 of 3 pictures are in o\n" in said[0][0]
+    assert "done     4 of 4 pictures are in o\n" in said[0][0]
     found = {path.name: path.read_bytes() for path in Path("o").iterdir()}
-    assert found.keys() == {"a.png", "b.png", "tall.png"}
+    assert found.keys() == {"a.png", "b.png", "c.png", "tall.png"}
     assert done.items() <= found.items()
 
 
