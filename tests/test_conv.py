@@ -24,9 +24,8 @@ def plain(x, kernel, bias, rectify):
     ("form", "size"),
     [
         *((form, (7, 10)) for form in ("plain", "turned", "winograd")),
-        *(
-            ("plain", size) for size in ((1, 1), (1, 8), (2, 3), (8, 1))
-        ),  # fewer than nine positions
+        # Fewer than nine positions.
+        *(("plain", size) for size in ((1, 1), (1, 8), (2, 3), (8, 1))),
     ],
 )
 def test_value_and_gradients_are_those_of_jax_to_float64_rounding(form, size, rectify):
