@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine, output
+from benchmarks import hlo, machine, output
 from benchmarks.driver import ROOT, Plan, Result, measure
 from benchmarks.modes import MODES
 from benchmarks.speed import prepare
@@ -270,16 +270,7 @@ def _sent(program: str) -> Iterator[tuple[str, int]]:
     operation = re.compile(r" = (.*?) (all-gather|all-reduce|collective-permute|all-to-all)\(")
     for line in program.splitlines():
         if found := operation.search(line):
-            yield found[2], sum(map(_bytes, re.findall(r"(\w+)\[([\d,]*)\]", found[1])))
-
-
-def _bytes(array: tuple[str, str]) -> int:
-    kind, shape = array
-    found = re.search(r"\d+$", kind)
-    count = int(found[0]) // 8 if found else 1
-    for side in filter(None, shape.split(",")):
-        count *= int(side)
-    return count
+            yield found[2], hlo.count_bytes(found[1])
 
 
 if __name__ == "__main__":

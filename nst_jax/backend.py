@@ -46,6 +46,18 @@ def resolve(config: Config, *, devices: int = 1) -> Config:
     return config.resolve(device.platform, capability=_capability(device), devices=devices)
 
 
+def block(platform: str) -> int:
+    """Return how many steps a program makes before it asks whether more follow.
+
+    XLA runs a loop of unknown length on a GPU from the host, which waits for the device at the end
+    of every round; one of known length is handed over as a whole.
+
+    Args:
+      platform: JAX's name of the device.
+    """
+    return 16 if platform in ("gpu", "cuda", "rocm") else 1
+
+
 def _capability(device: Any) -> float | None:
     """Return an NVIDIA GPU's compute capability; None where nothing says it."""
     try:

@@ -121,7 +121,9 @@ def _backward(
     rectify: bool, saved: _Residuals, cotangent: Array
 ) -> tuple[Array, Array, Array | None, None, None]:
     if saved.rectified is not None:
-        cotangent = jnp.where(saved.rectified > 0, cotangent, 0)
+        # Of `> 0` XLA sees that it holds for the map before the ReLU too; then it keeps both maps,
+        # and on a GPU the ReLU is no part of the convolution.
+        cotangent = jnp.where(saved.rectified != 0, cotangent, 0)
     if saved.transformed is not None:
         to_x = winograd.convolve(cotangent, saved.transformed, turned=True)
     else:

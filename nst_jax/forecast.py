@@ -18,7 +18,7 @@ import psutil
 
 from nst_jax import problem, sums
 from nst_jax.architecture import channels, parameter_shapes
-from nst_jax.backend import default_device
+from nst_jax.backend import block, default_device
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.planning import Plan, plan, style_shape
@@ -80,25 +80,49 @@ def need(
         shape = (rows_of_a_device(shape[0], devices), shape[1]) if not batch else shape
         batch = -(-batch // devices)
     lead = (batch,) if batch else ()
-    numbers, program = split_config(config)
-    frozen = _frozen(config)
-    image = _image((*lead, *shape), config)
-    targets = jax.eval_shape(
-        functools.partial(problem.compute_targets, numbers=numbers, program=program),
-        frozen,
-        image,
-        [_image((*lead, *look), config) for look in looks],
-    )
-    state = jax.eval_shape(
-        functools.partial(problem.start, numbers=numbers, program=program), image
-    )
-    given = Problem(frozen, targets, numbers._replace(style_blend=()))
-    with jax.default_matmul_precision(config.matmul_precision):
-        step = problem.advance.lower(state, 1, given, program).compile()
+    step = lower_step((*lead, *shape), [(*lead, *look) for look in looks], config=config).compile()
     pixels = (batch or 1) * shape[0] * shape[1]
     # Simulated devices share the memory.
     there = devices if default_device().platform == "cpu" else 1
     return Need(there * (_bytes(step) + _PIXEL_BYTES * pixels), _PROCESS_BYTES)
+
+
+def lower_step(
+    shape: tuple[int, ...],
+    looks: Sequence[tuple[int, ...]],
+    *,
+    config: Config,
+    device: Any = None,
+) -> Any:
+    """Lower the program of a step from shapes alone, ready to be compiled; nothing is computed.
+
+    Args:
+      shape: (*batch, height, width) of the picture.
+      looks: the same of each style as it is looked at.
+      config: settings resolved for the device.
+      device: whose program it is, by default JAX's default one; one of a topology
+        (`jax.experimental.topologies`) need not be there.
+    """
+    numbers, program = split_config(config)
+    there = jax.sharding.SingleDeviceSharding(device) if device else None
+
+    def placed(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), tree)
+
+    frozen, image = placed(_frozen(config)), _image(shape, config)
+    targets = jax.eval_shape(
+        functools.partial(problem.compute_targets, numbers=numbers, program=program),
+        frozen,
+        image,
+        [_image(look, config) for look in looks],
+    )
+    state = jax.eval_shape(
+        functools.partial(problem.start, numbers=numbers, program=program), image
+    )
+    given = Problem(frozen, placed(targets), numbers._replace(style_blend=()))
+    rounds = block((device or default_device()).platform)
+    with jax.default_matmul_precision(config.matmul_precision):
+        return problem.advance.lower(placed(state), 1, given, program, block=rounds)
 
 
 def _blank_network(config: Config) -> VGG19:

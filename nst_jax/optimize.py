@@ -3,6 +3,8 @@
 Nothing here knows style transfer. `init`, `step` and `run` are pure: jit, vmap, grad or shard them.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -158,6 +160,7 @@ def run(
     capacity: int | None = None,
     project: Callable[[PyTree[Array]], PyTree[Array]] = unchanged,
     keep: Keeper | None = None,
+    block: int = 1,
 ) -> tuple[State, Any]:
     """Make `steps` updates in one call to the device.
 
@@ -171,6 +174,8 @@ def run(
       capacity: length of the records; `steps` if that is a number and this is not given.
       project: see `step`.
       keep: see `step`.
+      block: how many updates are made before it is asked whether more follow; the result is the
+        same. A GPU has to tell the host each time (see `backend.block`).
 
     Returns:
       The new state, and the auxiliary values of each update stacked along a new first axis of
@@ -196,16 +201,55 @@ def run(
     def body(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
         state, records = carry
         state, auxiliary = step(state, loss=loss, optimizer=optimizer, project=project, keep=keep)
-        return state, jax.tree.map(lambda record, x: record.at[i].set(x), records, auxiliary)
-
-    def blank(x: jax.ShapeDtypeStruct) -> Array:
-        fill = jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0
-        return jnp.full((capacity, *x.shape), fill, x.dtype)
+        return state, jax.tree.map(lambda all, row: all.at[i].set(row), records, _row(auxiliary))
 
     if capacity is None:
         if not isinstance(steps, int):
             raise TypeError("steps is an array; give the capacity too")
         capacity = steps
-    records = jax.tree.map(blank, jax.eval_shape(loss, state.variable)[1])
-    carry: tuple[State, Any] = jax.lax.fori_loop(0, steps, body, (state, records))
-    return carry
+    recorded = jax.eval_shape(loss, state.variable)[1]
+    blank = jax.tree.map(functools.partial(_blank, capacity), jax.eval_shape(_row, recorded))
+    carry: tuple[State, Any] = state, blank
+    done: int | Array = 0
+    if block > 1:
+        body = jax.jit(body)  # traced once for both loops
+
+        def several(k: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
+            # XLA sees how often this loop is run.
+            whole: tuple[State, Any] = jax.lax.fori_loop(
+                0, block, lambda i, carry: body(k * block + i, carry), carry
+            )
+            return whole
+
+        carry = jax.lax.fori_loop(0, steps // block, several, carry)
+        done = steps // block * block
+    carry = jax.lax.fori_loop(done, steps, body, carry)
+    state, records = carry
+    return state, _columns(records, recorded)
+
+
+def _row(auxiliary: PyTree[Array]) -> dict[str, Array]:
+    """Join all values of one type: one array is written at once, many are a kernel each."""
+    values: dict[str, list[Array]] = {}
+    for x in map(jnp.asarray, jax.tree.leaves(auxiliary)):
+        values.setdefault(str(x.dtype), []).append(x.reshape(-1))
+    return {kind: jnp.concatenate(parts) for kind, parts in values.items()}
+
+
+def _blank(capacity: int, row: jax.ShapeDtypeStruct) -> Array:
+    fill = jnp.nan if jnp.issubdtype(row.dtype, jnp.inexact) else 0
+    return jnp.full((capacity, *row.shape), fill, row.dtype)
+
+
+def _columns(records: dict[str, Array], recorded: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Array]:
+    """Take rows apart into what they were joined from."""
+    used = dict.fromkeys(records, 0)
+
+    def column(x: jax.ShapeDtypeStruct) -> Array:
+        kind = str(x.dtype)
+        begin = used[kind]
+        used[kind] += math.prod(x.shape)
+        rows = records[kind]
+        return rows[:, begin : used[kind]].reshape(rows.shape[0], *x.shape)
+
+    return jax.tree.map(column, recorded)

@@ -1,6 +1,7 @@
 """The network's pooling, with the gradient it should have."""
 
 import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -47,19 +48,15 @@ def _window_largest_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _window_largest_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
     x, largest = saved
-    batch, height, width, channels = largest.shape
+    _, height, width, _ = largest.shape
     found = jnp.zeros(largest.shape, bool)
-    rows = []
+    parts = []
     for i in range(2):
-        row = []
         for j in range(2):
             here = (x[:, i : 2 * height : 2, j : 2 * width : 2] == largest) & ~found
             found = found | here
-            row.append(jnp.where(here, cotangent, 0))
-        rows.append(jnp.stack(row, axis=3))
-    each = jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
-    odd = x.shape[1] - 2 * height, x.shape[2] - 2 * width
-    return (jnp.pad(each, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0))),)
+            parts.append(jnp.where(here, cotangent, 0))
+    return (_interleave(parts, x.shape),)
 
 
 _window_largest.defvjp(_window_largest_forward, _window_largest_backward)
@@ -84,10 +81,53 @@ def _window_sums_forward(odd: tuple[int, int], x: Array) -> tuple[Array, None]:
 
 def _window_sums_backward(odd: tuple[int, int], _: None, cotangent: Array) -> tuple[Array]:
     batch, height, width, channels = cotangent.shape
-    each = jnp.broadcast_to(
-        cotangent[:, :, None, :, None], (batch, height, 2, width, 2, channels)
-    ).reshape(batch, 2 * height, 2 * width, channels)
-    return (jnp.pad(each, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0))),)
+    shape = batch, 2 * height + odd[0], 2 * width + odd[1], channels
+
+    def broadcast(x: Array) -> Array:
+        each = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+        return _joined(each, shape)
+
+    return (
+        jax.lax.platform_dependent(
+            cotangent, tpu=lambda x: _interleave_by_sum([x] * 4, shape), default=broadcast
+        ),
+    )
 
 
 _window_sums.defvjp(_window_sums_forward, _window_sums_backward)
+
+
+def _interleave(parts: Sequence[Array], shape: tuple[int, ...]) -> Array:
+    """Put four parts of a map at the four places of each 2x2 window; odd ends are zero."""
+
+    def stack(*parts: Array) -> Array:
+        rows = [jnp.stack(parts[i : i + 2], axis=3) for i in (0, 2)]
+        return _joined(jnp.stack(rows, axis=2), shape)
+
+    def add(*parts: Array) -> Array:
+        return _interleave_by_sum(parts, shape)
+
+    interleaved: Array = jax.lax.platform_dependent(*parts, tpu=add, default=stack)
+    return interleaved
+
+
+def _joined(each: Float[Array, "n p 2 q 2 c"], shape: tuple[int, ...]) -> Array:
+    batch, height, _, width, _, channels = each.shape
+    odd = shape[1] - 2 * height, shape[2] - 2 * width
+    whole = each.reshape(batch, 2 * height, 2 * width, channels)
+    return jnp.pad(whole, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)))
+
+
+def _interleave_by_sum(parts: Sequence[Array], shape: tuple[int, ...]) -> Array:
+    """Interleave without dimensions of two, which a TPU's tiles would fill up to sixteen."""
+    _, height, width, _ = parts[0].shape
+    odd, none = (shape[1] - 2 * height, shape[2] - 2 * width), (0, 0, 0)
+    placed = [
+        jax.lax.pad(
+            part,
+            jnp.zeros((), part.dtype),
+            (none, (i, 1 - i + odd[0], 1), (j, 1 - j + odd[1], 1), none),
+        )
+        for part, (i, j) in zip(parts, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
+    ]
+    return sum(placed[1:], placed[0])

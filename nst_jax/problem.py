@@ -127,7 +127,8 @@ def build_network(
     Raises:
       InputError: if `build_vgg19` or `backend.resolve` does.
     """
-    config = resolve(config)
+    if "auto" in (config.precision, config.conv, config.remat):
+        config = resolve(config)
     assert config.conv != "auto"
     assert config.remat != "auto"
     return build_vgg19(
@@ -351,7 +352,7 @@ def start(
     return layout.constrain(state) if layout else state
 
 
-@functools.partial(jax.jit, static_argnames=("program", "layout"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("program", "layout", "block"), donate_argnames="state")
 def advance(
     state: optimize.State,
     steps: int | Int[Array, ""],
@@ -359,10 +360,12 @@ def advance(
     program: Program,
     *,
     layout: Layout | None = None,
+    block: int = 1,
 ) -> tuple[optimize.State, Array, Losses]:
     """Make `steps` updates; return the state, the picture (not clipped) and the losses.
 
-    With a layout the state and the picture have the rows that fill it up.
+    With a layout the state and the picture have the rows that fill it up. The block is that of
+    `optimize.run`.
     """
 
     def loss(variable: Array) -> tuple[Array, Losses]:
@@ -381,6 +384,7 @@ def advance(
         capacity=CAPACITY,
         project=projection(program),
         keep=keep,
+        block=block,
     )
     picture = to_srgb(keep.read(state.kept, state.variable), program.space)
     return (*(layout.constrain((state, picture)) if layout else (state, picture)), records)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nst_jax import optimize, problem
+from nst_jax.backend import block
 from nst_jax.config import Config
 from nst_jax.objective import Losses
 from nst_jax.problem import Problem, Program, split_config
@@ -74,7 +75,9 @@ class Whole:
           devices: by default JAX's default one; see `find_devices`.
         """
         self._precision, self._height = config.matmul_precision, content.shape[-3]
-        self._layout = layout = lay_out(content.shape, find_devices(devices))
+        found = find_devices(devices)
+        self._block = block(found[0].platform)
+        self._layout = layout = lay_out(content.shape, found)
         state, self._problem, self._program = begin(
             content, styles, network=network, config=config, picture=picture, layout=layout
         )
@@ -87,7 +90,12 @@ class Whole:
         """Make steps in one call to the device."""
         with jax.default_matmul_precision(self._precision):
             self._state, picture, losses = problem.advance(
-                self._state, steps, self._problem, self._program, layout=self._layout
+                self._state,
+                steps,
+                self._problem,
+                self._program,
+                layout=self._layout,
+                block=self._block,
             )
         if self._layout:
             picture, losses = self._layout.gather((picture, losses))

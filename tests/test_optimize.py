@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,45 @@ def test_chunks_of_any_length_share_one_program_and_make_one_trajectory():
     assert traces == before
     np.testing.assert_array_equal(np.concatenate(values), records["value"][:12])
     jax.tree.map(np.testing.assert_array_equal, state, whole)
+
+
+@pytest.mark.parametrize("steps", [0, 3, 4, 14])
+def test_blocks_make_the_same_steps_and_their_length_is_known(steps):
+    optimizer = optax.adam(0.02)
+    start = optimize.init(jnp.asarray(START, np.float32), optimizer=optimizer)
+
+    def advance(**block):
+        traces = []
+
+        def loss(xy):
+            traces.append(xy)
+            value, auxiliary = rosenbrock(xy)
+            return value, {**auxiliary, "both": jnp.stack([xy, 2 * xy])}
+
+        run = functools.partial(optimize.run, loss=loss, optimizer=optimizer, capacity=16, **block)
+        return jax.jit(run).lower(start, steps).compile(), len(traces)
+
+    (plain, traces), (compiled, again) = advance(), advance(block=4)
+    whole = plain(start, steps)
+    jax.tree.map(np.testing.assert_array_equal, compiled(start, steps), whole)
+    assert whole[1]["both"].shape == (16, 2, 2)
+    assert again == traces  # not once more for the rest of the steps
+    # What XLA hands over to a GPU as a whole: no other loop has a length that it knows.
+    assert re.findall(r'known_trip_count":{"n":"(\d+)"', compiled.as_text()) == ["4"]
+
+
+def test_records_of_many_values_are_written_at_once():
+    optimizer = optax.sgd(0.1)
+    loss = lambda x: (x**2, [x, x + 1, x + 2, jnp.int32(3), jnp.int32(4)])  # noqa: E731
+    start = optimize.init(jnp.asarray(1.0), optimizer=optimizer)
+    run = functools.partial(optimize.run, loss=loss, optimizer=optimizer, capacity=2)
+    text = jax.jit(run).lower(start, 2).as_text()
+    assert text.count('"stablehlo.scatter"(') == 2  # one of each type
+    _, records = run(start, 1)
+    first, *_, last = records
+    np.testing.assert_array_equal(first, [1, np.nan])
+    np.testing.assert_array_equal(last, [4, 0])
+    assert (first.dtype, last.dtype) == (np.float32, np.int32)
 
 
 def test_records_belong_to_the_variable_before_the_update():

@@ -48,3 +48,21 @@ def test_max_pooling_and_its_gradient(size, dtype):
 def test_a_window_of_no_number_stays_one():
     x = jnp.full((1, 2, 2, 1), jnp.nan)
     assert np.isnan(pool(x, "max")).all()
+
+
+@pytest.mark.parametrize("kind", ["average", "max"])
+def test_on_a_tpu_the_gradient_is_the_same_without_dimensions_of_two(kind, monkeypatch):
+    """There the last two dimensions are filled up to tiles of at least 8x128."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 3, (1, 9, 12, 8)), "float32")
+    cotangent = jnp.asarray(rng.integers(-8, 8, (1, 4, 6, 8)), "float32")
+
+    def gradient(x, cotangent):
+        return jax.vjp(lambda x: pool(x, kind), x)[1](cotangent)[0]
+
+    here = gradient(x, cotangent)
+    lowered = jax.jit(gradient).trace(x, cotangent).lower(lowering_platforms=("tpu",)).as_text()
+    assert "x2x8xf32" not in lowered
+    assert "x2x8xf32" in jax.jit(gradient).lower(x, cotangent).as_text()
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, tpu, default: tpu(*args))
+    np.testing.assert_array_equal(gradient(x, cotangent), here)

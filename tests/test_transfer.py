@@ -20,6 +20,7 @@ from nst_jax import (
     transfer,
 )
 from nst_jax.architecture import CONVS
+from nst_jax.backend import block
 from nst_jax.errors import InputError
 from nst_jax.objective import style_transfer_loss
 from nst_jax.vgg import freeze
@@ -335,6 +336,28 @@ def test_the_loop_on_a_gpu_computes_and_nothing_else(random_params, photographs)
     assert all(kind.endswith("bf16>") for kind in maps)
     shapes = jax.tree.map(lambda x: str(x.dtype), (state.variable, state.optimizer))
     assert set(jax.tree.leaves(shapes)) <= {"float32", "int32"}
+
+
+def test_a_run_in_blocks_is_the_same_run(network, photographs, monkeypatch):
+    """As on a GPU, where `backend.block` says so."""
+
+    def last():
+        return list(stylize(*photographs, network=network, config=CONFIG))[-1]
+
+    plain, traced = last(), []
+    whole = problem.optimize.run
+    monkeypatch.setattr(
+        problem.optimize,
+        "run",
+        lambda *a, block, **k: traced.append(block) or whole(*a, block=block, **k),
+    )
+    monkeypatch.setattr(scale, "block", lambda platform: {"cpu": 3}[platform])
+    blocks = last()
+    assert traced == [3]
+    np.testing.assert_allclose(blocks.image, plain.image, atol=1e-6)
+    np.testing.assert_allclose(blocks.losses.total, plain.losses.total, rtol=1e-5)
+    assert block("cpu") == block("tpu") == 1
+    assert block("gpu") > 1
 
 
 SCALES = Config(

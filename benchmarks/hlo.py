@@ -1,0 +1,124 @@
+"""Read a compiled program's text: its computations, their operations, the bytes they move."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-<>]+) \(.*\{$")
+_NAME = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = ")
+
+
+class Operation(NamedTuple):
+    """One line of a program.
+
+    Attributes:
+      name: that the compiler gave it.
+      result: its type, as `bf16[1,512,512,64]{3,2,1,0}` or several in parentheses.
+      kind: as `fusion`.
+      operands: names.
+      rest: what is said of it beside these.
+    """
+
+    name: str
+    result: str
+    kind: str
+    operands: tuple[str, ...]
+    rest: str
+
+    @property
+    def origin(self) -> str:
+        """The last two parts of the path of JAX's operations that it was made from."""
+        found = re.search(r'op_name="([^"]*)"', self.rest)
+        return "/".join(found[1].split("/")[-2:]) if found else ""
+
+
+Program = Mapping[str, list[Operation]]
+
+
+def read(text: str) -> Program:
+    """Return the operations of each computation, by its name."""
+    program: dict[str, list[Operation]] = {}
+    lines: list[Operation] | None = None
+    for line in text.splitlines():
+        if head := _HEAD.match(line):
+            lines = program.setdefault(head[1], [])
+        elif line.startswith("}"):
+            lines = None
+        elif lines is not None and (name := _NAME.match(line)):
+            lines.append(_operation(name[1], line[name.end() :]))
+    return program
+
+
+def _operation(name: str, text: str) -> Operation:
+    result, text = _upto(text, " ")
+    kind, _, text = text.lstrip().partition("(")
+    operands, rest = _upto("(" + text, "")
+    return Operation(name, result, kind, tuple(re.findall(r"%([\w.\-]+)", operands)), rest)
+
+
+def _upto(text: str, end: str) -> tuple[str, str]:
+    """Split before the first `end` outside of brackets, or behind the first closed bracket."""
+    depth = 0
+    for i, sign in enumerate(text):
+        if depth == 0 and sign == end:
+            return text[:i], text[i:]
+        depth += (sign in "([{") - (sign in ")]}")
+        if depth == 0 and not end:
+            return text[: i + 1], text[i + 1 :]
+    return text, ""
+
+
+def arrays(result: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield type and shape of each array of a type's text."""
+    for kind, shape in _ARRAY.findall(result):
+        yield kind, tuple(int(side) for side in shape.split(",") if side)
+
+
+def count_bytes(result: str) -> int:
+    """Count the bytes of all arrays of a type's text."""
+    return sum(
+        math.prod(shape) * (int(found[0]) // 8 or 1 if (found := re.search(r"\d+$", kind)) else 1)
+        for kind, shape in arrays(result)
+    )
+
+
+def bodies(program: Program) -> list[str]:
+    """Return the names of the bodies of all loops, the longest first."""
+    found = [
+        match[1]
+        for operations in program.values()
+        for operation in operations
+        if operation.kind == "while" and (match := re.search(r"body=%?([\w.\-]+)", operation.rest))
+    ]
+    return sorted(found, key=lambda name: -len(program[name]))
+
+
+def flops(operation: Operation, types: Mapping[str, str], program: Program) -> int:
+    """Count the multiplications and additions of a convolution or product, also one in a fusion.
+
+    Args:
+      operation: of cuDNN, or a product, or a fusion.
+      types: of the operands.
+      program: where fusions are found.
+    """
+    if called := re.search(r"calls=%?([\w.\-]+)", operation.rest):
+        inner = program.get(called[1], [])
+        within = {each.name: each.result for each in inner}
+        return sum(flops(each, within, program) for each in inner)
+    if not operation.operands or operation.operands[0] not in types:
+        return 0
+    _, left = next(arrays(types[operation.operands[0]]), ("", ()))
+    _, out = next(arrays(operation.result), ("", ()))
+    if operation.kind == "dot":
+        found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", operation.rest)
+        sides = [int(side) for side in found[1].split(",")] if found else []
+        return 2 * math.prod(out) * math.prod(left[side] for side in sides)
+    window = re.search(r"window=\{size=(\d+)x(\d+)", operation.rest)
+    labels = re.search(r"dim_labels=(\w+)_", operation.rest)
+    if "convolution" in operation.kind or "__cudnn$conv" in operation.rest:
+        channels = left[labels[1].index("f")] if labels else 0
+        taps = int(window[1]) * int(window[2]) if window else 1
+        return 2 * math.prod(out) * taps * channels
+    return 0
