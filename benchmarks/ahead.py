@@ -33,6 +33,7 @@ from nst_jax.files import check_writable
 from nst_jax.flags import Parser, exit_code
 from nst_jax.forecast import lower_step
 from nst_jax.presets import PRESETS, preset
+from nst_jax.sharding import lay_out
 
 PROGRAM = "benchmarks.ahead"
 
@@ -75,7 +76,18 @@ GPUS = {
 # JAX's names of the smallest slices.
 TPUS = {"v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 _LARGEST_GRAM = 512**2  # elements
-_FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all")
+# No work of their own; what a loop inside a step does, as over the pairs of L-BFGS, is not counted.
+_FREE = (
+    "all-reduce-done",
+    "collective-permute-done",
+    "parameter",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "constant",
+    "after-all",
+    "while",
+)
 
 
 class Cost(NamedTuple):
@@ -94,25 +106,27 @@ class Cost(NamedTuple):
     flops: int
 
 
-def find_device(target: str) -> Any:
-    """Return a device that need not be there.
+def find_devices(target: str, count: int = 1) -> list[Any]:
+    """Return devices that need not be there.
 
     Raises:
-      InputError: if its compiler is not installed.
+      InputError: if their compiler is not installed, or there are not so many.
     """
     gpu = GPUS.get(target)
-    extra = "gpu" if gpu else "tpu"
     try:
-        if not gpu:
-            return topologies.get_topology_desc(TPUS[target], platform="tpu").devices[0]
-        return topologies.get_topology_desc(
-            target, platform="cuda", target_config=_described(gpu), topology="1x1x1"
-        ).devices[0]
+        if gpu:
+            kind = {"target_config": _described(gpu), "topology": f"1x1x{count}"}
+            found = topologies.get_topology_desc(target, platform="cuda", **kind).devices
+        else:
+            found = topologies.get_topology_desc(TPUS[target], platform="tpu").devices
     except (RuntimeError, ImportError, PackageNotFoundError) as error:
         raise InputError(
             f"{target}: its compiler does not answer ({str(error).splitlines()[0]}); it comes "
-            f"with pip install '.[{extra}]'"
+            f"with pip install '.[{'gpu' if gpu else 'tpu'}]'"
         ) from None
+    if count > len(found):
+        raise InputError(f"--devices {count}: of {target} {len(found)} are compiled for here")
+    return list(found[:count])
 
 
 def _described(gpu: Gpu) -> str:
@@ -146,7 +160,9 @@ def resolved(target: str, config: Config) -> Config:
     )
 
 
-def compile_step(target: str, size: int, *, config: Config, batch: int = 0) -> Any:
+def compile_step(
+    target: str, size: int, *, config: Config, batch: int = 0, devices: int = 1
+) -> Any:
     """Compile the step of a square picture.
 
     Args:
@@ -154,9 +170,17 @@ def compile_step(target: str, size: int, *, config: Config, batch: int = 0) -> A
       size: its side in px.
       config: from `resolved`.
       batch: how many at once; 0: one, without a batch's dimension.
+      devices: how many its rows, or the pictures, are spread over.
+
+    Raises:
+      InputError: if the compiler or so many devices are not there, or they do not divide the rows.
     """
     shape = (*((batch,) if batch else ()), size, size)
-    return lower_step(shape, [shape], config=config, device=find_device(target)).compile()
+    found = find_devices(target, devices)
+    layout = lay_out((*shape, 3), found) if devices > 1 else None
+    if layout and (layout.mesh.size < devices or layout.rows != size):
+        raise InputError(f"--size {size}: {devices} devices take a multiple of {64 * devices} px")
+    return lower_step(shape, [shape], config=config, device=found[0], layout=layout).compile()
 
 
 def costs(target: str, text: str, config: Config) -> list[Cost]:
@@ -175,8 +199,11 @@ def costs(target: str, text: str, config: Config) -> list[Cost]:
         if operation.kind in _FREE:
             continue
         # cuDNN's scratch memory is u8.
-        read = sum(hlo.count_bytes(types[name]) for name in operation.operands)
-        moved = read + hlo.count_bytes(re.sub(r"u8\[\d*\]", "", operation.result))
+        written = hlo.count_bytes(re.sub(r"u8\[\d*\]", "", operation.result))
+        parts = [hlo.count_bytes(types[name]) for name in operation.operands] + [written]
+        if re.search("dynamic.(update.)?slice", operation.name):  # of an array that stays in place
+            parts = [part for part in parts if part < max(parts)]
+        moved = sum(parts)
         work = hlo.flops(operation, types, program) if gpu else 0
         if gpu:
             rate = gpu.rates.get(config.precision, gpu.rates["float32"])
@@ -203,6 +230,10 @@ def summary(found: Sequence[Cost], text: str) -> str:
     if convolutions:
         parts.append(f"{len(convolutions)} convolutions, {relu} with their ReLU")
     parts.append(f"{len(turned)} copies or transposes of maps")
+    kinds = [cost.operation.kind.removesuffix("-start") for cost in found]
+    for kind in ("collective-permute", "all-reduce", "all-gather", "all-to-all"):
+        if count := kinds.count(kind):
+            parts.append(f"{count} {kind}s")
     return "; ".join(parts + [f"rounds of {', '.join(known)} steps"] * bool(known))
 
 
@@ -215,6 +246,7 @@ def _parser() -> Parser:
     precisions = ("auto", "float32", "tf32", "bfloat16")
     add("--precision", default="auto", choices=precisions, help="(default: auto)")
     add("--batch", type=int, default=0, metavar="N", help="pictures at once (default: one)")
+    add("--devices", type=int, default=1, metavar="N", help="that share a picture (default: 1)")
     add("--top", type=int, default=25, metavar="N", help="lines to print (default: 25)")
     add("--keep", metavar="FILE", help="write the compiled program's text")
     return parser
@@ -224,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with the given arguments, by default the process's; return its code."""
     parser = _parser()
     flags = parser.parse_args(argv)
-    for name, least in (("size", 16), ("batch", 0), ("top", 0)):
+    for name, least in (("size", 16), ("batch", 0), ("devices", 1), ("top", 0)):
         if getattr(flags, name) < least:
             parser.error(f"--{name} must be at least {least}")
     return exit_code(PROGRAM, lambda: _run(flags))
@@ -235,15 +267,18 @@ def _run(flags: argparse.Namespace) -> int:
     if flags.keep:
         check_writable(flags.keep, what="the file of --keep")
     config = resolved(flags.target, replace(preset(flags.preset), precision=flags.precision))
-    compiled = compile_step(flags.target, flags.size, config=config, batch=flags.batch)
+    compiled = compile_step(
+        flags.target, flags.size, config=config, batch=flags.batch, devices=flags.devices
+    )
     text = compiled.as_text() or ""
     if flags.keep:
         Path(flags.keep).write_text(text)
     found = costs(flags.target, text, config)
     memory = compiled.memory_analysis()
+    what = f"{flags.devices} x {flags.target}" if flags.devices > 1 else flags.target
     console.print(
         f"{flags.preset} at {flags.size}x{flags.size} px in {config.precision}, compiled for "
-        f"{flags.target} by jaxlib {version('jaxlib')}; not run"
+        f"{what} by jaxlib {version('jaxlib')}; not run"
     )
     console.print(f"{summary(found, text)}; {memory.temp_size_in_bytes / 1e6:.0f} MB of its own")
     total = sum(cost.amount for cost in found)

@@ -21,11 +21,12 @@ from nst_jax.architecture import channels, parameter_shapes
 from nst_jax.backend import block, default_device
 from nst_jax.config import Config
 from nst_jax.errors import InputError
+from nst_jax.objective import Targets
 from nst_jax.planning import Plan, plan, style_shape
 from nst_jax.problem import Problem, build_network, split_config
 from nst_jax.pyramid import Shape
 from nst_jax.scale import begin_scale
-from nst_jax.sharding import rows_of_a_device
+from nst_jax.sharding import Layout, rows_of_a_device
 from nst_jax.tiling import needs_tiles, tiles
 from nst_jax.vgg import VGG19, freeze
 from nst_jax.windows import Cover
@@ -93,6 +94,7 @@ def lower_step(
     *,
     config: Config,
     device: Any = None,
+    layout: Layout | None = None,
 ) -> Any:
     """Lower the program of a step from shapes alone, ready to be compiled; nothing is computed.
 
@@ -102,12 +104,19 @@ def lower_step(
       config: settings resolved for the device.
       device: whose program it is, by default JAX's default one; one of a topology
         (`jax.experimental.topologies`) need not be there.
+      layout: of a picture that needs no rows to fill it up, over devices that the program is for.
     """
     numbers, program = split_config(config)
-    there = jax.sharding.SingleDeviceSharding(device) if device else None
+    if layout:
+        device = layout.mesh.devices.flat[0]
 
-    def placed(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), tree)
+    def placed(tree: Any, *, rows: bool = False) -> Any:
+        def place(x: Any) -> jax.ShapeDtypeStruct:
+            there = jax.sharding.SingleDeviceSharding(device) if device else None
+            sharding = layout.sharding(x, rows=rows) if layout else there
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        return jax.tree.map(place, tree)
 
     frozen, image = placed(_frozen(config)), _image(shape, config)
     targets = jax.eval_shape(
@@ -119,10 +128,11 @@ def lower_step(
     state = jax.eval_shape(
         functools.partial(problem.start, numbers=numbers, program=program), image
     )
-    given = Problem(frozen, placed(targets), numbers._replace(style_blend=()))
+    targets = Targets(placed(targets.content, rows=True), placed(targets.style))
+    given = Problem(frozen, targets, numbers._replace(style_blend=()))
     rounds = block((device or default_device()).platform)
     with jax.default_matmul_precision(config.matmul_precision):
-        return problem.advance.lower(placed(state), 1, given, program, block=rounds)
+        return problem.advance.lower(placed(state), 1, given, program, layout=layout, block=rounds)
 
 
 def _blank_network(config: Config) -> VGG19:

@@ -4,6 +4,7 @@ The classic style transfer programs run it. `optax.lbfgs` is another algorithm: 
 keeps every pair, and scales its first step by the gradient's L2 norm.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,7 @@ def torch_lbfgs(
     memory_size: int = 100,
     tolerance_grad: float = 1e-7,
     tolerance_change: float = 1e-9,
+    block: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Return L-BFGS that takes the steps of `torch.optim.LBFGS(line_search_fn=None)`.
 
@@ -70,6 +72,8 @@ def torch_lbfgs(
       memory_size: torch's `history_size`, pairs to remember; at least 1.
       tolerance_grad: see above.
       tolerance_change: see above.
+      block: how many pairs are gone through before it is asked whether more follow; the result is
+        the same. A GPU has to tell the host each time (see `backend.block`).
 
     Returns:
       An optax transformation whose `update` takes any pytree, and the loss as `value`, which only
@@ -116,7 +120,7 @@ def torch_lbfgs(
         pairs = state.pairs + keep
         scale = jnp.where(keep, curvature / tree.vdot(change, change), state.scale)
 
-        direction = _direction(gradient, steps, changes, rho, pairs, scale)
+        direction = _direction(gradient, steps, changes, rho, pairs, scale, block=block)
         first = jnp.minimum(1, 1 / tree.norm(gradient, ord=1))
         length = learning_rate * jnp.where(state.iteration == 0, first, 1)
         step = tree.scale(length, direction)
@@ -150,6 +154,8 @@ def _direction(
     rho: Float[Array, " m"],
     pairs: Int[Array, ""],
     scale: Float[Array, ""],
+    *,
+    block: int,
 ) -> PyTree[Array]:
     """Apply the negative inverse Hessian: the two loops of Nocedal and Wright, algorithm 7.4."""
     memory_size = rho.shape[0]
@@ -157,19 +163,28 @@ def _direction(
 
     def backward(i: Array, carry: tuple[PyTree[Array], Array]) -> tuple[PyTree[Array], Array]:
         q, alphas = carry
-        row = (pairs - 1 - i) % memory_size  # the newest first
-        alpha = rho[row] * tree.vdot(_row(steps, row), q)
+        # The newest first; behind the oldest nothing is set.
+        row = jnp.where(i < kept, (pairs - 1 - i) % memory_size, memory_size)
+        alpha = jnp.where(i < kept, rho[row] * tree.vdot(_row(steps, row), q), 0)
         return tree.add_scale(q, -alpha, _row(changes, row)), alphas.at[row].set(alpha)
 
     def forward(i: Array, r: PyTree[Array]) -> PyTree[Array]:
         row = (pairs - kept + i) % memory_size  # the oldest first
         beta = rho[row] * tree.vdot(_row(changes, row), r)
-        return tree.add_scale(r, alphas[row] - beta, _row(steps, row))
+        return tree.add_scale(r, jnp.where(i < kept, alphas[row] - beta, 0), _row(steps, row))
 
-    # The loops' length is a run-time value: an empty memory costs nothing, and nothing recompiles.
-    start = (jax.tree.map(jnp.negative, gradient), jnp.zeros_like(rho))
-    q, alphas = jax.lax.fori_loop(0, kept, backward, start)
-    direction: PyTree[Array] = jax.lax.fori_loop(0, kept, forward, tree.scale(scale, q))
+    def all_pairs(body: Callable[[Array, Any], Any], carry: Any) -> Any:
+        # The length is a run-time value: an empty memory costs nothing, and nothing recompiles.
+        if block == 1:
+            return jax.lax.fori_loop(0, kept, body, carry)
+
+        def several(k: Array, carry: Any) -> Any:
+            return jax.lax.fori_loop(0, block, lambda i, carry: body(k * block + i, carry), carry)
+
+        return jax.lax.fori_loop(0, -(-kept // block), several, carry)
+
+    q, alphas = all_pairs(backward, (jax.tree.map(jnp.negative, gradient), jnp.zeros_like(rho)))
+    direction: PyTree[Array] = all_pairs(forward, tree.scale(scale, q))
     return direction
 
 

@@ -144,15 +144,17 @@ def build_network(
     )
 
 
-def make_optimizer(numbers: Numbers, program: Program) -> optax.GradientTransformation:
-    """Return the optimizer that the settings name."""
+def make_optimizer(
+    numbers: Numbers, program: Program, *, block: int = 1
+) -> optax.GradientTransformation:
+    """Return the optimizer that the settings name; the block is that of `torch_lbfgs`."""
     match program.optimizer:
         case "adam":
             return torch_adam(numbers.learning_rate, b1=program.beta1, b2=program.beta2)
         case "lbfgs":
             return optax.lbfgs(memory_size=program.memory_size)
         case "lbfgs-torch":
-            return torch_lbfgs(memory_size=program.memory_size)
+            return torch_lbfgs(memory_size=program.memory_size, block=block)
 
 
 def keeper(program: Program) -> iterates.Keeper:
@@ -380,7 +382,7 @@ def advance(
         state,
         steps,
         loss=loss,
-        optimizer=make_optimizer(problem.numbers, program),
+        optimizer=make_optimizer(problem.numbers, program, block=block),
         capacity=CAPACITY,
         project=projection(program),
         keep=keep,

@@ -56,6 +56,15 @@ class Layout:
         axes[self._axis] = self.mesh.axis_names[0]
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
+    def sharding(self, x: Any, *, rows: bool = False) -> NamedSharding:
+        """Return how an array lies: one of the picture's shape by rows, any other everywhere.
+
+        Args:
+          x: it, or its shape and type.
+          rows: it is a map, which lies by rows too.
+        """
+        return self._sharding(x.ndim) if rows or self._is_image(x) else self.everywhere
+
     def _is_image(self, x: Any) -> bool:
         shape = (*self.shape[:-3], self.rows, *self.shape[-2:])
         return bool(x.shape[-len(shape) :] == shape)

@@ -70,6 +70,19 @@ def test_the_step_of_a_gpu(precision):
     assert ("bf16" in kinds) == (precision == "bfloat16")
 
 
+@pytest.mark.parametrize("target", ["h200", "v5e"])
+def test_devices_that_share_a_picture_send_each_other_border_rows_and_sums(target):
+    module = "jax_plugins.xla_cuda13" if target in ahead.GPUS else "libtpu"
+    pytest.importorskip(module, reason="needs the compilers of the extras gpu and tpu")
+    config = ahead.resolved(target, preset("pytorch"))
+    text = ahead.compile_step(target, 128, config=config, devices=2).as_text()
+    said = ahead.summary(ahead.costs(target, text, config), text)
+    assert "52 collective-permutes" in said  # two for each convolution, forward and back
+    assert "all-reduces" in said
+    assert "all-gather" not in said
+    assert "all-to-all" not in said
+
+
 def test_the_step_of_a_tpu():
     pytest.importorskip("libtpu", reason="needs the compiler of the extra tpu")
     config = ahead.resolved("v5e", preset("default"))
@@ -83,6 +96,7 @@ def test_the_step_of_a_tpu():
     [
         (["h100", "--size=8"], "--size must be at least 16"),
         (["b1000"], "invalid choice: 'b1000'"),
+        (["h100", "--devices=0"], "--devices must be at least 1"),
         (["h100", "--keep=missing/a.txt"], "missing"),
         (["v5e", "--precision=tf32"], "precision is tf32, which a tpu does not have"),
         (

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -72,11 +73,12 @@ def both(seed, torch):
     seed=st.integers(0, 10_000),
     memory=st.sampled_from([1, 3, 100]),
     rate=st.sampled_from([1.0, 0.5]),
+    block=st.sampled_from([1, 4]),
 )
-def test_follows_torch_step_by_step(torch, seed, memory, rate):
+def test_follows_torch_step_by_step(torch, seed, memory, rate, block):
     with jax.enable_x64(True):
         ours, theirs, start = both(seed, torch)
-        path, losses, _ = run(ours, start, 14, learning_rate=rate, memory_size=memory)
+        path, losses, _ = run(ours, start, 14, learning_rate=rate, memory_size=memory, block=block)
     their_path, their_losses = run_torch(torch, theirs, start, 14, lr=rate, history_size=memory)
     # Rounding of 1e-16, times what a wild step or two may amplify it by.
     np.testing.assert_allclose(path, their_path, rtol=1e-7, atol=1e-9)
@@ -174,6 +176,31 @@ def test_a_flat_spot_on_the_way_is_forgotten_as_in_torch(torch):
             np.testing.assert_allclose(x, variable.detach().numpy(), rtol=1e-9)
     np.testing.assert_array_equal(path[1], path[2])
     assert (path[4] != path[3]).all()
+
+
+@pytest.mark.parametrize("block", [2, 4])
+def test_blocks_of_pairs_make_the_same_steps_and_their_length_is_known(block):
+    """Also where the memory of three pairs is full, and no multiple of a block."""
+    matrix, target, start = problem(0)
+
+    def loss(x):
+        value = 0.5 * (x - target) @ jnp.asarray(matrix) @ (x - target)
+        return value, value
+
+    def steps(**options):
+        optimizer = torch_lbfgs(0.5, memory_size=3, **options)
+        advance = functools.partial(optimize.run, loss=loss, optimizer=optimizer, capacity=8)
+        state = optimize.init(jnp.asarray(start), optimizer=optimizer)
+        compiled = jax.jit(advance).lower(state, 8).compile()
+        return compiled(state, 8)[0], compiled.as_text()
+
+    with jax.enable_x64(True):
+        (plain, _), (blocks, text) = steps(), steps(block=block)
+        assert plain.optimizer.pairs > 3
+        np.testing.assert_array_equal(blocks.variable, plain.variable)
+    # What XLA hands over to a GPU as a whole: both loops over pairs.
+    known = re.findall(r'known_trip_count":{"n":"(\d+)"', text)
+    assert known == [str(block)] * 2
 
 
 def test_any_pytree_and_bounded_memory():
