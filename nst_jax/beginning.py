@@ -33,13 +33,14 @@ def first_picture(
       given: a picture in place of the named one, of any size.
       config: the settings.
     """
-    shape, key = content.shape, jax.random.key(config.seed)
+    shape = content.shape
+    if given is None and config.start == "content":
+        return content
+    key = jax.random.key(config.seed)
     if given is not None:
         picture = jnp.clip(resample(given, shape[-3:-1]), 0, 1)
     else:
         match config.start:
-            case "content":
-                return content
             case "noise":
                 picture = jax.random.uniform(key, shape, content.dtype)
             case "gray":

@@ -61,9 +61,11 @@ def _apply(
 class FrozenConv(nnx.Module):
     """A 3x3 convolution with bias; `kernel` is (3, 3, inputs, outputs)."""
 
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, param_dtype: DTypeLike):
-        draw = nnx.initializers.he_normal()
-        self.kernel = nnx.Param(draw(rngs.params(), (3, 3, inputs, outputs), param_dtype))
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs | None, param_dtype: DTypeLike):
+        draw, shape = nnx.initializers.he_normal(), (3, 3, inputs, outputs)
+        self.kernel = nnx.Param(
+            draw(rngs.params(), shape, param_dtype) if rngs else jnp.zeros(shape, param_dtype)
+        )
         self.bias = nnx.Param(jnp.zeros((outputs,), param_dtype))
         # Forms of the kernel that `freeze` makes, so that no evaluation has to.
         self.turned: nnx.Param[Array] | None = nnx.data(None)
@@ -98,6 +100,8 @@ class VGG19(nnx.Module):
     Pass it to compiled functions as an argument: closed over, its 80 MB become constants of the
     program.
 
+    Random weights are drawn from `rngs`; with None all are zero, for those who set them.
+
     Attributes:
       convs: one `FrozenConv` for each row of `CONVS`, up to the one of the deepest tap.
       pooling: "average" (Gatys et al.), "max" (as trained) or "l2" (root of the sum of squares),
@@ -123,7 +127,7 @@ class VGG19(nnx.Module):
     def __init__(
         self,
         *,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None,
         pooling: Pooling = "average",
         pool_scale: float = 1.0,
         padding: Padding = "zeros",
@@ -287,7 +291,7 @@ def build_vgg19(
         raise InputError("these are not VGG-19's parameters:\n  " + "\n  ".join(faults))
     network = nnx.eval_shape(
         lambda: VGG19(
-            rngs=nnx.Rngs(0),
+            rngs=None,
             pooling=pooling,
             pool_scale=pool_scale,
             padding=padding,

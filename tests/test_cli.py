@@ -325,3 +325,15 @@ def test_photograph_and_painting_with_trained_weights(shared, tmp_path, capfd):
     mean = lambda image: image.mean(axis=(0, 1))  # noqa: E731
     before = np.linalg.norm(mean(content) - mean(style))
     assert np.linalg.norm(mean(picture) - mean(style)) < 0.5 * before
+
+
+def test_only_a_process_of_its_own_ends_without_looking_for_garbage(monkeypatch, tmp_path, capsys):
+    done = []
+    monkeypatch.setattr(cli.gc, "freeze", lambda: done.append("frozen"))
+    monkeypatch.setattr(cli.atexit, "register", lambda function: done.append(function))
+    flags = [f"--content={tmp_path / 'none.png'}", f"--style={tmp_path / 'none.png'}"]
+    assert cli.main(flags) == 2
+    assert not done
+    monkeypatch.setattr(cli.sys, "argv", ["nst-jax", *flags])
+    assert cli.main() == 2
+    assert done == ["frozen", cli.gc.freeze]
