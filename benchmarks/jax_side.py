@@ -24,8 +24,15 @@ def load(path: Path) -> Params:
 class Job:
     """A run of `nst_jax.stylize`, some steps at a time."""
 
-    def __init__(self, mode: Mode, content: np.ndarray, style: np.ndarray, params: Params):
-        self._config = jax_config(mode)
+    def __init__(
+        self,
+        mode: Mode,
+        content: np.ndarray,
+        style: np.ndarray,
+        params: Params,
+        recipe: str = "pytorch",
+    ):
+        self._config = jax_config(mode, recipe)
         network = problem.build_network(params, self._config, deepest=DEEPEST)
         image = jnp.asarray(content)
         self._images = image, [jnp.asarray(style)]

@@ -98,8 +98,8 @@ DEFAULT_MODES: dict[Platform, tuple[str, ...]] = {
 EAGER = "torch-float32-eager-nchw"
 
 
-def jax_config(mode: Mode) -> Config:
-    """Return the settings of a mode of this program.
+def jax_config(mode: Mode, recipe: str = "pytorch") -> Config:
+    """Return the settings of a mode of this program, with the losses of a preset.
 
     Raises:
       InputError: if this device does not have them.
@@ -111,4 +111,4 @@ def jax_config(mode: Mode) -> Config:
 
     names = ("precision", "conv", "remat", "tile")
     settings: dict[str, Any] = {name: getattr(mode, name) for name in names}
-    return resolve(replace(preset("pytorch"), **settings))
+    return resolve(replace(preset(recipe), **settings))

@@ -24,6 +24,7 @@ from benchmarks.modes import MODES, Mode
 from nst_jax.backend import device_name
 from nst_jax.flags import Parser, exit_code
 from nst_jax.images import draw_image
+from nst_jax.presets import PRESETS
 from nst_jax.weights import find_weights
 
 PROGRAM = "benchmarks.profile"
@@ -54,6 +55,7 @@ def _parser() -> Parser:
     for name, default in (("precision", "float32"), ("conv", "auto")):
         choices = list(dict.fromkeys(getattr(mode, name) for mode in modes))
         add(f"--{name}", default=default, choices=choices, help=f"(default: {default})")
+    add("--preset", default="pytorch", choices=list(PRESETS), help="(default: pytorch)")
     add("--steps", type=int, default=3, metavar="N", help="steps to trace (default: 3)")
     add("--top", type=int, default=25, metavar="N", help="lines to print (default: 25)")
     add("--keep", metavar="FOLDER", help="keep the trace, for TensorBoard or Perfetto")
@@ -76,7 +78,7 @@ def _run(flags: argparse.Namespace) -> int:
         folder = Path(flags.keep or temporary)
         mode = Mode("jax", flags.precision, flags.conv)
         content, style = (draw_image(seed, flags.size, flags.size) for seed in (0, 1))
-        job = Job(mode, content, style, find_weights("untrained").params)
+        job = Job(mode, content, style, find_weights("untrained").params, flags.preset)
         origins = sources(job.program())
         job.run(1)
         with jax.profiler.trace(str(folder)):
@@ -85,8 +87,8 @@ def _run(flags: argparse.Namespace) -> int:
         found = costs(operations(read(path)), flags.steps)
     total = sum(cost.milliseconds for cost in found)
     console.print(
-        f"{mode.name} at {flags.size}x{flags.size} px on {device_name()}: {total:.2f} ms a step "
-        f"in {len(found)} operations (all threads together)"
+        f"{flags.preset}, {mode.name} at {flags.size}x{flags.size} px on {device_name()}: "
+        f"{total:.2f} ms a step in {len(found)} operations (all threads together)"
     )
     console.print(f"{'ms':>10} {'share':>6} {'calls':>6}  operation  result  from")
     for cost in found[: flags.top]:

@@ -4,6 +4,7 @@ All sum in float32 at least, whatever the feature maps are stored in: Gram sums 
 and bfloat16 would lose them. Leading batch dimensions are kept.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,9 +41,21 @@ def gram_matrix(features: Float[Array, "*batch h w c"]) -> Float[Array, "*batch 
       >>> gram_matrix(features).tolist()
       [[20.0, 20.0], [20.0, 20.0]]
     """
-    return jnp.einsum(
-        "...hwc,...hwd->...cd", features, features, preferred_element_type=accumulator(features)
-    )
+    height, width, channels = features.shape[-3:]
+    product = functools.partial(jnp.einsum, preferred_element_type=accumulator(features))
+
+    def at_once(x: Array) -> Array:
+        return product("...hwc,...hwd->...cd", x, x)
+
+    def by_rows(x: Array) -> Array:
+        return product("...hwc,...hwd->...hcd", x, x).sum(-3)
+
+    # XLA's CPU backend turns a map around first, and then the numbers of one position lie so far
+    # apart that copying takes longer than multiplying. Measured in float32: docs/performance.md.
+    if features.dtype == jnp.float32 and channels <= 128 and height * width >= 8 * channels**2:
+        gram: Array = jax.lax.platform_dependent(features, cpu=by_rows, default=at_once)
+        return gram
+    return at_once(features)
 
 
 def _gram_forward(features: Array) -> tuple[Array, Array]:

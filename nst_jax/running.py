@@ -1,5 +1,6 @@
 """A run over its scales, some steps at a time: snapshots on the way, and checkpoints."""
 
+import math
 import operator
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -186,7 +187,12 @@ def _carried(picture: _Style, shape: Shape, config: Config) -> _Style:
 
 
 class _Pace:
-    """How many steps to make in one call, from the seconds that the last ones took."""
+    """How many steps to make in one call, from the seconds that the last ones took.
+
+    XLA takes a call's memory from the system and gives it back at the end; on a CPU that is up to
+    a fifth of a step's time (docs/performance.md). Two steps share it, where that is not more than
+    four times as long as was asked for.
+    """
 
     def __init__(self, seconds: float | None, *, agreed: bool):
         self._seconds, self._calls, self._per_step = seconds, 0, 0.0
@@ -200,7 +206,10 @@ class _Pace:
         # The first call compiles, so its time says nothing.
         if self._calls < 2:
             return 1
-        steps = min(max(1, int(self._seconds / self._per_step)), CAPACITY)
+        steps = math.ceil(self._seconds / self._per_step)
+        if 2 * self._per_step <= 4 * self._seconds:
+            steps = max(steps, 2)
+        steps = min(steps, CAPACITY)
         return first_says(steps) if self._agreed else steps
 
     def made(self, steps: int) -> None:

@@ -27,6 +27,21 @@ def test_gram_matrix_and_mean_in_float64(height, width, channels, seed):
     assert found.positions == height * width
 
 
+def test_on_a_cpu_large_maps_are_summed_row_by_row():
+    """Which rounds less than one sum over all positions; elsewhere XLA cuts that up itself."""
+    f = draw(0, 2, 24, 32, 8) + 1
+    flat = f.reshape(2, -1, 8)
+    expected = flat.swapaxes(1, 2) @ flat
+    lowered = jax.jit(moments.gram_matrix).trace(jnp.asarray(f, np.float32))
+    rows = "tensor<2x24x8x8xf32>"
+    assert rows in lowered.lower(lowering_platforms=("cpu",)).as_text()
+    assert rows not in lowered.lower(lowering_platforms=("cuda",)).as_text()
+    found = moments.gram_matrix(jnp.asarray(f, np.float32))
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
+    small = jax.jit(moments.gram_matrix).trace(jnp.asarray(f[:, :2, :7], np.float32))
+    assert "x2x8x8xf32" not in small.lower(lowering_platforms=("cpu",)).as_text()
+
+
 def test_gram_matrix_does_not_care_where_things_are():
     f = draw(0, 4, 6, 3)
     shuffled = np.random.default_rng(1).permutation(f.reshape(-1, 3)).reshape(6, 4, 3)
