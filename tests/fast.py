@@ -6,7 +6,7 @@ They go with `JAX_DISABLE_MOST_OPTIMIZATIONS`, which conftest.py sets.
 import jax
 
 OPTIONS = {"xla_cpu_parallel_codegen_split_count": 1}
-if jax.__version_info__ < (0, 12):  # later XLA has no other emitters
+if jax.__version_info__ < (0, 11):  # later XLA has no other emitters
     OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
 
