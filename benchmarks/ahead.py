@@ -290,10 +290,10 @@ def _run(flags: argparse.Namespace) -> int:
     console.print(f"{unit:>9} {'share':>6} {'MB':>8} {'GFLOP':>7}  operation  result  from")
     for cost in found[: flags.top]:
         operation = cost.operation
-        result = re.sub(r"\{[^{}]*\}", "", operation.result)
+        named = f"{operation.name}  {operation.shape}  {operation.origin}".rstrip()
         console.print(
             f"{cost.amount:9.0f} {cost.amount / total:6.1%} {cost.moved / 1e6:8.1f} "
-            f"{cost.flops / 1e9:7.2f}  {operation.name}  {result}  {operation.origin}".rstrip()
+            f"{cost.flops / 1e9:7.2f}  {named}"
         )
     return 0
 

@@ -28,6 +28,11 @@ class Operation(NamedTuple):
     rest: str
 
     @property
+    def shape(self) -> str:
+        """The result without its layout."""
+        return re.sub(r"\{[^{}]*\}", "", self.result)
+
+    @property
     def origin(self) -> str:
         """The last two parts of the path of JAX's operations that it was made from."""
         found = re.search(r'op_name="([^"]*)"', self.rest)
@@ -46,9 +51,16 @@ def read(text: str) -> Program:
             lines = program.setdefault(head[1], [])
         elif line.startswith("}"):
             lines = None
-        elif lines is not None and (name := _NAME.match(line)):
-            lines.append(_operation(name[1], line[name.end() :]))
+        elif lines is not None:
+            lines += operations(line)
     return program
+
+
+def operations(text: str) -> Iterator[Operation]:
+    """Yield the operations of a program, or a part of it, whichever computation they are in."""
+    for line in text.splitlines():
+        if name := _NAME.match(line):
+            yield _operation(name[1], line[name.end() :])
 
 
 def _operation(name: str, text: str) -> Operation:

@@ -6,7 +6,6 @@ it, and profile again.
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_enable_x
 import jax
 from rich.console import Console
 
+from benchmarks import hlo
 from benchmarks.jax_side import Job
 from benchmarks.modes import MODES, Mode
 from nst_jax.backend import device_name
@@ -135,10 +135,10 @@ def sources(program: str) -> dict[str, str]:
 
     The origin is the last part of the path of JAX's operations that the compiler has kept.
     """
-    line = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (\([^)]*\)|\S+) .*?op_name=\"([^\"]*)\"", re.M)
     return {
-        name: f"{re.sub(r'{[^}]*}', '', shape)}  {'/'.join(origin.split('/')[-2:])}"
-        for name, shape, origin in line.findall(program)
+        operation.name: f"{operation.shape}  {operation.origin}"
+        for operation in hlo.operations(program)
+        if operation.origin
     }
 
 

@@ -10,7 +10,6 @@ import argparse
 import datetime
 import json
 import os
-import re
 import shlex
 import statistics
 import subprocess
@@ -267,10 +266,10 @@ def _work(what: str, request: str) -> int:
 
 def _sent(program: str) -> Iterator[tuple[str, int]]:
     """Yield each exchange of a compiled program, and the bytes that a device gets by it."""
-    operation = re.compile(r" = (.*?) (all-gather|all-reduce|collective-permute|all-to-all)\(")
-    for line in program.splitlines():
-        if found := operation.search(line):
-            yield found[2], hlo.count_bytes(found[1])
+    kinds = ("all-gather", "all-reduce", "collective-permute", "all-to-all")
+    for operation in hlo.operations(program):
+        if operation.kind in kinds:
+            yield operation.kind, hlo.count_bytes(operation.result)
 
 
 if __name__ == "__main__":

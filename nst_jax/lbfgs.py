@@ -4,7 +4,6 @@ The classic style transfer programs run it. `optax.lbfgs` is another algorithm: 
 keeps every pair, and scales its first step by the gradient's L2 norm.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 from optax import tree  # its vdot multiplies at full precision: TF32 would spoil the curvature
+
+from nst_jax.loops import in_rounds
 
 # A pair of a step s and the gradient's change y is kept if s·y is above this, as in torch.
 _LEAST_CURVATURE = 1e-10
@@ -173,18 +174,11 @@ def _direction(
         beta = rho[row] * tree.vdot(_row(changes, row), r)
         return tree.add_scale(r, jnp.where(i < kept, alphas[row] - beta, 0), _row(steps, row))
 
-    def all_pairs(body: Callable[[Array, Any], Any], carry: Any) -> Any:
-        # The length is a run-time value: an empty memory costs nothing, and nothing recompiles.
-        if block == 1:
-            return jax.lax.fori_loop(0, kept, body, carry)
-
-        def several(k: Array, carry: Any) -> Any:
-            return jax.lax.fori_loop(0, block, lambda i, carry: body(k * block + i, carry), carry)
-
-        return jax.lax.fori_loop(0, -(-kept // block), several, carry)
-
-    q, alphas = all_pairs(backward, (jax.tree.map(jnp.negative, gradient), jnp.zeros_like(rho)))
-    direction: PyTree[Array] = all_pairs(forward, tree.scale(scale, q))
+    # The length is a run-time value: an empty memory costs nothing, and nothing recompiles.
+    rounds = -(-kept // block)
+    start = (jax.tree.map(jnp.negative, gradient), jnp.zeros_like(rho))
+    q, alphas = in_rounds(rounds, block, backward, start)
+    direction: PyTree[Array] = in_rounds(rounds, block, forward, tree.scale(scale, q))
     return direction
 
 

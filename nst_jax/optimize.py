@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from nst_jax.iterates import Keeper, last
+from nst_jax.loops import in_rounds
 
 LossFn = Callable[[PyTree[Array]], tuple[Float[Array, ""], Any]]
 
@@ -201,7 +202,7 @@ def run(
     def body(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
         state, records = carry
         state, auxiliary = step(state, loss=loss, optimizer=optimizer, project=project, keep=keep)
-        return state, jax.tree.map(lambda all, row: all.at[i].set(row), records, _row(auxiliary))
+        return state, jax.tree.map(lambda rows, row: rows.at[i].set(row), records, _row(auxiliary))
 
     if capacity is None:
         if not isinstance(steps, int):
@@ -210,20 +211,12 @@ def run(
     recorded = jax.eval_shape(loss, state.variable)[1]
     blank = jax.tree.map(functools.partial(_blank, capacity), jax.eval_shape(_row, recorded))
     carry: tuple[State, Any] = state, blank
-    done: int | Array = 0
     if block > 1:
         body = jax.jit(body)  # traced once for both loops
-
-        def several(k: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
-            # XLA sees how often this loop is run.
-            whole: tuple[State, Any] = jax.lax.fori_loop(
-                0, block, lambda i, carry: body(k * block + i, carry), carry
-            )
-            return whole
-
-        carry = jax.lax.fori_loop(0, steps // block, several, carry)
-        done = steps // block * block
-    carry = jax.lax.fori_loop(done, steps, body, carry)
+    whole = steps // block
+    carry = in_rounds(whole, block, body, carry)
+    if block > 1:
+        carry = jax.lax.fori_loop(whole * block, steps, body, carry)
     state, records = carry
     return state, _columns(records, recorded)
 

@@ -174,7 +174,7 @@ def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
     """Multiply a small matrix with a list of arrays; its rows become a new axis."""
     shape = [1] * (parts[0].ndim + 1)
     shape[axis] = len(matrix)
-    # The numbers are NumPy's: as JAX's arrays they would be a third of the time that tracing takes.
+    # The numbers stay NumPy's: as arrays of JAX each would be traced through operations of its own.
     terms = [
         column.astype(part.dtype).reshape(shape) * jnp.expand_dims(part, axis)
         for column, part in zip(matrix.T, parts, strict=True)
