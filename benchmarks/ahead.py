@@ -31,7 +31,7 @@ from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.flags import Parser, exit_code
-from nst_jax.forecast import lower_step
+from nst_jax.lowering import lower_step
 from nst_jax.presets import PRESETS, preset
 from nst_jax.sharding import lay_out
 

@@ -41,7 +41,7 @@ class Plan:
       modes: names of `modes.MODES`.
       sizes: sides of the square picture in px.
       rounds: timed blocks of each worker.
-      steps: in a block; None for as many as take two seconds.
+      steps: in a block; None for as many as a call of the main job makes.
       cache: which start is measured: "cold" with an empty compilation cache, "warm" with what a
         process before it has left, "both", or "off" without a cache.
       platform: what to compute on.
@@ -195,9 +195,7 @@ def worker_environment(plan: Plan, cache: Path | None) -> dict[str, str]:
         }
     return found | {
         "JAX_ENABLE_COMPILATION_CACHE": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+        "NST_JAX_CACHE": str(cache / "jax"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         "TRITON_CACHE_DIR": str(cache / "triton"),
         "CUDA_CACHE_PATH": str(cache / "cuda"),
@@ -284,9 +282,14 @@ def _start(
 
 
 def _calibrate(worker: Worker) -> int:
-    """Return how many steps take two seconds; the steps made for it also warm up."""
+    """Return how many steps a call of the main job would make; those made for it also warm up.
+
+    That is so many as take two seconds, or two that take no more than eight.
+    """
     made, block = 1, worker.run(1)
     if block.seconds < _BLOCK_SECONDS / 5:
         made = min(_MOST_STEPS, max(1, int(_BLOCK_SECONDS / 5 / block.seconds)))
         block = worker.run(made)
-    return min(_MOST_STEPS, max(1, round(_BLOCK_SECONDS * made / block.seconds)))
+    seconds = block.seconds / made
+    least = 2 if 2 * seconds <= 4 * _BLOCK_SECONDS else 1
+    return min(_MOST_STEPS, max(least, round(_BLOCK_SECONDS / seconds)))

@@ -1,5 +1,8 @@
 """One step of this program, ready to be timed."""
 
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,9 @@ import numpy as np
 
 from benchmarks.modes import Mode, Platform, jax_config
 from benchmarks.work import DEEPEST
-from nst_jax import problem
+from nst_jax import compiled, problem
 from nst_jax.errors import InputError
+from nst_jax.program import split_config
 from nst_jax.scale import begin, begin_scale
 from nst_jax.vgg import freeze
 from nst_jax.weights_file import Params, load_weights
@@ -21,6 +25,11 @@ def load(path: Path) -> Params:
     return load_weights(path, deepest=DEEPEST).params
 
 
+def kept_programs() -> AbstractContextManager[None]:
+    """Keep compiled programs where the environment says, as the command line does."""
+    return compiled.kept_programs(lambda fault: print(fault, file=sys.stderr))
+
+
 class Job:
     """A run of `nst_jax.stylize`, some steps at a time."""
 
@@ -29,14 +38,16 @@ class Job:
         mode: Mode,
         content: np.ndarray,
         style: np.ndarray,
-        params: Params,
+        read: Callable[[], Params],
         recipe: str = "pytorch",
     ):
         self._config = jax_config(mode, recipe)
-        network = problem.build_network(params, self._config, deepest=DEEPEST)
         image = jnp.asarray(content)
         self._images = image, [jnp.asarray(style)]
-        self._network = freeze(network, taps=problem.split_config(self._config)[1].taps)
+        # As in the program, nobody holds the weights but in the form that is computed with.
+        network = problem.build_network(read(), self._config, deepest=DEEPEST)
+        self._network = freeze(network, taps=split_config(self._config)[1].taps)
+        del network
         self._scale = begin_scale(
             *self._images, network=self._network, config=self._config, picture=image
         )

@@ -73,8 +73,9 @@ def rows(results: Sequence[Result]) -> list[Row | tuple[str, str]]:
 
 
 def _row(result: Result, best: Result | None, eager: Result | None) -> Row:
-    starts = result.starts.values()
-    peaks = max(result.peak_bytes, *(start.peak_bytes for start in starts))
+    starts = list(result.starts.values())
+    peaks = [start.peak_bytes for start in starts]
+    peaks[-1] = max(peaks[-1], result.peak_bytes)  # the last one went on to be timed
     return Row(
         result.mode,
         number(result.median),
@@ -85,7 +86,7 @@ def _row(result: Result, best: Result | None, eager: Result | None) -> Row:
         " / ".join(f"{start.first_picture_seconds:.1f} s" for start in starts),
         " / ".join(f"{start.first_step_seconds:.2f} s" for start in starts),
         " / ".join(f"{start.import_seconds:.2f} s" for start in starts),
-        f"{peaks / 1e6:.0f} MB",
+        " / ".join(f"{peak / 1e6:.0f} MB" for peak in peaks),
     )
 
 

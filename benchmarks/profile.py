@@ -78,7 +78,7 @@ def _run(flags: argparse.Namespace) -> int:
         folder = Path(flags.keep or temporary)
         mode = Mode("jax", flags.precision, flags.conv)
         content, style = (draw_image(seed, flags.size, flags.size) for seed in (0, 1))
-        job = Job(mode, content, style, find_weights("untrained").params, flags.preset)
+        job = Job(mode, content, style, lambda: find_weights("untrained").params, flags.preset)
         origins = sources(job.program())
         job.run(1)
         with jax.profiler.trace(str(folder)):

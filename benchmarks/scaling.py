@@ -202,7 +202,8 @@ def _work(what: str, request: str) -> int:
     from nst_jax.backend import resolve
     from nst_jax.config import Config
     from nst_jax.images import draw_image
-    from nst_jax.problem import build_network, split_config
+    from nst_jax.problem import build_network
+    from nst_jax.program import split_config
     from nst_jax.scale import Whole, begin
     from nst_jax.sharding import find_devices, lay_out
     from nst_jax.untrained import untrained_params

@@ -76,7 +76,7 @@ def _parser() -> Parser:
         "--steps",
         type=_steps,
         metavar="N|auto",
-        help="steps in a block (default: as many as take two seconds)",
+        help="steps in a block (default: as many as take two seconds, or two of up to four)",
     )
     add(
         "--cache",

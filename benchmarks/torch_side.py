@@ -1,9 +1,11 @@
 """One step of the PyTorch program, ready to be timed: no host synchronization between steps."""
 
+import contextlib
 import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,10 +85,17 @@ def load(path: Path) -> State:
     return state
 
 
+def kept_programs() -> AbstractContextManager[None]:
+    """Do nothing: torch takes it from the environment."""
+    return contextlib.nullcontext()
+
+
 class Job:
     """A run of the program, some steps at a time."""
 
-    def __init__(self, mode: Mode, content: np.ndarray, style: np.ndarray, state: State):
+    def __init__(
+        self, mode: Mode, content: np.ndarray, style: np.ndarray, read: Callable[[], State]
+    ):
         reference = load_reference()
         self._reference = reference
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -95,7 +104,7 @@ class Job:
         torch.backends.cuda.matmul.allow_tf32 = mode.precision == "tf32"
         torch.backends.cudnn.allow_tf32 = mode.precision == "tf32"
         torch.backends.cudnn.benchmark = True
-        network = reference.vgg19_features(state)
+        network = reference.vgg19_features(read())
         # What comes after the last tap costs no time, but memory.
         network = network[: reference.LAYERS[-1] + 2]
         network = network.to(device=device, dtype=dtype, memory_format=layout)

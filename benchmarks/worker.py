@@ -6,6 +6,7 @@ cannot do is {"failure": reason}, and the end.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import resource
@@ -119,22 +120,27 @@ def _serve(spec: Spec, answers: TextIO) -> None:
 
     folder = Path(spec.inputs)
     images = (np.load(folder / f"{role}-{spec.size}.npy") for role in ("content", "style"))
-    weights = side.load(folder / f"{mode.framework}.safetensors")
-    job = side.Job(mode, *images, weights)
-    del weights
-    prepared = time.perf_counter()
-    job.run(1)
-    stepped = time.perf_counter()
-    if not np.isfinite(job.picture()).all():
-        raise ValueError("the picture is not finite after one step")
-    start = Start(
-        import_seconds=imported - began,
-        prepare_seconds=prepared - imported,
-        first_step_seconds=stepped - prepared,
-        first_picture_seconds=time.monotonic() - spec.began,
-        peak_bytes=_peak(job),
-    )
-    _tell(answers, dataclasses.asdict(start))
+    read = functools.partial(side.load, folder / f"{mode.framework}.safetensors")
+    with side.kept_programs():
+        job = side.Job(mode, *images, read)
+        prepared = time.perf_counter()
+        job.run(1)
+        stepped = time.perf_counter()
+        if not np.isfinite(job.picture()).all():
+            raise ValueError("the picture is not finite after one step")
+        start = Start(
+            import_seconds=imported - began,
+            prepare_seconds=prepared - imported,
+            first_step_seconds=stepped - prepared,
+            first_picture_seconds=time.monotonic() - spec.began,
+            peak_bytes=_peak(job),
+        )
+        _tell(answers, dataclasses.asdict(start))
+        _answer(job, answers)
+
+
+def _answer(job: Any, answers: TextIO) -> None:
+    """Make steps as often as standard input asks for it."""
     cpu = time.process_time()
     for line in sys.stdin:
         idle = time.process_time() - cpu

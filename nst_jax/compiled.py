@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
+from nst_jax.ready import ready_programs
 from nst_jax.weights import cache_dir
 
 _SETTINGS = {
@@ -68,7 +69,7 @@ def kept_programs(complain: Callable[[str], None]) -> Iterator[None]:
     before = {name: getattr(options, name) for name in settings}
     _set(settings)
     try:
-        with _faults_repaired(folder, complain):
+        with _faults_repaired(folder, complain), ready_programs(folder / "ready"):
             yield
     finally:
         _set(before)

@@ -16,19 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from nst_jax import problem, sums
-from nst_jax.architecture import channels, parameter_shapes
-from nst_jax.backend import block, default_device
+from nst_jax.backend import default_device
 from nst_jax.config import Config
 from nst_jax.errors import InputError
-from nst_jax.objective import Targets
+from nst_jax.lowering import blank_network, compile_pull, compile_step
 from nst_jax.planning import Plan, plan, style_shape
-from nst_jax.problem import Problem, build_network, split_config
+from nst_jax.program import split_config
 from nst_jax.pyramid import Shape
 from nst_jax.scale import begin_scale
-from nst_jax.sharding import Layout, rows_of_a_device
+from nst_jax.sharding import rows_of_a_device
 from nst_jax.tiling import needs_tiles, tiles
-from nst_jax.vgg import VGG19, freeze
+from nst_jax.vgg import freeze
 from nst_jax.windows import Cover
 
 # What a process takes beside the program: the interpreter, JAX, the compiler, and the network as it
@@ -65,7 +63,7 @@ def need(
 ) -> Need:
     """Compile the largest program of a run and return the memory that it asks for.
 
-    Nothing is computed. The command line's run takes the same compiled program from the cache.
+    Nothing is computed. The command line's run takes the same compiled program.
 
     Args:
       shape: (height, width) of the picture in px.
@@ -81,118 +79,21 @@ def need(
         shape = (rows_of_a_device(shape[0], devices), shape[1]) if not batch else shape
         batch = -(-batch // devices)
     lead = (batch,) if batch else ()
-    step = lower_step((*lead, *shape), [(*lead, *look) for look in looks], config=config).compile()
+    step = compile_step((*lead, *shape), [(*lead, *look) for look in looks], config=config)
     pixels = (batch or 1) * shape[0] * shape[1]
     # Simulated devices share the memory.
     there = devices if default_device().platform == "cpu" else 1
     return Need(there * (_bytes(step) + _PIXEL_BYTES * pixels), _PROCESS_BYTES)
 
 
-def lower_step(
-    shape: tuple[int, ...],
-    looks: Sequence[tuple[int, ...]],
-    *,
-    config: Config,
-    device: Any = None,
-    layout: Layout | None = None,
-) -> Any:
-    """Lower the program of a step from shapes alone, ready to be compiled; nothing is computed.
-
-    Args:
-      shape: (*batch, height, width) of the picture.
-      looks: the same of each style as it is looked at.
-      config: settings resolved for the device.
-      device: whose program it is, by default JAX's default one; one of a topology
-        (`jax.experimental.topologies`) need not be there.
-      layout: of a picture that needs no rows to fill it up, over devices that the program is for.
-    """
-    numbers, program = split_config(config)
-    if layout:
-        device = layout.mesh.devices.flat[0]
-
-    def placed(tree: Any, *, rows: bool = False) -> Any:
-        def place(x: Any) -> jax.ShapeDtypeStruct:
-            there = jax.sharding.SingleDeviceSharding(device) if device else None
-            sharding = layout.sharding(x, rows=rows) if layout else there
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-        return jax.tree.map(place, tree)
-
-    frozen, image = placed(_frozen(config)), _image(shape, config)
-    targets = jax.eval_shape(
-        functools.partial(problem.compute_targets, numbers=numbers, program=program),
-        frozen,
-        image,
-        [_image(look, config) for look in looks],
-    )
-    state = jax.eval_shape(
-        functools.partial(problem.start, numbers=numbers, program=program), image
-    )
-    targets = Targets(placed(targets.content, rows=True), placed(targets.style))
-    given = Problem(frozen, targets, numbers._replace(style_blend=()))
-    rounds = block((device or default_device()).platform)
-    with jax.default_matmul_precision(config.matmul_precision):
-        return problem.advance.lower(placed(state), 1, given, program, layout=layout, block=rounds)
-
-
-def _blank_network(config: Config) -> VGG19:
-    """Return a network of shapes alone, which computes as resolved settings say."""
-    deepest = split_config(config)[1].taps[-1]
-    params = {
-        name: jax.ShapeDtypeStruct(shape, config.image_dtype)
-        for name, shape in parameter_shapes(deepest).items()
-    }
-    build = functools.partial(build_network, config=config, deepest=deepest)
-    network: VGG19 = jax.eval_shape(build, params)
-    return network
-
-
-def _frozen(config: Config) -> VGG19:
-    """Return the same as a run takes it."""
-    taps = split_config(config)[1].taps
-    frozen: VGG19 = jax.eval_shape(functools.partial(freeze, taps=taps), _blank_network(config))
-    return frozen
-
-
 def _need_tiled(shape: Shape, looks: Sequence[Shape], config: Config) -> Need:
-    numbers, program = split_config(config)
-    frozen = _frozen(config)
-    covered = tiles((*shape, 3), config)
-    window, bounds = _image(covered.size, config), jax.ShapeDtypeStruct((4,), jnp.int32)
-    targets = jax.eval_shape(
-        functools.partial(problem.compute_targets, numbers=numbers, program=program),
-        frozen,
-        window,
-        [window for _ in looks],
-    )
-    content: Any = window
-    kept = sums.content_bytes(program)
-    if kept <= sums.KEPT_BYTES:
-        content = targets.content
-    else:
-        kept = 0
-    kind, style = config.image_dtype, {}
-    for name in program.style_layers:
-        count = channels(name)
-        style[name] = tuple(jax.ShapeDtypeStruct((count,) * n, kind) for n in (2, 1))
-    content_factors = (jax.ShapeDtypeStruct((), kind),) * len(program.content_layers)
-    constants: Any = sums.Constants(content_factors, style, numbers)  # type: ignore[arg-type]
-    shift = sums.shifts(targets.style, program.style_loss)
-    with jax.default_matmul_precision(config.matmul_precision):
-        pull = sums.pull.lower(
-            frozen, window, content, bounds, shift, constants, program, shape
-        ).compile()
-    area, overlap = math.prod(shape), _overlap(covered)
+    pull, kept = compile_pull(shape, len(looks), config=config)
     pair = 2 * config.memory_size if config.optimizer != "adam" else 2
     # The content as it was read and resized, the picture, its gradient, its average, what is shown
     # and saved, and what the optimizer remembers; the content's maps with the windows' margins.
     pictures = 12 * (9 + pair)
-    host = int(area * (pictures + kept * overlap))
+    host = int(math.prod(shape) * (pictures + kept * _overlap(tiles((*shape, 3), config))))
     return Need(_bytes(pull), _PROCESS_BYTES + host)
-
-
-def _image(shape: tuple[int, ...], config: Config) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((*shape, 3), config.image_dtype)
 
 
 def _bytes(compiled: Any) -> int:
@@ -364,7 +265,7 @@ def pace(
         for style in styles
     ]
     # The numbers in the network do not change the time.
-    network = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), _blank_network(config))
+    network = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), blank_network(config))
     frozen = freeze(network, taps=split_config(config)[1].taps)
     scale = begin_scale(picture, looks, network=frozen, config=config, picture=picture)
     scale.advance(1)

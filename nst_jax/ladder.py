@@ -21,15 +21,8 @@ from nst_jax.architecture import CONVS, TAPS
 from nst_jax.config import Config, Precision
 from nst_jax.moments import gram_matrix
 from nst_jax.objective import Losses, Targets
-from nst_jax.problem import (
-    Numbers,
-    Program,
-    build_network,
-    compute_targets,
-    make_optimizer,
-    split_config,
-    variable_loss,
-)
+from nst_jax.problem import build_network, compute_targets, variable_loss
+from nst_jax.program import Numbers, Program, make_optimizer, split_config
 from nst_jax.transfer import stylize
 from nst_jax.vgg import VGG19, normalize
 from nst_jax.weights import from_state_dict

@@ -44,7 +44,6 @@ from nst_jax.session import (
     warn_if_untrained,
 )
 from nst_jax.transfer import stylize
-from nst_jax.weights_file import Weights
 
 
 class Job(NamedTuple):
@@ -139,7 +138,7 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequ
 
     began = time.perf_counter()
     try:
-        with _checkpoints(job, weights, flags, config) as store, stop_signals() as received:
+        with _checkpoints(job, weights.origin, flags, config) as store, stop_signals() as received:
             if store and store.newest:
                 print_header(console, [("resume", f"from step {store.newest}")])
             snapshots = stylize(
@@ -154,6 +153,8 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequ
                 checkpoints=store,
                 checkpoint_seconds=flags.checkpoint_seconds,
             )
+            # The run has them in its own form.
+            weights = dataclasses.replace(weights, params={})
             with contextlib.closing(snapshots):
                 last = follow(
                     snapshots,
@@ -192,7 +193,7 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequ
 
 @contextlib.contextmanager
 def _checkpoints(
-    job: Job, weights: Weights, flags: argparse.Namespace, config: Config
+    job: Job, weights: str, flags: argparse.Namespace, config: Config
 ) -> Iterator[Store | None]:
     """Open the folder of the flag, if it is given, for this job alone."""
     if not flags.checkpoint:
@@ -206,7 +207,7 @@ def _checkpoints(
     fingerprint = {
         **{name: format_setting(x) for name, x in dataclasses.asdict(config).items()},
         **{f"{name} image": [_digest(x) for x in each] for name, each in images.items()},
-        "weights": weights.origin,
+        "weights": weights,
     }
     with Store(flags.checkpoint, fingerprint=fingerprint, complain=complain) as store:
         yield store

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from nst_jax.architecture import check_size
 from nst_jax.config import Config
 from nst_jax.errors import InputError
-from nst_jax.problem import split_config
+from nst_jax.program import split_config
 from nst_jax.pyramid import Shape, Side, fit, scales, side_of
 
 # The (height, width) of each scale in px, and the updates made there.

@@ -1,4 +1,4 @@
-"""One scale of a run as a pure program: its settings taken apart, its targets, its steps."""
+"""One scale of a run as pure programs: its targets, its loss, its steps."""
 
 import functools
 from collections import OrderedDict
@@ -8,16 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int
 
-from nst_jax import iterates, objective, optimize
-from nst_jax.adam import torch_adam
-from nst_jax.architecture import TAPS, check_taps, stride
+from nst_jax import objective, optimize
+from nst_jax.architecture import TAPS, stride
 from nst_jax.backend import resolve
-from nst_jax.config import Config, Optimizer, Space
-from nst_jax.lbfgs import torch_lbfgs
-from nst_jax.losses import ContentLoss, StyleLoss
+from nst_jax.config import Config
+from nst_jax.losses import StyleLoss
 from nst_jax.moments import StyleStatistics
 from nst_jax.objective import (
     Losses,
@@ -27,50 +24,24 @@ from nst_jax.objective import (
     describe,
     style_transfer_loss,
 )
-from nst_jax.regularizers import TotalVariation, range_penalty, total_variation
+from nst_jax.program import (
+    Numbers,
+    Program,
+    keeper,
+    make_optimizer,
+    projection,
+    to_normalized,
+    to_srgb,
+    to_variable,
+)
+from nst_jax.ready import Ready
+from nst_jax.regularizers import range_penalty, total_variation
 from nst_jax.sharding import Layout
-from nst_jax.vgg import VGG19, build_vgg19, denormalize, normalize
+from nst_jax.vgg import VGG19, build_vgg19
 from nst_jax.windows import Part
 
 # The most steps in one call to the device; only the length of a few arrays of scalars.
 CAPACITY = 256
-
-
-class Numbers(NamedTuple):
-    """The settings that the compiled program takes at run time: changing one compiles nothing."""
-
-    learning_rate: float | Float[Array, ""]
-    content_weight: float | Float[Array, ""]
-    style_weight: float | Float[Array, ""]
-    tv_weight: float | Float[Array, ""]
-    range_weight: float | Float[Array, ""]
-    content_layers: tuple[float | Float[Array, ""], ...]
-    style_layers: tuple[float | Float[Array, ""], ...]
-    style_blend: tuple[float | Float[Array, ""], ...]
-
-
-class Program(NamedTuple):
-    """The settings that make another program.
-
-    All decays too: as float32 numbers that are known only at run time, 1 - 0.999 would lose half
-    its digits. A regularizer without weight is no part of the program.
-    """
-
-    taps: tuple[str, ...]
-    content_layers: tuple[str, ...]
-    style_layers: tuple[str, ...]
-    content_loss: ContentLoss
-    style_loss: StyleLoss
-    tv_loss: TotalVariation | None
-    has_range: bool
-    space: Space
-    clamp: bool
-    optimizer: Optimizer
-    memory_size: int
-    beta1: float
-    beta2: float
-    picture: iterates.Picture
-    average_decay: float
 
 
 class Problem(NamedTuple):
@@ -79,44 +50,6 @@ class Problem(NamedTuple):
     network: VGG19
     targets: Targets
     numbers: Numbers
-
-
-def split_config(config: Config) -> tuple[Numbers, Program]:
-    """Take apart what a run knows at run time and what it compiles.
-
-    Raises:
-      InputError: if there is no layer at all.
-    """
-    contents, styles = config.content_layers, config.style_layers
-    return (
-        Numbers(
-            config.learning_rate,
-            config.content_weight,
-            config.style_weight,
-            config.tv_weight,
-            config.range_weight,
-            tuple(layer.weight for layer in contents),
-            tuple(layer.weight for layer in styles),
-            config.style_blend,
-        ),
-        Program(
-            taps=check_taps(layer.name for layer in contents + styles),
-            content_layers=tuple(layer.name for layer in contents),
-            style_layers=tuple(layer.name for layer in styles),
-            content_loss=config.content_loss,
-            style_loss=config.style_loss,
-            tv_loss=config.tv_loss if config.tv_weight else None,
-            has_range=config.range_weight > 0,
-            space=config.space,
-            clamp=config.clamp,
-            optimizer=config.optimizer,
-            memory_size=config.memory_size,
-            beta1=config.beta1,
-            beta2=config.beta2,
-            picture=config.picture,
-            average_decay=config.average_decay,
-        ),
-    )
 
 
 def build_network(
@@ -142,54 +75,6 @@ def build_network(
         remat=config.remat,
         deepest=deepest,
     )
-
-
-def make_optimizer(
-    numbers: Numbers, program: Program, *, block: int = 1
-) -> optax.GradientTransformation:
-    """Return the optimizer that the settings name; the block is that of `torch_lbfgs`."""
-    match program.optimizer:
-        case "adam":
-            return torch_adam(numbers.learning_rate, b1=program.beta1, b2=program.beta2)
-        case "lbfgs":
-            return optax.lbfgs(memory_size=program.memory_size)
-        case "lbfgs-torch":
-            return torch_lbfgs(memory_size=program.memory_size, block=block)
-
-
-def keeper(program: Program) -> iterates.Keeper:
-    """Return the rule by which the iterates become a picture."""
-    match program.picture:
-        case "last":
-            return iterates.last()
-        case "average":
-            return iterates.average(program.average_decay)
-        case "best":
-            return iterates.best()
-
-
-def to_variable(image: Float[Array, "*batch 3"], space: Space) -> Float[Array, "*batch 3"]:
-    """Take sRGB in [0, 1] to the space that is optimized in."""
-    return normalize(image) if space == "normalized" else image
-
-
-def to_srgb(variable: Float[Array, "*batch 3"], space: Space) -> Float[Array, "*batch 3"]:
-    """Invert `to_variable`; nothing is clipped."""
-    return denormalize(variable) if space == "normalized" else variable
-
-
-def to_normalized(variable: Float[Array, "*batch 3"], space: Space) -> Float[Array, "*batch 3"]:
-    """Take the variable to what the network sees."""
-    return variable if space == "normalized" else normalize(variable)
-
-
-def projection(program: Program) -> Callable[[Array], Array]:
-    """Return what is done to the variable after each update."""
-
-    def shown(variable: Array) -> Array:
-        return to_variable(jnp.clip(to_srgb(variable, program.space), 0, 1), program.space)
-
-    return shown if program.clamp else optimize.unchanged
 
 
 def variable_loss(
@@ -304,7 +189,7 @@ def compute_targets(
     return targets
 
 
-@functools.partial(jax.jit, static_argnames=("content_layers", "style_layers", "layout"))
+@functools.partial(Ready, static_argnames=("content_layers", "style_layers", "layout"))
 def _describe(
     network: VGG19,
     image: Float[Array, "*batch height width 3"],
@@ -354,7 +239,9 @@ def start(
     return layout.constrain(state) if layout else state
 
 
-@functools.partial(jax.jit, static_argnames=("program", "layout", "block"), donate_argnames="state")
+@functools.partial(
+    Ready, static_argnames=("program", "layout", "block"), donate_argnames=("state",)
+)
 def advance(
     state: optimize.State,
     steps: int | Int[Array, ""],

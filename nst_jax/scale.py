@@ -12,7 +12,8 @@ from nst_jax import optimize, problem
 from nst_jax.backend import block
 from nst_jax.config import Config
 from nst_jax.objective import Losses
-from nst_jax.problem import Problem, Program, split_config
+from nst_jax.problem import Problem
+from nst_jax.program import Program, split_config
 from nst_jax.pyramid import carry
 from nst_jax.sharding import Layout, find_devices, lay_out
 from nst_jax.tiling import Tiled, needs_tiles

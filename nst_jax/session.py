@@ -26,7 +26,8 @@ from nst_jax.errors import InputError
 from nst_jax.flags import download_bar
 from nst_jax.images import save_image
 from nst_jax.planning import Plan, count_steps
-from nst_jax.problem import build_network, split_config
+from nst_jax.problem import build_network
+from nst_jax.program import split_config
 from nst_jax.pyramid import Shape
 from nst_jax.running import Snapshot
 from nst_jax.vgg import VGG19

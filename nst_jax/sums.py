@@ -18,7 +18,8 @@ from nst_jax.config import Space
 from nst_jax.losses import StyleLoss, content_loss_of, style_loss_of
 from nst_jax.moments import StyleStatistics, accumulator, gram_matrix
 from nst_jax.objective import Losses
-from nst_jax.problem import Numbers, Program, regularizers, to_normalized, weigh
+from nst_jax.problem import regularizers, weigh
+from nst_jax.program import Numbers, Program, to_normalized
 from nst_jax.pyramid import Shape
 from nst_jax.vgg import VGG19
 from nst_jax.windows import Part

@@ -28,14 +28,14 @@ from nst_jax.config import Config, Space
 from nst_jax.errors import InputError
 from nst_jax.moments import StyleStatistics
 from nst_jax.objective import Losses, assemble_targets
-from nst_jax.problem import (
+from nst_jax.problem import start
+from nst_jax.program import (
     Numbers,
     Program,
     keeper,
     make_optimizer,
     projection,
     split_config,
-    start,
     to_srgb,
 )
 from nst_jax.pyramid import carry

@@ -13,7 +13,7 @@ from nst_jax.backend import resolve
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.planning import check_inputs
-from nst_jax.problem import split_config
+from nst_jax.program import split_config
 from nst_jax.running import Checkpoints, Run, Saver, Snapshot, snapshots
 from nst_jax.sharding import find_devices
 from nst_jax.tiling import check_tiled, needs_tiles

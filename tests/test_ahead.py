@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from benchmarks import ahead, hlo, work
 from commands import run
 from nst_jax.backend import resolve
-from nst_jax.forecast import lower_step
+from nst_jax.lowering import lower_step
 from nst_jax.presets import preset
 
 pytestmark = pytest.mark.optimized

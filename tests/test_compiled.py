@@ -21,11 +21,20 @@ SCRIPT = """
 import collections, json, sys
 import jax
 from nst_jax.cli import main
-events = collections.Counter()
+events, traced = collections.Counter(), []
 jax.monitoring.register_event_listener(lambda name, **_: events.update([name]))
+
+
+def listen(name, seconds, fun_name="", **_):
+    if name == "/jax/core/compile/jaxpr_trace_duration" and fun_name in ("advance", "_describe"):
+        traced.append(fun_name)
+
+
+jax.monitoring.register_event_duration_secs_listener(listen)
 code = main(sys.argv[1:])
 names = {name: f"/jax/compilation_cache/cache_{name}" for name in ("hits", "misses")}
-print(json.dumps({key: events[name] for key, name in names.items()}), file=sys.stderr)
+found = {key: events[name] for key, name in names.items()} | {"traced": sorted(traced)}
+print(json.dumps(found), file=sys.stderr)
 sys.exit(code)
 """
 
@@ -55,25 +64,43 @@ def job(tmp_path, photographs, random_params):
     return run
 
 
+LARGE = ["_describe", "_describe", "advance"]  # images of two sizes
+
+
 def programs(folder):
     return {path: path.read_bytes() for path in folder.rglob("*-cache")}
 
 
+def ready(folder):
+    found = {path: path.read_bytes() for path in folder.rglob("ready/*")}
+    return dict(sorted(found.items()))
+
+
 def test_the_second_run_compiles_nothing_and_a_damaged_program_is_replaced(job, offline):
     did, said, picture = job()
-    assert did["hits"] == 0
+    assert did == {"hits": 0, "misses": did["misses"], "traced": LARGE}
     assert did["misses"] > 2
     assert said == []
-    kept = programs(offline / "compiled")
+    kept, large = programs(offline / "compiled"), ready(offline / "compiled")
     assert len(kept) == did["misses"]
+    assert [path.name.split("-")[0] for path in large] == LARGE
 
-    assert job() == ({"hits": len(kept), "misses": 0}, [], picture)
+    # The large ones are not even traced.
+    unchanged = {"hits": len(kept), "misses": 0, "traced": []}
+    assert job() == (unchanged, [], picture)
     assert programs(offline / "compiled") == kept
+    assert ready(offline / "compiled") == large
 
-    (damaged,) = (path for path in kept if path.name.startswith("jit_advance-"))
+    path = list(large)[-1]
+    path.write_bytes(large[path][:-40] + bytes(40))
+    assert job() == (unchanged | {"traced": ["advance"]}, [], picture)
+    assert job() == (unchanged, [], picture)
+
+    (damaged,) = (path for path in kept if path.name.startswith("jit_freeze-"))
     damaged.write_bytes(kept[damaged][:-40] + bytes(40))
     did, said, again = job()
-    assert did == {"hits": len(kept) - 1, "misses": 1}
+    again_one = {"hits": len(kept) - 1, "misses": 1, "traced": []}
+    assert did == again_one
     assert again == picture
     (line,) = said
     assert line.startswith(f"nst-jax: reading compiled programs in {damaged.parent} failed (")
@@ -81,14 +108,14 @@ def test_the_second_run_compiles_nothing_and_a_damaged_program_is_replaced(job, 
     # It is whole again. Another one was being written when the process was killed.
     other = max(kept.keys() - {damaged}, key=lambda path: path.stat().st_size)
     other.with_name(other.name.replace("-cache", "-atime")).unlink()
-    assert job() == ({"hits": len(kept) - 1, "misses": 1}, [], picture)
+    assert job() == (again_one, [], picture)
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(job, offline):
     offline.mkdir(parents=True)
     (offline / "compiled").write_text("a file in its place")
     did, said, _ = job()
-    assert did == {"hits": 0, "misses": 0}
+    assert did == {"hits": 0, "misses": 0, "traced": LARGE}
     (line,) = said
     assert line.startswith("nst-jax: compiled programs are not kept (")
     assert line.endswith("NST_JAX_CACHE names another folder")
@@ -97,7 +124,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(job, offline):
 def test_the_users_own_folder_wins_and_the_cache_can_be_turned_off(job, offline, tmp_path):
     job(JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"))
     assert (tmp_path / "own").is_dir()
-    assert job(JAX_ENABLE_COMPILATION_CACHE="0")[0] == {"hits": 0, "misses": 0}
+    did = {"hits": 0, "misses": 0, "traced": LARGE}
+    assert job(JAX_ENABLE_COMPILATION_CACHE="0")[0] == did
     assert not (offline / "compiled").exists()
 
 

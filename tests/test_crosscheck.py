@@ -34,6 +34,7 @@ from nst_jax import (
 )
 from nst_jax.architecture import TAPS
 from nst_jax.images import draw_image
+from nst_jax.program import split_config
 from nst_jax.vgg import VGG19
 
 ROOT = Path(__file__).parents[1]
@@ -229,7 +230,7 @@ def test_relus_that_rounding_opens_are_held_where_the_record_has_them(records):
     image = {role: jnp.asarray(record[f"image/{role}"]) for role in ladder._ROLES}
     right = ladder._switches(ladder._record_maps(record), config)
     masks = {**right, "relu1_1": opened > 0}
-    settings = problem.split_config(config)
+    settings = split_config(config)
     targets = problem.compute_targets(network, image["content"], [image["style"]], *settings)
     gradient = ladder._evaluate(network, image, config, targets, masks)[1]
     changed = {**record, "map/relu1_1": opened, "gradient": np.asarray(gradient)}

@@ -12,7 +12,7 @@ import pytest
 
 from nst_jax import crosscheck, ladder, preset
 from nst_jax.architecture import TAPS
-from nst_jax.problem import split_config
+from nst_jax.program import split_config
 
 BASE = dataclasses.replace(preset("pytorch"), steps=20, precision="float32", conv="direct")
 LAYERS = split_config(BASE)[1].style_layers

@@ -10,6 +10,7 @@ import pytest
 from nst_jax import Config, build_vgg19, layers, preset, problem, stylize
 from nst_jax.backend import resolve
 from nst_jax.errors import InputError
+from nst_jax.program import split_config
 from nst_jax.scale import Whole, begin, begin_scale
 from nst_jax.tiling import Tiled
 from nst_jax.vgg import freeze
@@ -35,7 +36,7 @@ def compare(images, network, config):
     """Return relative errors: the largest of all losses, and the gradient's; and the tiles."""
     config = resolve(config)
     content, style, picture = map(jnp.asarray, images)
-    taps = problem.split_config(config)[1].taps
+    taps = split_config(config)[1].taps
     given = {"network": freeze(network, taps=taps), "config": config, "picture": picture}
     tiled = Tiled(content, [style], **given)
     losses, gradient = tiled.evaluate()
