@@ -1,8 +1,6 @@
 """Keep compiled programs in the cache folder, so that the next run of a command line has them."""
 
-import hashlib
 import os
-import platform
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +13,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
-from nst_jax.ready import ready_programs
+from nst_jax.ready import processor, ready_programs
 from nst_jax.weights import cache_dir
 
 _SETTINGS = {
@@ -28,17 +26,7 @@ _SETTINGS = {
 
 def compiled_dir() -> Path:
     """Return the folder for programs that were compiled for a processor like this one."""
-    return cache_dir() / "compiled" / _processor()
-
-
-def _processor() -> str:
-    # Machines that share a home share the cache, and a foreign instruction kills the process.
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = [platform.processor()]
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
-    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+    return cache_dir() / "compiled" / processor()
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 JAX's own cache spares the compilation, but it knows a program by its lowered text, and to trace and
 lower a step takes half a second, at each scale. Here a program is known by what that text is made
-from: this package's code and the versions of what it calls, JAX's settings, the static arguments,
-and the structure, shapes and types of the others.
+from: this package's code and the versions of what it calls, the machine, JAX's settings, the static
+arguments, and the structure, shapes and types of the others.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import os
 import pickle
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from importlib.metadata import version
@@ -135,6 +136,7 @@ def _key(name: str, static: dict[str, Any], given: dict[str, Any]) -> str:
         [os.environ.get(flag) for flag in _FLAGS],
         (device.platform, device.device_kind, device.client.platform_version),
         _code(),
+        processor(),
     ]
     text = "\n".join(map(repr, parts))
     # An object without a text of its own is never the same again.
@@ -152,6 +154,20 @@ def _code() -> str:
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+@functools.cache
+def processor() -> str:
+    """Return a name for processors that run the same programs.
+
+    Machines that share a home share the cache, and a foreign instruction kills the process.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = [platform.processor()]
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
 def _load(path: Path) -> Any:

@@ -125,8 +125,10 @@ def test_what_makes_another_program_is_traced(folder, traced, monkeypatch):
         assert count(first) == 1
         monkeypatch.undo()
         assert count(first) == 0
-        monkeypatch.setattr(ready, "_code", lambda: "that of another version")
-        assert count(first) == 1
+        for name in ("_code", "processor"):
+            with monkeypatch.context() as other:
+                other.setattr(ready, name, lambda: "another")
+                assert count(first) == 1
 
 
 def test_the_code_and_the_versions_are_part_of_it(monkeypatch, tmp_path):
