@@ -181,10 +181,10 @@ def _load(path: Path) -> Any:
 
 
 def _make(lower: Callable[[], Any], path: Path) -> Any:
-    """Compile a program, and keep it if that can be done."""
+    """Compile a program, and keep it if that can be done: a run goes on without."""
     with _without_cache():
         compiled = lower().compile()
-    with contextlib.suppress(OSError, ValueError, jax.errors.JaxRuntimeError):
+    with contextlib.suppress(Exception):
         # gzip's checksum will tell damage.
         packed = gzip.compress(pickle.dumps(serialize(compiled)), compresslevel=1)
         path.parent.mkdir(parents=True, exist_ok=True)

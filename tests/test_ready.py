@@ -233,6 +233,13 @@ def test_a_folder_that_cannot_be_written_costs_only_time(folder, traced):
     assert folder.read_text() == "a file in its place"
 
 
+def test_a_device_whose_programs_cannot_be_kept_costs_only_time(folder, traced, monkeypatch):
+    monkeypatch.setattr(ready, "serialize", NotImplementedError)
+    with ready_programs(folder):
+        check(as_in_a_new_process(traced)(Carried(jnp.asarray(X), 2.0), 2))
+    assert files(folder) == []
+
+
 def test_what_was_used_longest_ago_goes_first(folder, traced, monkeypatch):
     def use(count):
         as_in_a_new_process(traced)(Carried(jnp.zeros((count, 3)), 2.0), 2)
