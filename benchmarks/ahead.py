@@ -30,7 +30,7 @@ from benchmarks import hlo
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
-from nst_jax.flags import Parser, exit_code
+from nst_jax.flags import Parser, exit_code, whole
 from nst_jax.lowering import lower_step
 from nst_jax.presets import PRESETS, preset
 from nst_jax.sharding import lay_out
@@ -241,24 +241,26 @@ def _parser() -> Parser:
     parser = Parser(prog=PROGRAM, description="Compile a step for a device that is not here.")
     add = parser.add_argument
     add("target", choices=[*GPUS, *TPUS], help="the device")
-    add("--size", type=int, default=512, metavar="N", help="side of the picture (default: 512)")
+    add(
+        "--size",
+        type=whole(16),
+        default=512,
+        metavar="N",
+        help="side of the picture (default: 512)",
+    )
     add("--preset", default="pytorch", choices=list(PRESETS), help="(default: pytorch)")
     precisions = ("auto", "float32", "tf32", "bfloat16")
     add("--precision", default="auto", choices=precisions, help="(default: auto)")
-    add("--batch", type=int, default=0, metavar="N", help="pictures at once (default: one)")
-    add("--devices", type=int, default=1, metavar="N", help="that share a picture (default: 1)")
-    add("--top", type=int, default=25, metavar="N", help="lines to print (default: 25)")
+    add("--batch", type=whole(0), default=0, metavar="N", help="pictures at once (default: one)")
+    add("--devices", type=whole(), default=1, metavar="N", help="that share a picture (default: 1)")
+    add("--top", type=whole(0), default=25, metavar="N", help="lines to print (default: 25)")
     add("--keep", metavar="FILE", help="write the compiled program's text")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with the given arguments, by default the process's; return its code."""
-    parser = _parser()
-    flags = parser.parse_args(argv)
-    for name, least in (("size", 16), ("batch", 0), ("devices", 1), ("top", 0)):
-        if getattr(flags, name) < least:
-            parser.error(f"--{name} must be at least {least}")
+    flags = _parser().parse_args(argv)
     return exit_code(PROGRAM, lambda: _run(flags))
 
 

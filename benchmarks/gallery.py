@@ -21,7 +21,7 @@ from nst_jax import cli
 from nst_jax.backend import device_name
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable, write_json
-from nst_jax.flags import Parser, exit_code
+from nst_jax.flags import Parser, exit_code, whole
 from nst_jax.images import check_output, load_image, save_image
 
 PROGRAM = "benchmarks.gallery"
@@ -35,7 +35,9 @@ def _parser() -> Parser:
     add("--style", nargs="+", default=["png/style.png"], metavar="PATH", help="one for each row")
     add("--recipes", nargs="+", default=["default", "pytorch"], metavar="R", help="see above")
     add("--beside", nargs="*", default=[], metavar="PATH", help="pictures for one more column each")
-    add("--size", type=int, default=256, metavar="N", help="longest side in px (default: 256)")
+    add(
+        "--size", type=whole(16), default=256, metavar="N", help="longest side in px (default: 256)"
+    )
     add("--weights", default="auto", metavar="W", help="as in the main job (default: auto)")
     add("--output", default="gallery.png", metavar="PATH", help="(default: %(default)s)")
     add("--json", metavar="FILE", help="write what each picture took")

@@ -22,7 +22,7 @@ from benchmarks import hlo
 from benchmarks.jax_side import Job
 from benchmarks.modes import MODES, Mode
 from nst_jax.backend import device_name
-from nst_jax.flags import Parser, exit_code
+from nst_jax.flags import Parser, exit_code, whole
 from nst_jax.images import draw_image
 from nst_jax.presets import PRESETS
 from nst_jax.weights import find_weights
@@ -51,24 +51,26 @@ def _parser() -> Parser:
     parser = Parser(prog=PROGRAM, description="Print the largest costs of a step, by operation.")
     modes = [mode for mode in MODES.values() if mode.framework == "jax"]
     add = parser.add_argument
-    add("--size", type=int, default=256, metavar="N", help="side of the picture (default: 256)")
+    add(
+        "--size",
+        type=whole(16),
+        default=256,
+        metavar="N",
+        help="side of the picture (default: 256)",
+    )
     for name, default in (("precision", "float32"), ("conv", "auto")):
         choices = list(dict.fromkeys(getattr(mode, name) for mode in modes))
         add(f"--{name}", default=default, choices=choices, help=f"(default: {default})")
     add("--preset", default="pytorch", choices=list(PRESETS), help="(default: pytorch)")
-    add("--steps", type=int, default=3, metavar="N", help="steps to trace (default: 3)")
-    add("--top", type=int, default=25, metavar="N", help="lines to print (default: 25)")
+    add("--steps", type=whole(), default=3, metavar="N", help="steps to trace (default: 3)")
+    add("--top", type=whole(0), default=25, metavar="N", help="lines to print (default: 25)")
     add("--keep", metavar="FOLDER", help="keep the trace, for TensorBoard or Perfetto")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with the given arguments, by default the process's; return its code."""
-    parser = _parser()
-    flags = parser.parse_args(argv)
-    for name, least in (("size", 16), ("steps", 1), ("top", 1)):
-        if getattr(flags, name) < least:
-            parser.error(f"--{name} must be at least {least}")
+    flags = _parser().parse_args(argv)
     return exit_code(PROGRAM, lambda: _run(flags))
 
 

@@ -19,7 +19,7 @@ from nst_jax.backend import device_name, resolve
 from nst_jax.compiled import kept_programs
 from nst_jax.config import Config
 from nst_jax.files import check_writable, write_json
-from nst_jax.flags import Parser, arithmetic_line, exit_code
+from nst_jax.flags import Parser, arithmetic_line, exit_code, whole
 from nst_jax.images import load_image
 from nst_jax.presets import preset
 from nst_jax.problem import build_network
@@ -92,8 +92,10 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--content", default="png/content.png", metavar="PATH", help="(default: %(default)s)")
     add("--style", default="png/style.png", metavar="PATH", help="(default: %(default)s)")
-    add("--size", type=int, default=256, metavar="N", help="longest side in px (default: 256)")
-    add("--steps", type=int, default=2000, metavar="N", help="of Adam (default: 2000)")
+    add(
+        "--size", type=whole(16), default=256, metavar="N", help="longest side in px (default: 256)"
+    )
+    add("--steps", type=whole(), default=2000, metavar="N", help="of Adam (default: 2000)")
     add("--weights", default="auto", metavar="W", help="as in the main job (default: auto)")
     add("--json", metavar="FILE", help="write all numbers, the curves too")
     return parser

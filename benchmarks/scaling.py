@@ -29,7 +29,7 @@ from benchmarks.driver import ROOT, Plan, Result, measure
 from benchmarks.modes import MODES
 from benchmarks.speed import prepare
 from nst_jax.files import atomic_write, check_writable, write_json
-from nst_jax.flags import Parser, exit_code
+from nst_jax.flags import Parser, exit_code, whole
 
 PROGRAM = "benchmarks.scaling"
 MEMORY_MODES = (
@@ -47,11 +47,11 @@ def _parser() -> Parser:
     parser = Parser(prog=PROGRAM, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("what", choices=("memory", "batch", "devices"))
     add = parser.add_argument
-    add("--sizes", type=int, nargs="+", metavar="N", help="sides of the square picture in px")
+    add("--sizes", type=whole(16), nargs="+", metavar="N", help="sides of the square picture in px")
     add("--modes", nargs="+", choices=MODES, default=MEMORY_MODES, metavar="MODE", help="memory")
-    add("--counts", type=int, nargs="+", metavar="N", help="pictures at once, or devices")
-    add("--rounds", type=int, default=3, metavar="N", help="timed blocks (default: 3)")
-    add("--timeout", type=int, default=900, metavar="S", help="of one start or block (900)")
+    add("--counts", type=whole(), nargs="+", metavar="N", help="pictures at once, or devices")
+    add("--rounds", type=whole(), default=3, metavar="N", help="timed blocks (default: 3)")
+    add("--timeout", type=whole(), default=900, metavar="S", help="of one start or block (900)")
     add("--content", metavar="PATH", help="memory: an image, made square; drawn by default")
     add("--style", metavar="PATH", help="the same")
     add("--weights", default="untrained", metavar="W", help="memory: as in the main job")

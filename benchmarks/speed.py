@@ -23,7 +23,7 @@ from benchmarks.driver import Cache, Plan, Result, measure, worker_environment
 from benchmarks.modes import DEFAULT_MODES, MODES, Platform
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
-from nst_jax.flags import EXIT_FAILURE, EXIT_USAGE, Parser, exit_code
+from nst_jax.flags import EXIT_FAILURE, EXIT_USAGE, Parser, exit_code, whole
 from nst_jax.report import check_plotting
 
 PROGRAM = "benchmarks.speed"
@@ -32,18 +32,8 @@ _LEAST_SIZE = 16  # of relu5_1
 _FILE_WIDTH = 160  # of tables that go into a file
 
 
-def _whole(text: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least {least}")
-    return int(text)
-
-
-def _size(text: str) -> int:
-    return _whole(text, _LEAST_SIZE)
-
-
 def _steps(text: str) -> int | None:
-    return None if text == "auto" else _whole(text)
+    return None if text == "auto" else whole()(text)
 
 
 def _mode(text: str) -> str:
@@ -59,7 +49,14 @@ def _parser() -> Parser:
         "size. Exit code 1 if nothing could be measured.",
     )
     add = parser.add_argument
-    add("--sizes", type=_size, nargs="+", default=SIZES, metavar="N", help="sides of the picture")
+    add(
+        "--sizes",
+        type=whole(_LEAST_SIZE),
+        nargs="+",
+        default=SIZES,
+        metavar="N",
+        help="sides of the picture",
+    )
     add(
         "--modes",
         type=_mode,
@@ -71,7 +68,7 @@ def _parser() -> Parser:
         + " ".join(DEFAULT_MODES["gpu"])
         + "); -max-autotune is there too",
     )
-    add("--rounds", type=_whole, default=7, metavar="N", help="timed blocks (default: 7)")
+    add("--rounds", type=whole(), default=7, metavar="N", help="timed blocks (default: 7)")
     add(
         "--steps",
         type=_steps,
@@ -86,12 +83,12 @@ def _parser() -> Parser:
         "each, or none (default: both)",
     )
     add("--device", choices=("auto", *get_args(Platform)), default="auto", help="(default: auto)")
-    add("--threads", type=_whole, metavar="N", help="CPUs that a worker may use (default: all)")
+    add("--threads", type=whole(), metavar="N", help="CPUs that a worker may use (default: all)")
     add("--content", metavar="PATH", help="an image, made square; a drawn one by default")
     add("--style", metavar="PATH", help="the same")
     add("--weights", default="untrained", metavar="W", help="as in the main job (untrained)")
     add("--no-rates", action="store_true", help="leave out the machine's matrix and memory rates")
-    add("--timeout", type=_whole, default=900, metavar="S", help="of one start or block (900)")
+    add("--timeout", type=whole(), default=900, metavar="S", help="of one start or block (900)")
     add("--json", metavar="FILE", help="write all numbers")
     add("--markdown", metavar="FILE", help="write the tables for a document")
     add("--plot", metavar="FILE", help=f"seconds over pixels; {', '.join(output.PLOTS)}")

@@ -18,7 +18,14 @@ from nst_jax.backend import resolve
 from nst_jax.compiled import kept_programs
 from nst_jax.config import Config
 from nst_jax.errors import InputError
-from nst_jax.flags import Parser, add_setting_flags, exit_code, format_setting, given_settings
+from nst_jax.flags import (
+    Parser,
+    add_setting_flags,
+    exit_code,
+    format_setting,
+    given_settings,
+    whole,
+)
 from nst_jax.many import paint_many
 from nst_jax.one import load_job, paint_one
 from nst_jax.pictures import Pairs, expand, is_collection, plan_job
@@ -94,7 +101,7 @@ def _parser() -> Parser:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--save-every", type=_positive, metavar="N", help="also write the picture every N steps"
+        "--save-every", type=whole(), metavar="N", help="also write the picture every N steps"
     )
     parser.add_argument(
         "--devices",
@@ -141,7 +148,7 @@ def _add_process_flags(parser: Parser) -> None:
     group.add_argument(
         "--coordinator", metavar="HOST:PORT", help="where process 0 listens, without such a cluster"
     )
-    group.add_argument("--processes", type=_positive, metavar="N", help="how many there are")
+    group.add_argument("--processes", type=whole(), metavar="N", help="how many there are")
     group.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
 
 
@@ -162,14 +169,8 @@ class _ListPresets(argparse.Action):
         parser.exit()
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def _devices(text: str) -> int | str:
-    return text if text == "all" else _positive(text)
+    return text if text == "all" else whole()(text)
 
 
 def _seconds(text: str) -> float:
@@ -180,7 +181,7 @@ def _seconds(text: str) -> float:
 
 
 def _batch(text: str) -> int | None:
-    return None if text == "auto" else _positive(text)
+    return None if text == "auto" else whole()(text)
 
 
 def _config(flags: argparse.Namespace) -> tuple[Config, bool]:

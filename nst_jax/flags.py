@@ -143,6 +143,17 @@ def _parse_with(setting: "dataclasses.Field[Any]", *, words: bool) -> Callable[[
     return parse
 
 
+def whole(least: int = 1) -> Callable[[str], int]:
+    """Return the type of a flag that takes whole numbers from `least` on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
 def arithmetic_line(config: Config) -> str:
     """Return the header's line that says what a resolved config computes in, and how."""
     return f"numbers  {config.precision}, {config.conv} convolutions"

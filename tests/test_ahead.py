@@ -94,9 +94,9 @@ def test_the_step_of_a_tpu():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["h100", "--size=8"], "--size must be at least 16"),
+        (["h100", "--size=8"], "'8' is not a whole number of at least 16"),
         (["b1000"], "invalid choice: 'b1000'"),
-        (["h100", "--devices=0"], "--devices must be at least 1"),
+        (["h100", "--devices=0"], "'0' is not a whole number of at least 1"),
         (["h100", "--keep=missing/a.txt"], "missing"),
         (["v5e", "--precision=tf32"], "precision is tf32, which a tpu does not have"),
         (

@@ -225,7 +225,7 @@ def test_nothing_measured_is_exit_code_1(capsys, weights_flag):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--sizes", "0"], "'0' is not a whole number, at least 16"),
+        (["--sizes", "0"], "'0' is not a whole number of at least 16"),
         (["--sizes", "a"], "'a' is not a whole number"),
         (["--modes", "jax"], "unknown mode 'jax'"),
         (["--rounds=0"], "at least 1"),
