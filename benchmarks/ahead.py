@@ -243,7 +243,7 @@ def _parser() -> Parser:
     add("target", choices=[*GPUS, *TPUS], help="the device")
     add(
         "--size",
-        type=whole(16),
+        type=whole(least=16),
         default=512,
         metavar="N",
         help="side of the picture (default: 512)",
@@ -251,9 +251,15 @@ def _parser() -> Parser:
     add("--preset", default="pytorch", choices=list(PRESETS), help="(default: pytorch)")
     precisions = ("auto", "float32", "tf32", "bfloat16")
     add("--precision", default="auto", choices=precisions, help="(default: auto)")
-    add("--batch", type=whole(0), default=0, metavar="N", help="pictures at once (default: one)")
+    add(
+        "--batch",
+        type=whole(least=0),
+        default=0,
+        metavar="N",
+        help="pictures at once (default: one)",
+    )
     add("--devices", type=whole(), default=1, metavar="N", help="that share a picture (default: 1)")
-    add("--top", type=whole(0), default=25, metavar="N", help="lines to print (default: 25)")
+    add("--top", type=whole(least=0), default=25, metavar="N", help="lines to print (default: 25)")
     add("--keep", metavar="FILE", help="write the compiled program's text")
     return parser
 

@@ -36,7 +36,11 @@ def _parser() -> Parser:
     add("--recipes", nargs="+", default=["default", "pytorch"], metavar="R", help="see above")
     add("--beside", nargs="*", default=[], metavar="PATH", help="pictures for one more column each")
     add(
-        "--size", type=whole(16), default=256, metavar="N", help="longest side in px (default: 256)"
+        "--size",
+        type=whole(least=16),
+        default=256,
+        metavar="N",
+        help="longest side in px (default: 256)",
     )
     add("--weights", default="auto", metavar="W", help="as in the main job (default: auto)")
     add("--output", default="gallery.png", metavar="PATH", help="(default: %(default)s)")

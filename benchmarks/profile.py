@@ -53,7 +53,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add(
         "--size",
-        type=whole(16),
+        type=whole(least=16),
         default=256,
         metavar="N",
         help="side of the picture (default: 256)",
@@ -63,7 +63,7 @@ def _parser() -> Parser:
         add(f"--{name}", default=default, choices=choices, help=f"(default: {default})")
     add("--preset", default="pytorch", choices=list(PRESETS), help="(default: pytorch)")
     add("--steps", type=whole(), default=3, metavar="N", help="steps to trace (default: 3)")
-    add("--top", type=whole(0), default=25, metavar="N", help="lines to print (default: 25)")
+    add("--top", type=whole(least=0), default=25, metavar="N", help="lines to print (default: 25)")
     add("--keep", metavar="FOLDER", help="keep the trace, for TensorBoard or Perfetto")
     return parser
 

@@ -93,7 +93,11 @@ def _parser() -> Parser:
     add("--content", default="png/content.png", metavar="PATH", help="(default: %(default)s)")
     add("--style", default="png/style.png", metavar="PATH", help="(default: %(default)s)")
     add(
-        "--size", type=whole(16), default=256, metavar="N", help="longest side in px (default: 256)"
+        "--size",
+        type=whole(least=16),
+        default=256,
+        metavar="N",
+        help="longest side in px (default: 256)",
     )
     add("--steps", type=whole(), default=2000, metavar="N", help="of Adam (default: 2000)")
     add("--weights", default="auto", metavar="W", help="as in the main job (default: auto)")

@@ -47,7 +47,13 @@ def _parser() -> Parser:
     parser = Parser(prog=PROGRAM, description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("what", choices=("memory", "batch", "devices"))
     add = parser.add_argument
-    add("--sizes", type=whole(16), nargs="+", metavar="N", help="sides of the square picture in px")
+    add(
+        "--sizes",
+        type=whole(least=16),
+        nargs="+",
+        metavar="N",
+        help="sides of the square picture in px",
+    )
     add("--modes", nargs="+", choices=MODES, default=MEMORY_MODES, metavar="MODE", help="memory")
     add("--counts", type=whole(), nargs="+", metavar="N", help="pictures at once, or devices")
     add("--rounds", type=whole(), default=3, metavar="N", help="timed blocks (default: 3)")

@@ -51,7 +51,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add(
         "--sizes",
-        type=whole(_LEAST_SIZE),
+        type=whole(least=_LEAST_SIZE),
         nargs="+",
         default=SIZES,
         metavar="N",

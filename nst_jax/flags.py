@@ -143,7 +143,7 @@ def _parse_with(setting: "dataclasses.Field[Any]", *, words: bool) -> Callable[[
     return parse
 
 
-def whole(least: int = 1) -> Callable[[str], int]:
+def whole(*, least: int = 1) -> Callable[[str], int]:
     """Return the type of a flag that takes whole numbers from `least` on."""
 
     def parse(text: str) -> int:
