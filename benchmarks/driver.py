@@ -19,6 +19,7 @@ from typing import Any, Literal
 from benchmarks.modes import MODES, Platform
 from benchmarks.work import step_bytes, step_flops
 from benchmarks.worker import Block, Spec, Start
+from nst_jax.running import steps_of_call
 
 Cache = Literal["off", "cold", "warm", "both"]
 ROOT = Path(__file__).parents[1]
@@ -282,14 +283,9 @@ def _start(
 
 
 def _calibrate(worker: Worker) -> int:
-    """Return how many steps a call of the main job would make; those made for it also warm up.
-
-    That is so many as take two seconds, or two that take no more than eight.
-    """
+    """Return how many steps a call of the main job makes; those made for it also warm up."""
     made, block = 1, worker.run(1)
     if block.seconds < _BLOCK_SECONDS / 5:
         made = min(_MOST_STEPS, max(1, int(_BLOCK_SECONDS / 5 / block.seconds)))
         block = worker.run(made)
-    seconds = block.seconds / made
-    least = 2 if 2 * seconds <= 4 * _BLOCK_SECONDS else 1
-    return min(_MOST_STEPS, max(least, round(_BLOCK_SECONDS / seconds)))
+    return min(_MOST_STEPS, steps_of_call(_BLOCK_SECONDS, block.seconds / made))

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
-from nst_jax.ready import processor, ready_programs
+from nst_jax.ready import cache_settings, processor, ready_programs
 from nst_jax.weights import cache_dir
 
 _SETTINGS = {
@@ -54,19 +53,9 @@ def kept_programs(complain: Callable[[str], None]) -> Iterator[None]:
         return
     settings: dict[str, Any] = {"jax_compilation_cache_dir": str(folder)}
     settings |= {name: x for name, x in _SETTINGS.items() if name.upper() not in os.environ}
-    before = {name: getattr(options, name) for name in settings}
-    _set(settings)
-    try:
-        with _faults_repaired(folder, complain), ready_programs(folder / "ready"):
-            yield
-    finally:
-        _set(before)
-
-
-def _set(settings: dict[str, Any]) -> None:
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    reset_cache()  # JAX looks at the settings once
+    faults = _faults_repaired(folder, complain)
+    with cache_settings(settings), faults, ready_programs(folder / "ready"):
+        yield
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -14,7 +14,7 @@ import inspect
 import os
 import pickle
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
@@ -83,37 +83,29 @@ class Ready(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, compiled."""
-        static, given = self._bind(args, kwargs)
-        path = self._path(static, given)
-        out: R = self._at(path, static, given)(**given) if path else self._jitted(*args, **kwargs)
+        program, given = self._find(args, kwargs)
+        out: R = program(**given) if program else self._jitted(*args, **kwargs)
         return out
 
     def program(self, *args: Any, **kwargs: Any) -> Any:
         """Return the compiled program of a call; arguments may be `jax.ShapeDtypeStruct`s."""
-        static, given = self._bind(args, kwargs)
-        path = self._path(static, given)
-        if path:
-            return self._at(path, static, given)
-        return self._jitted.lower(*args, **kwargs).compile()
+        return self._find(args, kwargs)[0] or self._jitted.lower(*args, **kwargs).compile()
 
-    def _bind(self, args: Any, kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the static arguments and the others."""
+    def _find(self, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the program that is kept, and what it takes; None: `jax.jit` is to do all."""
+        folder = _folder.get()
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         static = {name: x for name, x in bound.arguments.items() if name in self._static}
-        return static, {name: x for name, x in bound.arguments.items() if name not in static}
-
-    def _path(self, static: dict[str, Any], given: dict[str, Any]) -> Path | None:
-        """Return where the program is kept; None: `jax.jit` shall do everything."""
-        folder = _folder.get()
-        key = folder and _key(self._name, static, given)
-        return folder / f"{self._name}-{key}" if folder and key else None
-
-    def _at(self, path: Path, static: dict[str, Any], given: dict[str, Any]) -> Any:
+        given = {name: x for name, x in bound.arguments.items() if name not in static}
+        key = _key(self._name, static, given) if folder else ""
+        if not folder or not key:
+            return None, given
+        path = folder / f"{self._name}-{key}"
         if path not in self._programs:
             lower = functools.partial(self._jitted.lower, **static, **given)
             self._programs[path] = _load(path) or _make(lower, path)
-        return self._programs[path]
+        return self._programs[path], given
 
 
 def _key(name: str, static: dict[str, Any], given: dict[str, Any]) -> str:
@@ -182,7 +174,9 @@ def _load(path: Path) -> Any:
 
 def _make(lower: Callable[[], Any], path: Path) -> Any:
     """Compile a program, and keep it if that can be done: a run goes on without."""
-    with _without_cache():
+    # What XLA's CPU backend has read from JAX's own cache it cannot write again: functions are
+    # missing then.
+    with cache_settings({"jax_enable_compilation_cache": False}):
         compiled = lower().compile()
     with contextlib.suppress(Exception):
         # gzip's checksum will tell damage.
@@ -197,19 +191,20 @@ def _make(lower: Callable[[], Any], path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
-    """Keep JAX's own cache out.
-
-    What XLA's CPU backend has read from there it cannot write again: it then lacks functions.
-    """
-    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-    jax.config.update("jax_enable_compilation_cache", False)
-    reset_cache()  # JAX looks at the settings once
+def cache_settings(settings: Mapping[str, Any]) -> Iterator[None]:
+    """Set options of JAX's own cache inside; everything is as before at the end."""
+    before = {name: getattr(jax.config, name) for name in settings}
+    _set(settings)
     try:
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        reset_cache()
+        _set(before)
+
+
+def _set(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    reset_cache()  # JAX looks at the settings once
 
 
 def _bound(folder: Path) -> None:

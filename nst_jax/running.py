@@ -186,13 +186,25 @@ def _carried(picture: _Style, shape: Shape, config: Config) -> _Style:
     return jnp.clip(larger, 0, 1) if config.clamp else larger
 
 
-class _Pace:
-    """How many steps to make in one call, from the seconds that the last ones took.
+def steps_of_call(seconds: float, per_step: float) -> int:
+    """Return how many steps to make in one call.
 
     XLA takes a call's memory from the system and gives it back at the end; on a CPU that is up to
     a fifth of a step's time (docs/performance.md). Two steps share it, where that is not more than
     four times as long as was asked for.
+
+    Args:
+      seconds: that a call should take at least.
+      per_step: seconds that a step takes.
     """
+    steps = math.ceil(seconds / per_step)
+    if 2 * per_step <= 4 * seconds:
+        steps = max(steps, 2)
+    return min(steps, CAPACITY)
+
+
+class _Pace:
+    """How many steps to make in one call, from the seconds that the last ones took."""
 
     def __init__(self, seconds: float | None, *, agreed: bool):
         self._seconds, self._calls, self._per_step = seconds, 0, 0.0
@@ -206,10 +218,7 @@ class _Pace:
         # The first call compiles, so its time says nothing.
         if self._calls < 2:
             return 1
-        steps = math.ceil(self._seconds / self._per_step)
-        if 2 * self._per_step <= 4 * self._seconds:
-            steps = max(steps, 2)
-        steps = min(steps, CAPACITY)
+        steps = steps_of_call(self._seconds, self._per_step)
         return first_says(steps) if self._agreed else steps
 
     def made(self, steps: int) -> None:

@@ -102,14 +102,12 @@ def offline(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def own_programs(monkeypatch):
     """For tests of the folder of compiled programs: not that of all tests."""
-    from nst_jax import compiled
+    from nst_jax.ready import cache_settings
 
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
-    before = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}
-    compiled._set(CACHE_SETTINGS)
-    yield
-    compiled._set(before)
+    with cache_settings(CACHE_SETTINGS):
+        yield
 
 
 @pytest.fixture(scope="session")
