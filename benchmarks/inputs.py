@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from benchmarks.work import NETWORK
+from nst_jax.errors import InputError
 from nst_jax.flags import exit_code
 from nst_jax.images import draw_image, load_image
-from nst_jax.weights import find_weights, to_state_dict
-from nst_jax.weights_file import FORMAT, save_weights
+from nst_jax.state_dict import to_state_dict
+from nst_jax.weights import find_weights
+from nst_jax.weights_file import FORMATS, save_weights
 
 # Of the weights' file, whose source has no known content.
-METADATA = {"format": FORMAT, "source": "benchmark", "source_sha256": "0" * 64}
+METADATA = {"format": FORMATS[NETWORK], "source": "benchmark", "source_sha256": "0" * 64}
 
 
 def prepare(request: dict[str, Any]) -> None:
@@ -38,8 +41,13 @@ def prepare(request: dict[str, Any]) -> None:
             image = load_image(path, shape=shape) if path else draw_image(seed, *shape)
             np.save(folder / f"{role}-{size}.npy", image)
     weights = find_weights(request["weights"])
+    if weights.network != NETWORK:
+        raise InputError(
+            f"{request['weights']} is {weights.title}; a step of {NETWORK} is measured"
+        )
     save_weights(folder / "jax.safetensors", weights.params, METADATA)
-    safetensors.numpy.save_file(to_state_dict(weights.params), folder / "torch.safetensors")
+    state = to_state_dict(weights.params, NETWORK)
+    safetensors.numpy.save_file(state, folder / "torch.safetensors")
     print(json.dumps({"weights": weights.origin}))
 
 

@@ -14,7 +14,6 @@ from benchmarks.modes import Mode, Platform, jax_config
 from benchmarks.work import DEEPEST
 from nst_jax import compiled, problem
 from nst_jax.errors import InputError
-from nst_jax.program import split_config
 from nst_jax.scale import begin, begin_scale
 from nst_jax.vgg import freeze
 from nst_jax.weights_file import Params, load_weights
@@ -46,7 +45,7 @@ class Job:
         self._images = image, [jnp.asarray(style)]
         # As in the program, nobody holds the weights but in the form that is computed with.
         network = problem.build_network(read(), self._config, deepest=DEEPEST)
-        self._network = freeze(network, taps=split_config(self._config)[1].taps)
+        self._network = freeze(network, taps=self._config.taps)
         del network
         self._scale = begin_scale(
             *self._images, network=self._network, config=self._config, picture=image

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from nst_jax.flags import Parser, exit_code
 from nst_jax.images import load_image
-from nst_jax.vgg import VGG19, build_vgg19
+from nst_jax.vgg import NETWORKS, VGG, build_vgg
 from nst_jax.weights import find_weights
 
 PROGRAM = "benchmarks.look"
@@ -23,7 +23,7 @@ LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1")
 
 
 def distances(
-    network: VGG19, picture: Float[np.ndarray, "h w 3"], like: Float[np.ndarray, "h w 3"]
+    network: VGG, picture: Float[np.ndarray, "h w 3"], like: Float[np.ndarray, "h w 3"]
 ) -> Mapping[str, float]:
     """Return ‖F − F'‖/‖F'‖ of the pixels and of each layer's map, for two pictures of one size."""
     ours, theirs = (
@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace) -> int:
     first = load_image(flags.pictures[0])
-    network = build_vgg19(find_weights(flags.weights).params, pooling="max", padding="replicate")
+    weights = find_weights(flags.weights)
+    kind = NETWORKS[weights.network]
+    network = build_vgg(kind, weights.params, pooling="max", padding="replicate")
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{'':<28}" + "".join(f"{name:>9}" for name in ("pixels", *LAYERS)))
     for path in (*flags.pictures[1:], *flags.other):

@@ -25,7 +25,7 @@ from nst_jax.presets import preset
 from nst_jax.problem import build_network
 from nst_jax.running import Snapshot
 from nst_jax.transfer import stylize
-from nst_jax.vgg import VGG19
+from nst_jax.vgg import VGG
 from nst_jax.weights import find_weights
 
 PROGRAM = "benchmarks.race"
@@ -121,10 +121,10 @@ def _run(flags: argparse.Namespace) -> int:
     runners: dict[str, Runner] = {}
     with kept_programs(lambda message: print(message, file=sys.stderr)):
         for name, config in methods(flags.steps).items():
-            config = resolve(config)
+            config = resolve(dataclasses.replace(config, network=weights.network))
             network = build_network(weights.params, config)
 
-            def start(config: Config, network: VGG19 = network) -> Iterator[Snapshot]:
+            def start(config: Config, network: VGG = network) -> Iterator[Snapshot]:
                 return stylize(
                     content,
                     style,

@@ -209,7 +209,6 @@ def _work(what: str, request: str) -> int:
     from nst_jax.config import Config
     from nst_jax.images import draw_image
     from nst_jax.problem import build_network
-    from nst_jax.program import split_config
     from nst_jax.scale import Whole, begin
     from nst_jax.sharding import find_devices, lay_out
     from nst_jax.untrained import untrained_params
@@ -218,8 +217,8 @@ def _work(what: str, request: str) -> int:
     size, count, rounds = json.loads(request)
     config = Config(conv="direct" if what == "devices" else "auto")
     config = resolve(config)
-    taps = split_config(config)[1].taps
-    network = build_network(untrained_params(0), config, deepest=taps[-1])
+    taps = config.taps
+    network = build_network(untrained_params(0, config.network), config, deepest=taps[-1])
     network = freeze(network, taps=taps)
     content, style = (draw_image(seed, size, size) for seed in (0, 1))
 

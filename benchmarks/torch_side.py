@@ -104,9 +104,9 @@ class Job:
         torch.backends.cuda.matmul.allow_tf32 = mode.precision == "tf32"
         torch.backends.cudnn.allow_tf32 = mode.precision == "tf32"
         torch.backends.cudnn.benchmark = True
-        network = reference.vgg19_features(read())
+        network = reference.vgg_features(read())
         # What comes after the last tap costs no time, but memory.
-        network = network[: reference.LAYERS[-1] + 2]
+        network = network[: reference.first_convolutions(network)[-1] + 2]
         network = network.to(device=device, dtype=dtype, memory_format=layout)
         content_input, style_input = (
             reference.normalize(torch.from_numpy(image).permute(2, 0, 1)[None])

@@ -8,8 +8,9 @@ may exceed what the machine can multiply.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nst_jax.architecture import CONVS, Conv
+from nst_jax.architecture import ARCHITECTURES, Conv, NetworkName
 
+NETWORK: NetworkName = "vgg19"
 # The preset's layers: the first of each block, content and style alike.
 DEEPEST = "conv5_1"
 
@@ -34,8 +35,8 @@ class Layer(NamedTuple):
 
 def layers(height: int, width: int) -> Iterator[Layer]:
     """Yield what a step computes for an image of this size; pooling rounds odd sizes down."""
-    for conv in CONVS:
-        if conv.index == 1 and conv.block > 1:
+    for conv in ARCHITECTURES[NETWORK].convs:
+        if conv.pooled:
             height, width = height // 2, width // 2
         yield Layer(conv, height, width)
         if conv.name == DEEPEST:
@@ -80,7 +81,7 @@ def step_bytes(height: int, width: int, itemsize: int) -> int:
         kernel = 9 * conv.inputs * conv.outputs
         elements += inputs + kernel + outputs  # forward
         elements += 2 * outputs + kernel + inputs  # gradient, where the map is above zero
-        if conv.index == 1 and conv.block > 1:
+        if conv.pooled:
             elements += 2 * (4 * inputs + inputs)  # the pooling before it, and its gradient
         if layer.is_tap:
             elements += 2 * outputs + 3 * outputs  # map and target; for the gradient once more

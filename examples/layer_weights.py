@@ -51,12 +51,12 @@ def main():
     parser.add_argument("--size", type=int, default=64, help="longest side in px")
     parser.add_argument("--steps", type=int, default=6, help="inner steps")
     parser.add_argument("--outer-steps", type=int, default=6)
-    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_vgg19")
+    parser.add_argument("--network", default="vgg19", choices=("vgg19", "vgg16"))
+    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_network")
     parser.add_argument("--output", default="layer_weights.png")
     flags = parser.parse_args()
-
     jax.config.update("jax_enable_x64", True)
-    network = nst_jax.load_vgg19(flags.weights, dtype=jnp.float64)
+    network = nst_jax.load_network(flags.network, flags.weights, dtype=jnp.float64)
     content = jnp.asarray(nst_jax.load_image("png/content.png", size=flags.size), jnp.float64)
     style = jnp.asarray(nst_jax.load_image("png/style.png", size=flags.size), jnp.float64)
     given = {"network": network, "content": content, "style": style, "steps": flags.steps}

@@ -49,14 +49,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", type=int, default=256, help="both sides in px")
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_vgg19")
+    parser.add_argument("--network", default="vgg19", choices=("vgg19", "vgg16"))
+    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_network")
     parser.add_argument("--output", default="mesh.png")
     flags = parser.parse_args()
-
     shape = (flags.size,) * 2
     content = jnp.asarray(nst_jax.load_image("png/content.png", shape=shape))
     style = jnp.asarray(nst_jax.load_image("png/style.png", shape=shape))
-    network = nst_jax.load_vgg19(flags.weights, conv="direct")
+    network = nst_jax.load_network(flags.network, flags.weights, conv="direct")
     alone, loss, one = paint(network, content, style, steps=flags.steps)
 
     mesh = jax.make_mesh((jax.device_count(),), ("rows",), axis_types=(AxisType.Auto,))

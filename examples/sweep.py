@@ -53,13 +53,14 @@ def main():
     parser.add_argument("--style-weights", type=float, nargs="+", default=[0.1, 0.3, 1, 3, 10])
     parser.add_argument("--size", type=int, default=160, help="longest side in px")
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_vgg19")
+    parser.add_argument("--network", default="vgg19", choices=("vgg19", "vgg16"))
+    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_network")
     parser.add_argument("--output", default="sweep.png")
     flags = parser.parse_args()
 
     content = jnp.asarray(nst_jax.load_image(flags.content, size=flags.size))
     style = jnp.asarray(nst_jax.load_image(flags.style, size=flags.size))
-    network = nst_jax.load_vgg19(flags.weights, pooling="max")
+    network = nst_jax.load_network(flags.network, flags.weights, pooling="max")
     weights = jnp.asarray(flags.style_weights)
     states, losses = sweep(network, content, style, weights, steps=flags.steps)
 

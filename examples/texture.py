@@ -49,7 +49,8 @@ def main():
     parser.add_argument("--size", type=int, default=192, help="sides of the new texture in px")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_vgg19")
+    parser.add_argument("--network", default="vgg19", choices=("vgg19", "vgg16"))
+    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_network")
     parser.add_argument("--output", default="texture.png")
     flags = parser.parse_args()
 
@@ -58,7 +59,7 @@ def main():
     shape = (flags.size, flags.size, 3)
     noise = mean + deviation * jax.random.normal(jax.random.key(flags.seed), shape)
 
-    network = nst_jax.load_vgg19(flags.weights)
+    network = nst_jax.load_network(flags.network, flags.weights)
     state, losses = grow(network, noise, style, steps=flags.steps)
     for name, terms in losses.style_terms.items():
         print(f"{name}  {terms[0]:.3e} at first, {terms[-1]:.3e} at last")

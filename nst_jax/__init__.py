@@ -32,13 +32,18 @@ from nst_jax.presets import preset as preset
 from nst_jax.regularizers import total_variation as total_variation
 from nst_jax.running import Snapshot as Snapshot
 from nst_jax.transfer import stylize as stylize
+from nst_jax.vgg import VGG as VGG
+from nst_jax.vgg import VGG16 as VGG16
 from nst_jax.vgg import VGG19 as VGG19
+from nst_jax.vgg import build_vgg16 as build_vgg16
 from nst_jax.vgg import build_vgg19 as build_vgg19
 from nst_jax.vgg import parameters as parameters
 
 if typing.TYPE_CHECKING:
     from nst_jax.images import load_image as load_image
     from nst_jax.images import save_image as save_image
+    from nst_jax.weights import load_network as load_network
+    from nst_jax.weights import load_vgg16 as load_vgg16
     from nst_jax.weights import load_vgg19 as load_vgg19
 
 __version__ = "0.1.0"
@@ -46,6 +51,8 @@ __version__ = "0.1.0"
 _LATER = {
     "load_image": "nst_jax.images",
     "save_image": "nst_jax.images",
+    "load_network": "nst_jax.weights",
+    "load_vgg16": "nst_jax.weights",
     "load_vgg19": "nst_jax.weights",
 }
 

@@ -1,15 +1,18 @@
-"""The architecture of VGG-19 as a table, its taps by name, and what follows from both.
+"""The networks as a table, their taps by name, and what follows from both.
 
-Simonyan and Zisserman, arXiv 1409.1556, configuration E, convolutions only.
+Simonyan and Zisserman, arXiv 1409.1556, configurations D (VGG-16) and E (VGG-19), convolutions
+only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Literal
 
 from nst_jax.errors import InputError
 
-# The architecture: output channels of every convolution, block by block; a pooling between blocks.
-CHANNELS = ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4)
+NetworkName = Literal["vgg19", "vgg16"]
 
 
 @dataclass(frozen=True)
@@ -31,83 +34,113 @@ class Conv:
         """The tap after the ReLU."""
         return f"relu{self.block}_{self.index}"
 
-
-def _architecture() -> tuple[Conv, ...]:
-    rows, inputs = [], 3
-    for block, widths in enumerate(CHANNELS, start=1):
-        for index, outputs in enumerate(widths, start=1):
-            rows.append(Conv(block, index, inputs, outputs))
-            inputs = outputs
-    return tuple(rows)
+    @property
+    def pooled(self) -> bool:
+        """Whether a pooling comes before it: it begins a block, and that is not the first."""
+        return self.index == 1 and self.block > 1
 
 
-CONVS = _architecture()
-TAPS = tuple(tap for conv in CONVS for tap in (conv.name, conv.relu))
+@dataclass(frozen=True)
+class Architecture:
+    """A network of 3x3 convolutions, each with a ReLU, in blocks with a pooling between them.
 
-
-def convs_to(deepest: str) -> tuple[Conv, ...]:
-    """Return the convolutions that it takes to compute a tap.
-
-    Raises:
-      InputError: if there is no such tap.
+    Attributes:
+      name: as `Config.network` and files of weights have it.
+      title: for people.
+      channels: output channels of every convolution, block by block.
     """
-    (tap,) = check_taps([deepest])
-    return CONVS[: TAPS.index(tap) // 2 + 1]
+
+    name: NetworkName
+    title: str
+    channels: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def convs(self) -> tuple[Conv, ...]:
+        """Every convolution, in network order."""
+        rows, inputs = [], 3
+        for block, widths in enumerate(self.channels, start=1):
+            for index, outputs in enumerate(widths, start=1):
+                rows.append(Conv(block, index, inputs, outputs))
+                inputs = outputs
+        return tuple(rows)
+
+    @cached_property
+    def taps(self) -> tuple[str, ...]:
+        """The names of all maps, before and after each ReLU, in network order."""
+        return tuple(tap for conv in self.convs for tap in (conv.name, conv.relu))
+
+    def convs_to(self, deepest: str | None = None) -> tuple[Conv, ...]:
+        """Return the convolutions that it takes to compute a tap, by default the last one.
+
+        Raises:
+          InputError: if there is no such tap.
+        """
+        (tap,) = self.check_taps([deepest or self.taps[-1]])
+        return self.convs[: self.taps.index(tap) // 2 + 1]
+
+    def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
+        """Return `taps` without repeats in network order.
+
+        Raises:
+          InputError: if there is none, or a name is not in `Architecture.taps`.
+        """
+        wanted = set(taps)
+        unknown = sorted(wanted - set(self.taps))
+        if unknown or not wanted:
+            given = ", ".join(map(repr, unknown)) or "none"
+            first, last = self.convs[0], self.convs[-1]
+            indices = ", ".join(f"{b}_1-{b}_{len(x)}" for b, x in enumerate(self.channels, start=1))
+            raise InputError(
+                f"unknown {self.title} layer: {given}; allowed are {first.name} … {last.name} "
+                f"(before the ReLU) and {first.relu} … {last.relu} (after it), with indices "
+                f"{indices}"
+            )
+        return tuple(tap for tap in self.taps if tap in wanted)
+
+    def stride(self, tap: str) -> int:
+        """How many px of the image's side become one position of a tap's map; rests are dropped."""
+        return int(2 ** (self.convs_to(tap)[-1].block - 1))
+
+    def positions(self, tap: str, height: int, width: int) -> int:
+        """How many positions a tap's map of a height x width image has."""
+        return (height // self.stride(tap)) * (width // self.stride(tap))
+
+    def outputs(self, tap: str) -> int:
+        """How many channels a tap's map has."""
+        return self.convs_to(tap)[-1].outputs
+
+    def minimum_size(self, taps: Iterable[str]) -> int:
+        """Shortest side in px of the smallest image for which every tap has a position."""
+        return self.stride(self.check_taps(taps)[-1])
+
+    def check_size(self, height: int, width: int, taps: Iterable[str]) -> None:
+        """Raise InputError if a height x width image is too small for `taps`."""
+        names = self.check_taps(taps)
+        least = self.minimum_size(names)
+        if min(height, width) < least:
+            raise InputError(
+                f"an image of {width}x{height} px is too small for the layer {names[-1]}: "
+                f"both sides must be at least {least} px"
+            )
+
+    def parameter_shapes(self, deepest: str | None = None) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter that a tap takes, by default the last one, by name.
+
+        "conv1_1.kernel" is (3, 3, inputs, outputs), and so on.
+        """
+        shapes: dict[str, tuple[int, ...]] = {}
+        for conv in self.convs_to(deepest):
+            shapes[f"{conv.name}.kernel"] = (3, 3, conv.inputs, conv.outputs)
+            shapes[f"{conv.name}.bias"] = (conv.outputs,)
+        return shapes
 
 
-def check_taps(taps: Iterable[str]) -> tuple[str, ...]:
-    """Return `taps` without repeats in network order.
-
-    Raises:
-      InputError: if there is none, or a name is not in `TAPS`.
-    """
-    wanted = set(taps)
-    unknown = sorted(wanted - set(TAPS))
-    if unknown or not wanted:
-        given = ", ".join(map(repr, unknown)) or "none"
-        raise InputError(
-            f"unknown VGG-19 layer: {given}; allowed are conv1_1 … conv5_4 (before the ReLU) and "
-            f"relu1_1 … relu5_4 (after it), with indices {_indices()}"
-        )
-    return tuple(tap for tap in TAPS if tap in wanted)
-
-
-def _indices() -> str:
-    return ", ".join(f"{b}_1-{b}_{len(widths)}" for b, widths in enumerate(CHANNELS, start=1))
-
-
-def stride(tap: str) -> int:
-    """How many px of the image's side become one position of a tap's map; rests are dropped."""
-    return int(2 ** (convs_to(tap)[-1].block - 1))
-
-
-def channels(tap: str) -> int:
-    """How many channels a tap's map has."""
-    return convs_to(tap)[-1].outputs
-
-
-def minimum_size(taps: Iterable[str]) -> int:
-    """Shortest side in px of the smallest image for which every tap has at least one position."""
-    return stride(check_taps(taps)[-1])
-
-
-def check_size(height: int, width: int, taps: Iterable[str]) -> None:
-    """Raise InputError if a height x width image is too small for `taps`."""
-    names = check_taps(taps)
-    least = minimum_size(names)
-    if min(height, width) < least:
-        raise InputError(
-            f"an image of {width}x{height} px is too small for the layer {names[-1]}: "
-            f"both sides must be at least {least} px"
-        )
-
-
-def parameter_shapes(deepest: str = TAPS[-1]) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter that a tap takes, by name: "conv1_1.kernel" is (3, 3, inputs,
-    outputs), and so on.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for conv in convs_to(deepest):
-        shapes[f"{conv.name}.kernel"] = (3, 3, conv.inputs, conv.outputs)
-        shapes[f"{conv.name}.bias"] = (conv.outputs,)
-    return shapes
+_TABLE = (
+    Architecture("vgg19", "VGG-19", ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4)),
+    Architecture("vgg16", "VGG-16", ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)),
+)
+ARCHITECTURES: Mapping[NetworkName, Architecture] = MappingProxyType(
+    {each.name: each for each in _TABLE}
+)
+# What the deepest map of any network makes one position of, in px.
+STRIDE = max(each.stride(each.taps[-1]) for each in _TABLE)

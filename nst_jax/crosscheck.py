@@ -29,15 +29,15 @@ from nst_jax.flags import (
     Parser,
     add_setting_flags,
     arithmetic_line,
-    download_bar,
     exit_code,
     given_settings,
+    load_weights,
 )
 from nst_jax.images import draw_image, load_image
 from nst_jax.ladder import Record
 from nst_jax.planning import check_inputs
 from nst_jax.presets import preset
-from nst_jax.weights import find_weights, to_state_dict
+from nst_jax.state_dict import to_state_dict
 from nst_jax.weights_file import is_converted
 
 PROGRAM = "nst-jax-crosscheck"
@@ -82,7 +82,7 @@ def _parser() -> Parser:
         help="compare with an exported file; needs no torch, and no other images or weights",
     )
     parser.add_argument("--quiet", action="store_true", help="print only what is over its budget")
-    names = "size steps learning_rate memory_size content_weight style_weight pooling"
+    names = "size steps learning_rate memory_size content_weight style_weight network pooling"
     add_setting_flags(parser, names=(*names.split(), "precision", "conv", "seed"), base=_BASE)
     return parser
 
@@ -150,19 +150,18 @@ def _make_record(flags: argparse.Namespace, console: Console) -> tuple[Record, C
     config.check_given(given)
     config = resolve(config)
     content, style = _images(flags, config)
-    spec = flags.weights or "auto"
-    with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
-        weights = find_weights(spec, seed=config.seed, progress=bar)
-    path = Path(spec).expanduser()
+    flags.weights = flags.weights or "auto"
+    weights, config = load_weights(flags, config, complain=_complain)
+    path = Path(flags.weights).expanduser()
     if path.is_file() and not is_converted(path):
-        state = reference.load_state(path)  # torch reads the file by itself
+        state = reference.load_state(path, name=config.network)  # torch reads the file by itself
     else:
-        arrays = to_state_dict(weights.params)
+        arrays = to_state_dict(weights.params, config.network)
         state = {key: reference.torch.from_numpy(array) for key, array in arrays.items()}
     console.print(f"content  {flags.content or 'drawn'}")
     console.print(f"style    {flags.style or 'drawn'}")
     reason = f" ({weights.reason})" if weights.reason else ""
-    console.print(f"weights  {weights.origin}{reason}")
+    console.print(f"weights  {weights.title}, {weights.origin}{reason}")
     began = time.perf_counter()
     with Console(stderr=True, quiet=flags.quiet).status("running the PyTorch program"):
         record = pytorch_record.record(state, content, style, config)

@@ -4,19 +4,22 @@ import hashlib
 import http.client
 import os
 import re
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from nst_jax.errors import InputError
 
-# Seconds without a byte after which the connection is given up.
-TIMEOUT = 20.0
+# Seconds without an answer, or without a byte, after which the connection is given up.
+TIMEOUT = 10.0
 _BLOCK = 1 << 20
 
 # Called with the bytes that are there and the bytes there will be (None if the server is silent).
@@ -121,6 +124,26 @@ def _reason(error: Exception) -> str:
     return " ".join(f"{reason}".split()) or type(error).__name__
 
 
+def _open(request: urllib.request.Request) -> Any:
+    """Send a request and return the answer.
+
+    The timeout of a socket is for each address of a server, and not for the look-up of its name.
+    """
+    answer: Future[Any] = Future()
+
+    def wait() -> None:
+        try:
+            answer.set_result(urllib.request.urlopen(request, timeout=TIMEOUT))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        return answer.result(TIMEOUT)
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {TIMEOUT:g} s") from None
+
+
 def _fetch(url: str, part: Path, progress: Progress | None) -> None:
     """Append to `part` whatever the server still has to send."""
     have = _size(part)
@@ -128,7 +151,7 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = _open(request)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:

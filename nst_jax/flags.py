@@ -17,9 +17,12 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from nst_jax.architecture import ARCHITECTURES
 from nst_jax.config import Config, Layer, check_setting
 from nst_jax.download import Progress
 from nst_jax.errors import InputError
+from nst_jax.weights import find_weights
+from nst_jax.weights_file import CONVERT_COMMAND, Weights
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -152,6 +155,51 @@ def whole(*, least: int = 1) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def load_weights(
+    flags: argparse.Namespace,
+    config: Config,
+    *,
+    taps: Collection[str] = (),
+    complain: Callable[[str], None],
+) -> tuple[Weights, Config]:
+    """Find the weights that --weights and --network name; show the progress of a download.
+
+    Args:
+      flags: with `weights`, `quiet` and, where it was given, `network`.
+      config: settings that hold the flags.
+      taps: see `find_weights`.
+      complain: takes one line where another network is found than the one wanted.
+
+    Returns:
+      The weights, and the settings with their network.
+
+    Raises:
+      InputError: if the weights cannot be had, are of another network than the flag says, or of one
+        that does not have all layers.
+    """
+    with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
+        found = find_weights(
+            flags.weights,
+            network=config.network,
+            seed=config.seed,
+            taps=taps,
+            progress=bar,
+        )
+    wanted = ARCHITECTURES[config.network].title
+    if found.network != config.network:
+        if found.reason:
+            complain(
+                f"{found.title} paints, not {wanted}. Why: {found.reason}. "
+                f"To get {wanted}: {CONVERT_COMMAND}"
+            )
+        elif "network" in flags:
+            raise InputError(
+                f"{flags.weights} is {found.title}, not {wanted}; leave --network out, or give "
+                f"--network={found.network}"
+            )
+    return found, dataclasses.replace(config, network=found.network)
 
 
 def arithmetic_line(config: Config) -> str:

@@ -21,7 +21,6 @@ from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.lowering import blank_network, compile_pull, compile_step
 from nst_jax.planning import Plan, plan, style_shape
-from nst_jax.program import split_config
 from nst_jax.pyramid import Shape
 from nst_jax.scale import begin_scale
 from nst_jax.sharding import rows_of_a_device
@@ -266,7 +265,7 @@ def pace(
     ]
     # The numbers in the network do not change the time.
     network = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), blank_network(config))
-    frozen = freeze(network, taps=split_config(config)[1].taps)
+    frozen = freeze(network, taps=config.taps)
     scale = begin_scale(picture, looks, network=frozen, config=config, picture=picture)
     scale.advance(1)
     times = []

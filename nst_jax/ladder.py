@@ -17,15 +17,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from nst_jax.architecture import CONVS, TAPS
 from nst_jax.config import Config, Precision
 from nst_jax.moments import gram_matrix
 from nst_jax.objective import Losses, Targets
 from nst_jax.problem import build_network, compute_targets, variable_loss
 from nst_jax.program import Numbers, Program, make_optimizer, split_config
+from nst_jax.state_dict import from_state_dict
 from nst_jax.transfer import stylize
-from nst_jax.vgg import VGG19, normalize
-from nst_jax.weights import from_state_dict
+from nst_jax.vgg import VGG, normalize
 
 Record = Mapping[str, np.ndarray]
 Arithmetic = Literal[Precision, "winograd", "bfloat16 winograd"]
@@ -113,14 +112,15 @@ def arithmetic(config: Config) -> Arithmetic:
     return config.precision
 
 
-def network_of(record: Record, config: Config) -> VGG19:
+def network_of(record: Record, config: Config) -> VGG:
     """Build the network from the record's torch state dict, through the real conversion."""
     prefix = "state/"
     state = {key.removeprefix(prefix): x for key, x in record.items() if key.startswith(prefix)}
-    return build_network(from_state_dict(state, source="the record"), config)
+    _, params = from_state_dict(state, network=config.network, source="the record")
+    return build_network(params, config)
 
 
-def climb(record: Record, network: VGG19, config: Config) -> Iterator[Rung]:
+def climb(record: Record, network: VGG, config: Config) -> Iterator[Rung]:
     """Compare everything but the trajectory, from the bottom up.
 
     Args:
@@ -159,7 +159,7 @@ def climb(record: Record, network: VGG19, config: Config) -> Iterator[Rung]:
             yield _rung(f"{part} {layer}", ours, _term(record, part, layer), allowed)
     yield _rung("loss", losses.total, record["total"], budget.term)
     # Where rounding turns a switch the gradient jumps, whoever computes it.
-    theirs, ours = _switches(_record_maps(record), config), _switches(maps, config)
+    theirs, ours = _switches(_record_maps(record, config), config), _switches(maps, config)
     turned = sum(int((theirs[name] != ours[name]).sum()) for name in theirs)
     name = "gradient"
     if turned:
@@ -186,20 +186,20 @@ def _term(record: Record, kind: str, layer: str) -> np.ndarray:
     return record.get(f"{kind}/{layer}", np.array(np.nan))
 
 
-def _record_maps(record: Record) -> dict[str, np.ndarray]:
+def _record_maps(record: Record, config: Config) -> dict[str, np.ndarray]:
     """Return the record's feature maps by tap."""
-    return {tap: record[f"map/{tap}"] for tap in TAPS}
+    return {tap: record[f"map/{tap}"] for tap in config.architecture.taps}
 
 
 def _switches(maps: Mapping[str, Array | np.ndarray], config: Config) -> dict[str, np.ndarray]:
     """Say of every ReLU that the gradient passes whether it is open, and of every position before
     a max pooling whether it is its window's largest.
     """
-    deepest = split_config(config)[1].taps[-1]
+    deepest = config.taps[-1]
     found: dict[str, np.ndarray] = {}
     relu = ""
-    for conv in CONVS:
-        if conv.index == 1 and relu and config.pooling == "max":
+    for conv in config.architecture.convs:
+        if conv.pooled and config.pooling == "max":
             before = _windows(np.asarray(maps[relu]))
             # Where all are zero the ReLUs are closed, and it does not matter which is chosen.
             largest = before.max(axis=(1, 3), keepdims=True)
@@ -221,12 +221,12 @@ _ROLES = ("content", "style", "point")
 
 
 @jax.jit
-def _maps(network: VGG19, image: Array) -> dict[str, Array]:
-    return network(image, TAPS)
+def _maps(network: VGG, image: Array) -> dict[str, Array]:
+    return network(image)
 
 
 def _evaluate(
-    network: VGG19,
+    network: VGG,
     image: Mapping[str, Array],
     config: Config,
     targets: Targets,
@@ -242,7 +242,7 @@ def _evaluate(
 @functools.partial(jax.jit, static_argnames="program")
 def _gradient(
     variable: Array,
-    network: VGG19,
+    network: VGG,
     targets: Targets,
     numbers: Numbers,
     program: Program,
@@ -258,9 +258,7 @@ def _gradient(
     return losses, gradient
 
 
-def _held_maps(
-    variable: Array, *, network: VGG19, switches: Mapping[str, Array]
-) -> dict[str, Array]:
+def _held_maps(variable: Array, *, network: VGG, switches: Mapping[str, Array]) -> dict[str, Array]:
     """Compute the feature maps with every ReLU and max pooling switched as the record's."""
     maps, x = {}, variable.astype(network.dtype)
     for name, operation in network.operations():
@@ -303,7 +301,7 @@ def _updates(record: Record, config: Config, budget: Budget) -> Iterator[Rung]:
         )
 
 
-def run_beside(record: Record, network: VGG19, config: Config) -> Trajectory:
+def run_beside(record: Record, network: VGG, config: Config) -> Trajectory:
     """Run the main job on the record's images."""
     totals, pictures = [], {}
     snapshots = stylize(

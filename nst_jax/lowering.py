@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from nst_jax import problem, sums
-from nst_jax.architecture import channels, parameter_shapes
 from nst_jax.backend import block, default_device
 from nst_jax.config import Config
 from nst_jax.objective import Targets
@@ -17,7 +16,7 @@ from nst_jax.program import split_config
 from nst_jax.pyramid import Shape
 from nst_jax.sharding import Layout
 from nst_jax.tiling import tiles
-from nst_jax.vgg import VGG19, freeze
+from nst_jax.vgg import VGG, freeze
 
 
 def lower_step(
@@ -117,7 +116,7 @@ def compile_pull(shape: Shape, styles: int, *, config: Config) -> tuple[Any, flo
     kept = kept if kept <= sums.KEPT_BYTES else 0.0
     content: Any = targets.content if kept else window
     kind = config.image_dtype
-    sizes = {name: channels(name) for name in program.style_layers}
+    sizes = {name: config.architecture.outputs(name) for name in program.style_layers}
     style = {
         name: tuple(jax.ShapeDtypeStruct((count,) * n, kind) for n in (2, 1))
         for name, count in sizes.items()
@@ -131,22 +130,22 @@ def compile_pull(shape: Shape, styles: int, *, config: Config) -> tuple[Any, flo
     return lowered.compile(), kept
 
 
-def blank_network(config: Config) -> VGG19:
+def blank_network(config: Config) -> VGG:
     """Return a network of shapes alone, which computes as resolved settings say."""
-    deepest = split_config(config)[1].taps[-1]
+    deepest = config.taps[-1]
     params = {
         name: jax.ShapeDtypeStruct(shape, config.image_dtype)
-        for name, shape in parameter_shapes(deepest).items()
+        for name, shape in config.architecture.parameter_shapes(deepest).items()
     }
     build = functools.partial(build_network, config=config, deepest=deepest)
-    network: VGG19 = jax.eval_shape(build, params)
+    network: VGG = jax.eval_shape(build, params)
     return network
 
 
-def _frozen(config: Config) -> VGG19:
+def _frozen(config: Config) -> VGG:
     """Return the same as a run takes it."""
-    taps = split_config(config)[1].taps
-    frozen: VGG19 = jax.eval_shape(functools.partial(freeze, taps=taps), blank_network(config))
+    taken = functools.partial(freeze, taps=config.taps)
+    frozen: VGG = jax.eval_shape(taken, blank_network(config))
     return frozen
 
 

@@ -45,18 +45,19 @@ from nst_jax.session import (
     devices_text,
     follow,
     is_out_of_memory,
-    load_weights,
     network_of,
     print_forecast,
     print_header,
+    run_weights,
     save_or_rescue,
     scales_text,
     size_text,
     stop_signals,
-    warn_if_untrained,
+    warn_of_network,
+    weights_text,
 )
 from nst_jax.transfer import stylize
-from nst_jax.vgg import VGG19
+from nst_jax.vgg import VGG
 
 # A content image, its styles and its start, as they are loaded.
 _Inputs = tuple[np.ndarray, list[np.ndarray], np.ndarray | None]
@@ -90,12 +91,14 @@ def paint_many(job: Job, flags: argparse.Namespace, config: Config, devices: Seq
     if not flags.sequence:
         parts = batches([(each.shape, each.styles) for each in job.todo], most)
     parts, own = _share(job, parts, runs=flags.sequence)
-    weights = None if flags.dry_run else load_weights(flags, config)
+    weights = None
+    if not flags.dry_run:
+        weights, config = run_weights(flags, config)
     rows = [
         ("device", devices_text(devices)),
         ("pictures", _count_text(job)),
         *(("size", text) for text in _size_texts(job, parts, config)),
-        *([("weights", weights.origin)] if weights else []),
+        *([("weights", weights_text(weights))] if weights else []),
         ("recipe", f"preset {flags.preset}, {config.optimizer}"),
     ]
     if flags.sequence:
@@ -110,7 +113,7 @@ def paint_many(job: Job, flags: argparse.Namespace, config: Config, devices: Seq
         print_forecast(console, largest.shape, largest.styles, config)
         return _end(faults, 1)
     if is_first():
-        warn_if_untrained(weights)
+        warn_of_network(weights, flags.preset)
     job.folder.mkdir(exist_ok=True)
     with stop_signals() as received:
         stopped = functools.partial(_stop_signal, received)
@@ -127,7 +130,7 @@ def paint_many(job: Job, flags: argparse.Namespace, config: Config, devices: Seq
             job.saved.update(map(Path, saved))
         signum = stopped()
     if is_first():
-        warn_if_untrained(weights)
+        warn_of_network(weights, flags.preset)
     done, total = len(job.saved), len(job.pictures)
     console.print(escape(f"done     {done} of {total} pictures are in {job.folder}"))
     code = _end(faults, done)
@@ -205,7 +208,7 @@ class _Painter:
     """
 
     job: Job
-    network: VGG19
+    network: VGG
     config: Config
     flags: argparse.Namespace
     devices: Sequence[Any]

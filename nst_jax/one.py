@@ -33,15 +33,16 @@ from nst_jax.session import (
     devices_text,
     follow,
     is_out_of_memory,
-    load_weights,
     network_of,
     print_forecast,
     print_header,
+    run_weights,
     save_or_rescue,
     scales_text,
     size_text,
     stop_signals,
-    warn_if_untrained,
+    warn_of_network,
+    weights_text,
 )
 from nst_jax.transfer import stylize
 
@@ -110,14 +111,16 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequ
     device = devices_text(devices)
     scales = plan(height, width, config)
     console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
-    weights = None if flags.dry_run else load_weights(flags, config)
+    weights = None
+    if not flags.dry_run:
+        weights, config = run_weights(flags, config)
     rows = [("device", device), ("content", f"{job.content_path}, {width}x{height} px")]
     for path, image in zip(job.style_paths, job.styles, strict=True):
         look = style_shape(image.shape[:2], (height, width), config)
         rows.append(("style", f"{path}, {size_text(look)} px"))
     steps = sum(steps for _, steps in scales)
     rows += [
-        *([("weights", weights.origin)] if weights else []),
+        *([("weights", weights_text(weights))] if weights else []),
         ("steps", f"{steps} of {config.optimizer}, preset {flags.preset}"),
         ("scales", scales_text(scales)),
     ]
@@ -128,7 +131,7 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequ
         print_forecast(console, (height, width), looks, config, devices=len(devices))
         return 0
     if is_first():
-        warn_if_untrained(weights)
+        warn_of_network(weights, flags.preset)
 
     def save(snapshot: Snapshot, step: str) -> None:
         if not is_first():
@@ -176,7 +179,7 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequ
     else:
         console.print(escape(f"wrote    {output} after {last.step} steps in {seconds:.1f} s"))
     if is_first():
-        warn_if_untrained(weights)
+        warn_of_network(weights, flags.preset)
     if not last.finite and is_first():
         complain(
             f"the loss became infinite or not a number by step {last.step}: the picture is the "

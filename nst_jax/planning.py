@@ -5,10 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Array, Float
 
-from nst_jax.architecture import check_size
 from nst_jax.config import Config
 from nst_jax.errors import InputError
-from nst_jax.program import split_config
 from nst_jax.pyramid import Shape, Side, fit, scales, side_of
 
 # The (height, width) of each scale in px, and the updates made there.
@@ -61,7 +59,6 @@ def check_inputs(
             f"style-blend has {len(config.style_blend)} shares, but the number of styles is "
             f"{len(styles)}; give one for each"
         )
-    taps = split_config(config)[1].taps
     shape = shape_of(content)
     smallest, _ = plan(*shape, config)[0]
     where = "" if smallest == shape else f" at the first scale, {smallest[1]}x{smallest[0]} px"
@@ -69,7 +66,7 @@ def check_inputs(
     checks += [("style", style_shape(shape_of(style), smallest, config)) for style in styles]
     for role, size in checks:
         try:
-            check_size(*size, taps)
+            config.architecture.check_size(*size, config.taps)
         except InputError as error:
             advice = "; give a larger --min-size" if where else ""
             raise InputError(f"the {role} image{where}: {error}{advice}") from None

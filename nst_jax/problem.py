@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nst_jax import objective, optimize
-from nst_jax.architecture import TAPS, stride
 from nst_jax.backend import resolve
 from nst_jax.config import Config
 from nst_jax.losses import StyleLoss
@@ -37,7 +36,7 @@ from nst_jax.program import (
 from nst_jax.ready import Ready
 from nst_jax.regularizers import range_penalty, total_variation
 from nst_jax.sharding import Layout
-from nst_jax.vgg import VGG19, build_vgg19
+from nst_jax.vgg import NETWORKS, VGG, build_vgg
 from nst_jax.windows import Part
 
 # The most steps in one call to the device; only the length of a few arrays of scalars.
@@ -47,24 +46,25 @@ CAPACITY = 256
 class Problem(NamedTuple):
     """What stays the same at one scale, at run time."""
 
-    network: VGG19
+    network: VGG
     targets: Targets
     numbers: Numbers
 
 
 def build_network(
-    params: Mapping[str, np.ndarray | Array], config: Config, *, deepest: str = TAPS[-1]
-) -> VGG19:
-    """Build the network that the settings describe, down to a tap; see `build_vgg19`.
+    params: Mapping[str, np.ndarray | Array], config: Config, *, deepest: str | None = None
+) -> VGG:
+    """Build the network that the settings describe, down to a tap; see `build_vgg`.
 
     Raises:
-      InputError: if `build_vgg19` or `backend.resolve` does.
+      InputError: if `build_vgg` or `backend.resolve` does.
     """
     if "auto" in (config.precision, config.conv, config.remat):
         config = resolve(config)
     assert config.conv != "auto"
     assert config.remat != "auto"
-    return build_vgg19(
+    return build_vgg(
+        NETWORKS[config.network],
         params,
         pooling=config.pooling,
         pool_scale=config.pool_scale,
@@ -79,7 +79,7 @@ def build_network(
 
 def variable_loss(
     variable: Float[Array, "*batch height width 3"],
-    network: VGG19,
+    network: VGG,
     targets: Targets,
     numbers: Numbers,
     program: Program,
@@ -164,7 +164,7 @@ def regularizers(
 
 
 def compute_targets(
-    network: VGG19,
+    network: VGG,
     content: Float[Array, "*batch height width 3"],
     styles: Sequence[Float[Array, "*_ _ _ 3"]],
     numbers: Numbers,
@@ -191,7 +191,7 @@ def compute_targets(
 
 @functools.partial(Ready, static_argnames=("content_layers", "style_layers", "layout"))
 def _describe(
-    network: VGG19,
+    network: VGG,
     image: Float[Array, "*batch height width 3"],
     content_layers: tuple[str, ...],
     style_layers: tuple[str, ...],
@@ -261,7 +261,7 @@ def advance(
         network, targets, numbers = problem
         if layout:
             variable = layout.crop(layout.constrain(variable))
-            targets = _cropped(targets, variable)
+            targets = _cropped(targets, variable, program)
         return variable_loss(variable, network, targets, numbers, program)
 
     keep = keeper(program)
@@ -279,10 +279,11 @@ def advance(
     return (*(layout.constrain((state, picture)) if layout else (state, picture)), records)
 
 
-def _cropped(targets: Targets, variable: Array) -> Targets:
+def _cropped(targets: Targets, variable: Array, program: Program) -> Targets:
     """Take away the rows of the content's maps that fill up a layout."""
+    height, stride = variable.shape[-3], program.architecture.stride
     maps = OrderedDict(
-        (name, target[..., : variable.shape[-3] // stride(name), :, :])
+        (name, target[..., : height // stride(name), :, :])
         for name, target in targets.content.items()
     )
     return Targets(maps, targets.style)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from nst_jax import iterates, optimize
 from nst_jax.adam import torch_adam
-from nst_jax.architecture import check_taps
+from nst_jax.architecture import ARCHITECTURES, Architecture, NetworkName
 from nst_jax.config import Config, Optimizer, Space
 from nst_jax.lbfgs import torch_lbfgs
 from nst_jax.losses import ContentLoss, StyleLoss
@@ -37,6 +37,7 @@ class Program(NamedTuple):
     its digits. A regularizer without weight is no part of the program.
     """
 
+    network: NetworkName
     taps: tuple[str, ...]
     content_layers: tuple[str, ...]
     style_layers: tuple[str, ...]
@@ -52,6 +53,11 @@ class Program(NamedTuple):
     beta2: float
     picture: iterates.Picture
     average_decay: float
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network's table."""
+        return ARCHITECTURES[self.network]
 
 
 def split_config(config: Config) -> tuple[Numbers, Program]:
@@ -73,7 +79,8 @@ def split_config(config: Config) -> tuple[Numbers, Program]:
             config.style_blend,
         ),
         Program(
-            taps=check_taps(layer.name for layer in contents + styles),
+            network=config.network,
+            taps=config.taps,
             content_layers=tuple(layer.name for layer in contents),
             style_layers=tuple(layer.name for layer in styles),
             content_loss=config.content_loss,

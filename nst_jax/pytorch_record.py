@@ -30,7 +30,7 @@ def record(
         errors found are their own. The layers, padding and pooling factor are the program's.
     """
     dtype = getattr(torch, config.image_dtype)
-    network = reference.vgg19_features(state, pooling=config.pooling).to(dtype)
+    network = reference.vgg_features(state, name=config.network, pooling=config.pooling).to(dtype)
     # The optimizer starts at the content image, where half of the loss and of its gradient is
     # zero: the single evaluation is made halfway between the two images instead.
     images = {"content": content, "style": style, "point": (content + style) / 2}

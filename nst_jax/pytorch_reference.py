@@ -7,6 +7,7 @@ rectified by the time a loss is computed from it. `extract` relies on that, as t
 Importing this module needs torch (`pip install 'nst-jax[convert]'`).
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +19,11 @@ from torch import nn
 MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(1, 3, 1, 1)
 
-# Positions in torchvision's `vgg19().features` of conv1_1, conv2_1, conv3_1, conv4_1, conv5_1.
-LAYERS = (0, 5, 10, 19, 28)
-# torchvision's configuration "E": output channels of the convolutions, "P" for pooling.
-PLAN = [64, 64, "P", 128, 128, "P", *[256] * 4, "P", *[512] * 4, "P", *[512] * 4]
+# torchvision's configurations "E" and "D": output channels of the convolutions, "P" for pooling.
+PLANS = {
+    "vgg19": [64, 64, "P", 128, 128, "P", *[256] * 4, "P", *[512] * 4, "P", *[512] * 4],
+    "vgg16": [64, 64, "P", 128, 128, "P", *[256] * 3, "P", *[512] * 3, "P", *[512] * 3],
+}
 
 
 def normalize(image: torch.Tensor) -> torch.Tensor:
@@ -34,13 +36,17 @@ def denormalize(target: torch.Tensor) -> torch.Tensor:
     return target * STD.to(target.dtype) + MEAN.to(target.dtype)
 
 
-def vgg19_features(
-    state: Mapping[str, torch.Tensor] | None = None, *, pooling: str = "average"
+def vgg_features(
+    state: Mapping[str, torch.Tensor] | None = None,
+    *,
+    name: str = "vgg19",
+    pooling: str = "average",
 ) -> nn.Sequential:
     """Build torchvision's `features` with another pooling, frozen.
 
     Args:
       state: torchvision's state dict, with or without the classifier; None keeps random weights.
+      name: "vgg19" or "vgg16".
       pooling: "average", "max" or "l2".
     """
     pools = {
@@ -50,7 +56,7 @@ def vgg19_features(
     }
     modules: list[nn.Module] = []
     channels = 3
-    for width in PLAN:
+    for width in PLANS[name]:
         if isinstance(width, int):
             modules += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             channels = width
@@ -66,14 +72,24 @@ def vgg19_features(
 
 def extract(network: nn.Sequential, x: torch.Tensor) -> list[torch.Tensor]:
     """Collect the program's five feature maps; the next module rectifies each one in place."""
-    maps = []
+    maps, layers = [], first_convolutions(network)
     for position, module in enumerate(network):
         x = module(x)
-        if position in LAYERS:
+        if position in layers:
             maps.append(x)
-        if position > LAYERS[-1]:
+        if position > layers[-1]:
             break
     return maps
+
+
+def first_convolutions(network: nn.Sequential) -> list[int]:
+    """Return the positions of conv1_1, conv2_1, conv3_1, conv4_1 and conv5_1."""
+    return [0] + [
+        position
+        for position in range(1, len(network))
+        if isinstance(network[position], nn.Conv2d)
+        and not isinstance(network[position - 1], nn.ReLU)
+    ]
 
 
 def gram_matrix(features: torch.Tensor) -> torch.Tensor:
@@ -156,8 +172,14 @@ def stylize(
         yield Step(*seen, target)
 
 
-def load_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict with torch's own reader; names as conv1_1 become positions."""
+def load_state(path: Path, *, name: str = "vgg19") -> dict[str, torch.Tensor]:
+    """Read a state dict with torch's own reader; its keys become torchvision's.
+
+    Args:
+      path: of a file of torch.save, or of safetensors.
+      name: of the network, for keys as conv1_1. What wraps it ("module."), or that it is without
+        "features.", makes no difference.
+    """
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -165,32 +187,39 @@ def load_state(path: Path) -> dict[str, torch.Tensor]:
     else:
         state = torch.load(path, map_location="cpu", weights_only=True)
     positions, block, index, position = {}, 1, 1, 0
-    for width in PLAN:
+    for width in PLANS[name]:
         if width == "P":
             block, index, position = block + 1, 1, position + 1
         else:
             positions[f"conv{block}_{index}"] = position
             index, position = index + 1, position + 2  # the convolution and its ReLU
     renamed = {}
+    pattern = r"(?:module\.)?(?:features\.)?(?:module\.)?(\d+|conv\d_\d)\.(\w+)"
     for key, value in state.items():
-        name, _, leaf = key.partition(".")
-        renamed[f"features.{positions[name]}.{leaf}" if name in positions else key] = value.float()
+        if found := re.fullmatch(pattern, key):
+            key = f"features.{positions.get(found[1], found[1])}.{found[2]}"
+        renamed[key] = value.float()
     return renamed
 
 
 def all_taps(
-    state: Mapping[str, torch.Tensor], image: np.ndarray, *, layout: str = "torchvision"
+    state: Mapping[str, torch.Tensor],
+    image: np.ndarray,
+    *,
+    name: str = "vgg19",
+    layout: str = "torchvision",
 ) -> list[np.ndarray]:
     """Compute every map before and after each ReLU, NHWC, in network order.
 
     Args:
       state: torchvision's key names.
       image: NHWC sRGB in [0, 1].
+      name: of the network.
       layout: "torchvision", or "caffe" for weights that expect BGR in [0, 255] minus the original
         mean. The image is padded before it is brought to that input, with ImageNet's mean color,
         as a network that expects torchvision's input pads.
     """
-    network = vgg19_features(state)
+    network = vgg_features(state, name=name)
     x = normalize(torch.from_numpy(image).permute(0, 3, 1, 2))
     if layout == "caffe":
         mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
@@ -225,12 +254,16 @@ def import_torchvision() -> Any:
     return torchvision
 
 
-def download_pretrained() -> Path:
-    """Fetch VGG19_Weights.IMAGENET1K_V1 through torchvision's API and return the file's path.
+def download_pretrained(name: str) -> Path:
+    """Fetch a network's IMAGENET1K_V1 through torchvision's API and return the file's path.
+
+    Args:
+      name: "vgg19" or "vgg16".
 
     Raises:
       OSError or RuntimeError: from torch.hub, for a network error or a wrong hash.
     """
-    weights = import_torchvision().models.VGG19_Weights.IMAGENET1K_V1
+    models = import_torchvision().models
+    weights = getattr(models, f"{name.upper()}_Weights").IMAGENET1K_V1
     weights.get_state_dict(progress=True, check_hash=True)
     return Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])

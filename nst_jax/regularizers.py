@@ -1,16 +1,26 @@
 """Terms that look at the picture alone: pure functions of sRGB images, one value for each image."""
 
-from typing import Literal, assert_never
+from typing import Literal, Protocol, assert_never, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.windows import Part
-
 TotalVariation = Literal["nine-point", "l2", "l1"]
 
 _AXES = (-3, -2, -1)
+
+
+@runtime_checkable
+class Part(Protocol):
+    """The part of a picture that a window of it answers for; see `nst_jax.windows.Part`."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the whole picture."""
+
+    def own(self, x: Array, *, before: int = 0) -> Array:
+        """Set to zero what is not the part's."""
 
 
 def total_variation(

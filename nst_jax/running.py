@@ -21,7 +21,7 @@ from nst_jax.problem import CAPACITY
 from nst_jax.pyramid import Shape, resample
 from nst_jax.scale import Scale, begin_scale
 from nst_jax.sharding import spans_processes
-from nst_jax.vgg import VGG19
+from nst_jax.vgg import VGG
 
 _Picture = Float[Array, "*batch height width 3"]
 _Style = Float[Array, "*_ _ _ 3"]  # each of another size
@@ -65,7 +65,7 @@ class Run(NamedTuple):
     content: _Picture
     styles: Sequence[_Style]
     start: _Start | None
-    network: VGG19
+    network: VGG
     config: Config
     devices: Sequence[Any]
 

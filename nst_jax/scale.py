@@ -17,7 +17,7 @@ from nst_jax.program import Program, split_config
 from nst_jax.pyramid import carry
 from nst_jax.sharding import Layout, find_devices, lay_out
 from nst_jax.tiling import Tiled, needs_tiles
-from nst_jax.vgg import VGG19
+from nst_jax.vgg import VGG
 
 _Picture = Float[Array, "*batch height width 3"]
 _Style = Float[Array, "*_ _ _ 3"]  # each of another size
@@ -58,7 +58,7 @@ class Whole:
         content: _Picture,
         styles: Sequence[_Style],
         *,
-        network: VGG19,
+        network: VGG,
         config: Config,
         picture: _Picture,
         before: optimize.State | None = None,
@@ -155,7 +155,7 @@ def begin_scale(
     content: _Picture,
     styles: Sequence[_Style],
     *,
-    network: VGG19,
+    network: VGG,
     config: Config,
     picture: _Picture,
     before: optimize.State | None = None,
@@ -185,7 +185,7 @@ def begin(
     content: _Picture,
     styles: Sequence[_Style],
     *,
-    network: VGG19,
+    network: VGG,
     config: Config,
     picture: _Picture | None = None,
     layout: Layout | None = None,

@@ -20,18 +20,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
 from nst_jax import forecast
+from nst_jax.agreement import exchange, is_first
 from nst_jax.backend import device_name
 from nst_jax.config import Config
 from nst_jax.errors import InputError
-from nst_jax.flags import download_bar
+from nst_jax.flags import load_weights
 from nst_jax.images import save_image
 from nst_jax.planning import Plan, count_steps
+from nst_jax.presets import PRESETS
 from nst_jax.problem import build_network
-from nst_jax.program import split_config
 from nst_jax.pyramid import Shape
 from nst_jax.running import Snapshot
-from nst_jax.vgg import VGG19
-from nst_jax.weights import find_weights
+from nst_jax.vgg import VGG
 from nst_jax.weights_file import CONVERT_COMMAND, Weights
 
 PROGRAM = "nst-jax"
@@ -42,6 +42,12 @@ SECONDS, _LINE_SECONDS = 2.0, 5.0
 def complain(message: str) -> None:
     """Print one line on standard error."""
     print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+
+def complain_for_all(message: str) -> None:
+    """Print one line on standard error, of several processes in the first one alone."""
+    if is_first():
+        complain(message)
 
 
 def size_text(shape: Shape) -> str:
@@ -61,19 +67,30 @@ def print_header(console: Console, rows: Iterable[tuple[str, str]]) -> None:
         console.print(f"{label:<8} {escape(text)}")
 
 
-def load_weights(flags: argparse.Namespace, config: Config) -> Weights:
-    """Find the weights that the flags name, and show the progress of a download."""
-    with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
-        return find_weights(flags.weights, seed=config.seed, deepest=_deepest(config), progress=bar)
+def run_weights(flags: argparse.Namespace, config: Config) -> tuple[Weights, Config]:
+    """Load the weights of a run, and return the settings with their network.
+
+    Raises:
+      InputError: if `load_weights` does, or several processes have found different networks.
+    """
+    weights, config = load_weights(flags, config, taps=config.taps, complain=complain_for_all)
+    found = exchange("network", f"{weights.title}{'' if weights.trained else ', untrained'}")
+    if len(set(found)) > 1:
+        raise InputError(
+            f"the processes have found different networks: {'; '.join(found)}; give all of them "
+            "the same --weights"
+        )
+    return weights, config
 
 
-def network_of(weights: Weights, config: Config) -> VGG19:
+def network_of(weights: Weights, config: Config) -> VGG:
     """Build the network of a run, no deeper than it needs."""
-    return build_network(weights.params, config, deepest=_deepest(config))
+    return build_network(weights.params, config, deepest=config.taps[-1])
 
 
-def _deepest(config: Config) -> str:
-    return split_config(config)[1].taps[-1]
+def weights_text(weights: Weights) -> str:
+    """Return which network it is and where its weights come from, for people."""
+    return f"{weights.title}, {weights.origin}"
 
 
 def devices_text(devices: Sequence[Any]) -> str:
@@ -108,13 +125,18 @@ def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
-def warn_if_untrained(weights: Weights) -> None:
-    """Say that the network is not trained, why, and what to do."""
+def warn_of_network(weights: Weights, preset: str) -> None:
+    """Say if the network is not trained, or not that of the preset's program."""
     if not weights.trained:
         why = weights.reason or "an untrained network was asked for"
         complain(
             f"WARNING: THE NETWORK IS NOT TRAINED ({weights.origin}), so this is not the picture "
             f"that trained weights give. Why: {why}. To get them: {CONVERT_COMMAND}"
+        )
+    elif preset == "pytorch" and weights.network != PRESETS[preset].network:
+        complain(
+            f"WARNING: {weights.title} paints, but the preset pytorch is a program with VGG-19, so "
+            "neither the losses nor the picture are those of that program"
         )
 
 

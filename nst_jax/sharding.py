@@ -15,9 +15,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
+from nst_jax.architecture import STRIDE
 from nst_jax.backend import default_device
 from nst_jax.errors import InputError
-from nst_jax.windows import STRIDE
 
 _Tree = TypeVar("_Tree")
 # The fewest rows of a picture that a device should have: four at the deepest layers. With less, the

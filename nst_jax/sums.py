@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from nst_jax.architecture import channels, stride
 from nst_jax.config import Space
 from nst_jax.losses import StyleLoss, content_loss_of, style_loss_of
 from nst_jax.moments import StyleStatistics, accumulator, gram_matrix
@@ -21,7 +20,7 @@ from nst_jax.objective import Losses
 from nst_jax.problem import regularizers, weigh
 from nst_jax.program import Numbers, Program, to_normalized
 from nst_jax.pyramid import Shape
-from nst_jax.vgg import VGG19
+from nst_jax.vgg import VGG
 from nst_jax.windows import Part
 
 # Content maps of more bytes a pixel are computed anew at every step rather than kept.
@@ -65,7 +64,7 @@ class Sums(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("program", "picture", "space"))
 def measure(
-    network: VGG19,
+    network: VGG,
     window: Float[Array, "height width 3"],
     bounds: Int[Array, "4"],
     shift: Mapping[str, Array],
@@ -83,13 +82,14 @@ def _part_statistics(
 ) -> Statistics:
     """Return the part's share of the picture's statistics; the shares add up, their means too."""
     found: Statistics = OrderedDict()
+    table = program.architecture
     for name in program.style_layers:
-        features, acc = maps[name], accumulator(maps[name])
+        features, acc, stride = maps[name], accumulator(maps[name]), table.stride(name)
         if name in shift:
             features = features.astype(acc) - shift[name].reshape(1, 1, -1)
-        own = part.own(features, stride=stride(name))
-        count = part.inside(*features.shape[:2], stride=stride(name)).sum()
-        mean = own.astype(acc).sum((0, 1)) / positions(name, part.shape)
+        own = part.own(features, stride=stride)
+        count = part.inside(*features.shape[:2], stride=stride).sum()
+        mean = own.astype(acc).sum((0, 1)) / table.positions(name, *part.shape)
         with jax.default_matmul_precision("highest" if name in shift else None):  # as wasserstein
             gram = gram_matrix(own)
         found[name] = StyleStatistics(gram, mean, count.astype(acc))
@@ -105,7 +105,7 @@ def shifts(target: Mapping[str, Any], kind: StyleLoss) -> dict[str, Array]:
 
 @functools.partial(jax.jit, static_argnames=("program", "picture"))
 def describe_content(
-    network: VGG19,
+    network: VGG,
     window: Float[Array, "height width 3"],
     bounds: Int[Array, "4"],
     program: Program,
@@ -115,7 +115,7 @@ def describe_content(
     if not program.content_layers:
         return OrderedDict(), ()
     maps = network(window, taps=program.content_layers)
-    part = Part(bounds, picture)
+    part, stride = Part(bounds, picture), program.architecture.stride
     squares = tuple(
         jnp.sum(part.own(maps[name].astype(accumulator(maps[name])) ** 2, stride=stride(name)))
         for name in program.content_layers
@@ -146,7 +146,7 @@ def differentiate(
 
 @functools.partial(jax.jit, static_argnames=("program", "picture"))
 def pull(
-    network: VGG19,
+    network: VGG,
     window: Float[Array, "height width 3"],
     content: Any,
     bounds: Int[Array, "4"],
@@ -159,7 +159,7 @@ def pull(
 
     The content is the window's maps, or the window itself to compute them of.
     """
-    part = Part(bounds, picture)
+    part, stride = Part(bounds, picture), program.architecture.stride
     if program.content_layers and not isinstance(content, Mapping):
         content = network(content, taps=program.content_layers)
     terms = regularizers(constants.numbers, program, part=part)
@@ -194,13 +194,14 @@ def losses_of(
     picture: Shape,
 ) -> Losses:
     """Compute the loss and its parts from what the windows have added up."""
+    table = program.architecture
     content = OrderedDict(
         (
             name,
             content_loss_of(
                 square,
                 target_square,
-                channels(name) * positions(name, picture),
+                table.outputs(name) * table.positions(name, *picture),
                 kind=program.content_loss,
             ),
         )
@@ -217,9 +218,5 @@ def losses_of(
 
 def content_bytes(program: Program) -> float:
     """Return the bytes of the content's maps for each pixel of the picture."""
-    return sum((4 * channels(name) / stride(name) ** 2 for name in program.content_layers), 0.0)
-
-
-def positions(name: str, picture: Shape) -> int:
-    """Return how many positions a tap's map of a picture of (height, width) px has."""
-    return (picture[0] // stride(name)) * (picture[1] // stride(name))
+    table, names = program.architecture, program.content_layers
+    return sum((4 * table.outputs(name) / table.stride(name) ** 2 for name in names), 0.0)

@@ -13,7 +13,7 @@ the picture, the optimizer's averages and the content's maps lie in host memory.
 
 import functools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,6 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, Float, PyTree
 
 from nst_jax import optimize
-from nst_jax.architecture import check_taps, convs_to, stride
 from nst_jax.config import Config, Space
 from nst_jax.errors import InputError
 from nst_jax.moments import StyleStatistics
@@ -49,11 +48,10 @@ from nst_jax.sums import (
     differentiate,
     losses_of,
     measure,
-    positions,
     pull,
     shifts,
 )
-from nst_jax.vgg import VGG19
+from nst_jax.vgg import VGG
 from nst_jax.windows import Cover, Window, cover, round_up
 
 _STRIP = 2**22  # px that the optimizer updates at once
@@ -67,7 +65,7 @@ class Tiled:
         content: Float[Array, "height width 3"],
         styles: Sequence[Float[Array, "_ _ 3"]],
         *,
-        network: VGG19,
+        network: VGG,
         config: Config,
         picture: Float[Array, "height width 3"],
         before: optimize.State | None = None,
@@ -94,6 +92,7 @@ class Tiled:
         self, styles: Sequence[Array], config: Config
     ) -> OrderedDict[str, PyTree[Array]]:
         program, blank = self._program, jnp.zeros(())
+        positions = config.architecture.positions
         found = [
             _sum_statistics(
                 self._network,
@@ -107,7 +106,7 @@ class Tiled:
         ]
         like = {
             name: StyleStatistics(
-                blank, jnp.zeros(1), jnp.asarray(float(positions(name, self._cover.picture)))
+                blank, jnp.zeros(1), jnp.asarray(float(positions(name, *self._cover.picture)))
             )
             for name in program.style_layers
         }
@@ -262,14 +261,14 @@ def check_tiled(shape: tuple[int, ...], config: Config) -> None:
         )
 
 
-def margin(taps: Iterable[str]) -> int:
+def margin(config: Config) -> int:
     """How far a window must reach beyond its part for exact maps, in px; a multiple of 16.
 
     A position of a map sees one more on each side with every convolution before it; nothing else
     reaches beyond the px that are its own.
     """
-    reach = sum(stride(conv.name) for conv in convs_to(check_taps(taps)[-1]))
-    return round_up(reach)
+    table = config.architecture
+    return round_up(sum(table.stride(conv.name) for conv in table.convs_to(config.taps[-1])))
 
 
 def needs_tiles(shape: tuple[int, ...], config: Config) -> bool:
@@ -279,8 +278,7 @@ def needs_tiles(shape: tuple[int, ...], config: Config) -> bool:
 
 def tiles(shape: tuple[int, ...], config: Config) -> Cover:
     """Return the windows that a picture of this shape is computed in."""
-    taps = split_config(config)[1].taps
-    return cover(shape[-3], shape[-2], tile=config.tile, margin=margin(taps))
+    return cover(shape[-3], shape[-2], tile=config.tile, margin=margin(config))
 
 
 def _cut(x: Any, *, strip: slice, image: tuple[int, ...]) -> Any:
@@ -303,7 +301,7 @@ def _put(tree: optimize.State, part: optimize.State, strip: slice, image: Any) -
 
 
 def _sum_statistics(
-    network: VGG19,
+    network: VGG,
     image: np.ndarray,
     covered: Cover,
     program: Program,

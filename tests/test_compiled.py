@@ -43,7 +43,7 @@ sys.exit(code)
 def job(tmp_path, photographs, random_params):
     for name, image in zip(("content.png", "style.png"), photographs, strict=True):
         save_image(tmp_path / name, image)
-    metadata = {"format": weights_file.FORMAT, "source": "x", "source_sha256": "0" * 64}
+    metadata = {"format": weights_file.FORMATS["vgg19"], "source": "x", "source_sha256": "0" * 64}
     weights_file.save_weights(tmp_path / "w.safetensors", random_params, metadata)
     flags = ["--content=content.png", "--style=style.png", "--weights=w.safetensors"]
     flags += ["--content-layers=relu1_1", "--style-layers=relu1_1"]  # compile fast

@@ -9,7 +9,10 @@ import safetensors.numpy
 
 from commands import run
 from nst_jax import convert, weights
+from nst_jax.architecture import ARCHITECTURES
 from nst_jax.download import sha256_of
+from nst_jax.packaged import packaged_weights
+from nst_jax.state_dict import to_state_dict, torchvision_keys
 from server import serving
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +42,7 @@ def test_default_output_is_where_the_main_job_looks(torch_file, offline, capsys)
 
 def test_caffe_layout_is_proved_too(torch, torch_file, tmp_path, capsys):
     state = torch.load(torch_file, weights_only=True)
-    names = {position: name for name, position in weights.torchvision_keys().items()}
+    names = {position: name for name, position in torchvision_keys(ARCHITECTURES["vgg19"]).items()}
     named = {f"{names[k.rsplit('.', 1)[0]]}.{k.rsplit('.', 1)[1]}": v for k, v in state.items()}
     named["fc6.weight"] = torch.zeros(3, 3)
     torch.save(named, tmp_path / "caffe.pth")
@@ -64,7 +67,12 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failed_proof_leaves_no_file(torch_file, tmp_path, capsys, monkeypatch, fault):
     right = weights.from_state_dict
-    monkeypatch.setattr(weights, "from_state_dict", lambda *a, **k: FAULTS[fault](right(*a, **k)))
+
+    def wrong(*arguments, **options):
+        network, params = right(*arguments, **options)
+        return network, FAULTS[fault](params)
+
+    monkeypatch.setattr(weights, "from_state_dict", wrong)
     output = tmp_path / "out.safetensors"
     assert convert.main([f"--source={torch_file}", f"--output={output}"]) == 1
     printed = capsys.readouterr()
@@ -75,14 +83,8 @@ def test_a_failed_proof_leaves_no_file(torch_file, tmp_path, capsys, monkeypatch
 
 def test_without_torch_it_says_that_the_proof_was_skipped(random_params, tmp_path):
     """In a process where importing torch fails, from a state dict to a file."""
-    keys, state = weights.torchvision_keys(), {}
-    for name, array in random_params.items():
-        conv, leaf = name.split(".")
-        value = array.transpose(3, 2, 0, 1) if leaf == "kernel" else array
-        suffix = "weight" if leaf == "kernel" else "bias"
-        state[f"{keys[conv]}.{suffix}"] = np.ascontiguousarray(value)
     source = tmp_path / "vgg19.safetensors"
-    safetensors.numpy.save_file(state, source)
+    safetensors.numpy.save_file(to_state_dict(random_params, "vgg19"), source)
     script = (
         "import sys; sys.modules['torch'] = None\n"
         "from nst_jax.convert import main; sys.exit(main())"
@@ -108,12 +110,15 @@ class TestPretrained:
 
         name = f"vgg19-{sha256_of(torch_file)[:8]}.pth"
         with serving(torch_file.read_bytes()) as server:
-            weight = reference.import_torchvision().models.VGG19_Weights.IMAGENET1K_V1
+            models = reference.import_torchvision().models
+            weight = models.VGG19_Weights.IMAGENET1K_V1
+            assert weight.url.endswith(weights._PRETRAINED["vgg19"])
+            assert models.VGG16_Weights.IMAGENET1K_V1.url.endswith(weights._PRETRAINED["vgg16"])
             fake = type("W", (), {"url": f"{server.url}/{name}"})()
             fake.get_state_dict = lambda **options: load_state_dict_from_url(fake.url, **options)
             assert weight.get_state_dict  # the method that is stood in for exists
             fakes = type("V", (), {"IMAGENET1K_V1": fake})
-            monkeypatch.setattr(reference.import_torchvision().models, "VGG19_Weights", fakes)
+            monkeypatch.setattr(models, "VGG19_Weights", fakes)
             torch.hub.set_dir(str(tmp_path / "hub"))
             assert convert.main([]) == 0
             cached = tmp_path / "hub" / "checkpoints" / name
@@ -138,6 +143,18 @@ class TestPretrained:
             assert convert.main([]) == 0
         assert server.requests == [None, "bytes=1000000-"]
         assert weights.find_weights("pretrained").trained
+
+    def test_vgg16_by_our_own_download(self, state16, tmp_path, monkeypatch, offline):
+        monkeypatch.setattr(convert, "_reference", lambda: None)
+        source = tmp_path / "w.safetensors"
+        safetensors.numpy.save_file(state16, source)
+        name = f"vgg16-{sha256_of(source)[:8]}.safetensors"
+        monkeypatch.setattr(weights, "_PRETRAINED", {"vgg16": name})
+        with serving(source.read_bytes()) as server:
+            monkeypatch.setenv("NST_JAX_PRETRAINED_URL", f"{server.url}/")  # a folder's mirror
+            assert convert.main(["--network=vgg16"]) == 0
+        assert (offline / "vgg16.safetensors").exists()
+        assert weights.find_weights("pretrained", network="vgg16").network == "vgg16"
 
     def test_no_network(self, monkeypatch, capsys):
         monkeypatch.setattr(convert, "_reference", lambda: None)
@@ -168,8 +185,29 @@ def test_mistakes_are_one_line_and_exit_code_2(flags, said, capsys, tmp_path, mo
     assert said in error
 
 
+def test_trained_vgg16_is_converted_proved_and_found(package, torch, tmp_path, offline, capsys):
+    """As torch.save writes torchvision's own, classifier included; which network, the file says."""
+    trained = packaged_weights().params
+    state = {k: torch.from_numpy(v) for k, v in to_state_dict(trained, "vgg16").items()}
+    source = tmp_path / "mine.pth"
+    torch.save(state | {"classifier.0.bias": torch.zeros(4096)}, source)
+    assert convert.main([f"--source={source}"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{source} is VGG-16\n" in printed
+    assert f"wrote {offline / 'vgg16.safetensors'}\n" in printed
+    errors = errors_of(printed)
+    assert len(errors) == 26
+    assert 0 < max(errors.values()) < 5e-6
+    found = weights.find_weights("pretrained", network="vgg16")
+    assert "mine.pth" in found.origin  # the cache comes before the package
+    for name, array in trained.items():
+        np.testing.assert_array_equal(found.params[name], array)
+    assert convert.main([f"--source={source}", "--network=vgg19"]) == 2
+    assert "is a VGG-16, not a VGG-19; ask for vgg16" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_trained_weights(shared, torch, tmp_path, capsys):
+def test_trained_vgg19(shared, torch, tmp_path, capsys):
     source = shared / "weights" / "vgg19_features.pth"
     assert convert.main([f"--source={source}", f"--output={tmp_path / 'w.safetensors'}"]) == 0
     assert max(errors_of(capsys.readouterr().out).values()) < 5e-6

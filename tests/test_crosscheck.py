@@ -32,10 +32,9 @@ from nst_jax import (
     report,
     vgg,
 )
-from nst_jax.architecture import TAPS
 from nst_jax.images import draw_image
 from nst_jax.program import split_config
-from nst_jax.vgg import VGG19
+from nst_jax.vgg import VGG
 
 ROOT = Path(__file__).parents[1]
 CONFIG = dataclasses.replace(
@@ -76,7 +75,8 @@ def wrong_weights(name, change):
             ladder,
             "from_state_dict",
             lambda *args, **options: (
-                (params := right(*args, **options)) | {name: change(params[name])}
+                (found := right(*args, **options))[0],
+                found[1] | {name: change(found[1][name])},
             ),
         )
 
@@ -103,13 +103,13 @@ def ceil_for_floor(patch):
 
 def no_relu(patch):
     """What is called relu3_1 is the map before it."""
-    right = VGG19.operations
+    right = VGG.operations
     patch.setattr(
-        VGG19,
+        VGG,
         "operations",
-        lambda self, taps=TAPS: (
+        lambda self, taps=None: (
             (name, (lambda x: x) if name == "relu3_1" else operation)
-            for name, operation in right(self, (*taps, "conv3_1"))
+            for name, operation in right(self, taps and (*taps, "conv3_1"))
         ),
     )
 
@@ -228,7 +228,7 @@ def test_relus_that_rounding_opens_are_held_where_the_record_has_them(records):
     opened, before = record["map/relu1_1"].copy(), record["map/conv1_1"]
     opened[np.unravel_index(before.argmin(), before.shape)] = 1e-30
     image = {role: jnp.asarray(record[f"image/{role}"]) for role in ladder._ROLES}
-    right = ladder._switches(ladder._record_maps(record), config)
+    right = ladder._switches(ladder._record_maps(record, config), config)
     masks = {**right, "relu1_1": opened > 0}
     settings = split_config(config)
     targets = problem.compute_targets(network, image["content"], [image["style"]], *settings)

@@ -27,7 +27,7 @@ def run_here(monkeypatch, capsys, tmp_path, untrained):
 
     def run(script, *flags):
         output = tmp_path / "output.png"
-        monkeypatch.setattr(weights, "untrained_params", lambda seed: untrained)
+        monkeypatch.setattr(weights, "untrained_params", lambda *_: untrained)
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", [script, f"--output={output}", *flags])
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")

@@ -9,9 +9,10 @@ from collections import namedtuple
 import jax
 import pytest
 
-from nst_jax import Config, forecast, layers
+from nst_jax import Config, forecast, layers, lowering
 from nst_jax.backend import resolve
 from nst_jax.forecast import Need
+from nst_jax.tiling import tiles
 
 SHALLOW = {"content_layers": layers("relu2_1"), "style_layers": layers("relu1_1"), "min_size": 0}
 
@@ -109,13 +110,12 @@ def test_the_pace_is_that_of_the_largest_scale_that_is_not_too_large(given):
 RUN = """
 import dataclasses, sys, numpy as np
 from nst_jax import Config, build_vgg19, forecast, stylize
-from nst_jax.architecture import parameter_shapes
+from nst_jax.architecture import ARCHITECTURES
 from nst_jax.backend import resolve
-from nst_jax.vgg import recast_vgg19
 config = resolve(Config(min_size=0, steps=1, conv="direct"))
 rng = np.random.default_rng(0)
 params = {name: rng.normal(0, 0.02, shape).astype(np.float32)
-          for name, shape in parameter_shapes("relu5_1").items()}
+          for name, shape in ARCHITECTURES["vgg19"].parameter_shapes("relu5_1").items()}
 network = build_vgg19(params, deepest="relu5_1", pooling="max", padding="replicate")
 image = rng.uniform(size=(512, 512, 3)).astype(np.float32)
 if sys.argv[1] == "forecast":
@@ -155,3 +155,18 @@ def test_tiles_take_another_forward_pass_and_their_margins(given):
     # Windows of 48 px for a picture of 64: two each way, whose parts are 32 px.
     assert forecast._work((64, 64), config) == 1.5 * 4 * 48**2
     assert forecast._work((64, 64), given["config"]) == 64**2
+
+
+def test_vgg16_is_forecast_as_vgg16(given):
+    """Fewer convolutions: less memory, and a narrower margin around tiles."""
+    deep = dataclasses.replace(given["config"], style_layers=layers("relu4_1"))
+    small = dataclasses.replace(deep, network="vgg16")
+    assert len(lowering.blank_network(small).convs) == 8
+    assert len(lowering.blank_network(deep).convs) == 9
+    needs = [forecast.need((64, 64), [(40, 40)], config=each).device for each in (small, deep)]
+    assert needs[0] < needs[1] - 4 * 9 * 256**2
+    wide = dataclasses.replace(given["config"], style_layers=layers("relu5_1"), tile=64)
+    # A part of 64 px, two margins of 64 or 80 px, and the rest of 300 over 16.
+    for network, side in (("vgg16", 204), ("vgg19", 236)):
+        covered = tiles((300, 300, 3), dataclasses.replace(wide, network=network))
+        assert covered.size == (side, side)

@@ -50,7 +50,8 @@ def seen(monkeypatch):
     Its picture is the start, else the content, and gets darker by 1/100.
     """
     seen = SimpleNamespace(calls=[], spoil=lambda call: None)
-    monkeypatch.setattr(many, "load_weights", lambda *_: Weights({}, True, "nowhere"))
+    weights = Weights({}, "vgg19", trained=True, origin="nowhere")
+    monkeypatch.setattr(many, "run_weights", lambda _, config: (weights, config))
     monkeypatch.setattr(many, "network_of", lambda *_: object.__new__(VGG19))
 
     def stylize(content, styles, *, network, config, start, **options):
@@ -80,7 +81,7 @@ def level(path):
 
 def test_a_batch_is_what_each_picture_is_alone(album, random_params, monkeypatch, capfd):
     """Each has its style and its beginning, and one program serves full batches and others."""
-    monkeypatch.setattr(weights, "untrained_params", lambda seed: random_params)
+    monkeypatch.setattr(weights, "untrained_params", lambda *_: random_params)
     flags = [*FAST, "--steps=3", "--start=style"]
     before = problem.advance._cache_size()
     styles = ["t.png", "s.png"]  # with that of the album: s, t, s
@@ -139,7 +140,7 @@ def test_without_pairs_styles_are_blended(album, seen):
 
 
 def test_one_content_and_a_folder_of_styles_is_one_picture(album, random_params, monkeypatch):
-    monkeypatch.setattr(weights, "untrained_params", lambda seed: random_params)
+    monkeypatch.setattr(weights, "untrained_params", lambda *_: random_params)
     given = {}
 
     def stylize(content, styles, **_):

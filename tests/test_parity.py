@@ -1,4 +1,4 @@
-"""The ladder against PyTorch, with a randomly initialized torchvision VGG-19 and odd sizes.
+"""The ladder against PyTorch at odd sizes: VGG-19 as torchvision draws it, VGG-16 as it trained it.
 
 The weights go through the real converter; the budgets are `ladder.BUDGETS`, which says where they
 come from. `nst_jax.crosscheck` runs the same ladder on anybody's images.
@@ -11,21 +11,39 @@ import numpy as np
 import pytest
 
 from nst_jax import crosscheck, ladder, preset
-from nst_jax.architecture import TAPS
-from nst_jax.program import split_config
+from nst_jax.packaged import packaged_weights
+from nst_jax.state_dict import to_state_dict
 
 BASE = dataclasses.replace(preset("pytorch"), steps=20, precision="float32", conv="direct")
-LAYERS = split_config(BASE)[1].style_layers
+LAYERS = BASE.taps
 ADAM = dataclasses.replace(BASE, learning_rate=0.02)
+TRAINED = dataclasses.replace(ADAM, network="vgg16")
 LBFGS = dataclasses.replace(BASE, optimizer="lbfgs-torch", memory_size=7)
 CASES = {
     "float64, Adam": dataclasses.replace(ADAM, precision="float64"),
-    "float64, L-BFGS, max": dataclasses.replace(LBFGS, precision="float64", pooling="max"),
+    "float64, Adam, VGG-16": dataclasses.replace(TRAINED, precision="float64"),
+    "float64, L-BFGS, max, VGG-16": dataclasses.replace(
+        LBFGS, precision="float64", pooling="max", network="vgg16"
+    ),
     "float32, Adam, l2": dataclasses.replace(ADAM, pooling="l2"),
     "float32, L-BFGS": LBFGS,
-    "winograd, Adam": dataclasses.replace(ADAM, conv="winograd"),
+    "winograd, Adam, VGG-16": dataclasses.replace(TRAINED, conv="winograd"),
     "bfloat16, Adam, max": dataclasses.replace(ADAM, precision="bfloat16", pooling="max"),
 }
+
+
+@pytest.fixture
+def state_of(request, torch, reference):
+    """Return a network's weights as torch has them: VGG-16's are trained."""
+
+    def find(network):
+        if network == "vgg19":
+            return reference.load_state(request.getfixturevalue("torch_file"))
+        request.getfixturevalue("package")
+        arrays = to_state_dict(packaged_weights().params, network)
+        return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+    return find
 
 
 def record_of(torch, reference, state, content, style, config):
@@ -39,8 +57,9 @@ def record_of(torch, reference, state, content, style, config):
 
 @pytest.mark.optimized
 @pytest.mark.parametrize("case", CASES)
-def test_every_rung_is_within_its_budget(case, torch, reference, torch_file, photographs):
-    config, state = CASES[case], reference.load_state(torch_file)
+def test_every_rung_is_within_its_budget(case, torch, reference, state_of, photographs):
+    config = CASES[case]
+    state = state_of(config.network)
     content, style = (image[:21, :27] for image in photographs)  # most of the time goes to pixels
     record = record_of(torch, reference, state, content, style, config)
     with jax.enable_x64(config.dtype == "float64"):
@@ -51,7 +70,8 @@ def test_every_rung_is_within_its_budget(case, torch, reference, torch_file, pho
     assert [rung.name for rung in rungs if not rung.passed] == []
     names = [rung.name for rung in rungs]
     assert len(set(names)) == len(names)
-    expected = {f"map {tap}" for tap in TAPS} | {f"operation {tap}" for tap in TAPS}
+    taps = config.architecture.taps
+    expected = {f"map {tap}" for tap in taps} | {f"operation {tap}" for tap in taps}
     expected |= {f"{kind} {tap}" for kind in ("Gram", "content", "style") for tap in LAYERS}
     expected |= {"operation pool4", "loss", "update 8", "loss, steps 11-20", "picture, step 20"}
     assert expected < set(names)
@@ -59,14 +79,24 @@ def test_every_rung_is_within_its_budget(case, torch, reference, torch_file, pho
     assert trajectory.their_totals[-1] < 0.9 * trajectory.their_totals[0]  # it does descend
 
 
-def test_reference_is_torchvision_with_average_pooling(torch, torchvision_vgg19, reference):
-    ours = reference.vgg19_features(torchvision_vgg19.state_dict())
+@pytest.mark.parametrize("pooling", ["average", "max"])
+@pytest.mark.parametrize("network", ["vgg19", "vgg16"])
+def test_reference_is_torchvision_with_this_pooling(torch, reference, network, pooling):
+    vgg = reference.import_torchvision().models.vgg
+    torch.manual_seed(0)
+    features = vgg.make_layers(vgg.cfgs[{"vgg19": "E", "vgg16": "D"}[network]])
+    state = {f"features.{key}": value for key, value in features.state_dict().items()}
+    ours = reference.vgg_features(state, name=network, pooling=pooling)
     theirs = torch.nn.Sequential(
         *(
-            torch.nn.AvgPool2d(2, 2) if isinstance(m, torch.nn.MaxPool2d) else m
-            for m in torchvision_vgg19.features[:36]
+            torch.nn.AvgPool2d(2, 2)
+            if isinstance(m, torch.nn.MaxPool2d) and pooling == "average"
+            else m
+            for m in features
         )
     )
+    for parameter in theirs.parameters():
+        parameter.requires_grad_(False)
     x = torch.rand(1, 3, 33, 40, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for a, b in zip(reference.extract(ours, x), reference.extract(theirs, x), strict=True):
@@ -76,9 +106,17 @@ def test_reference_is_torchvision_with_average_pooling(torch, torchvision_vgg19,
 
 @pytest.mark.optimized
 @pytest.mark.slow
-def test_trained_weights_and_photographs(torch, shared, capsys):
-    flags = [f"--content={shared / 'images' / 'tubingen.jpg'}", "--size=97", "--steps=40"]
-    flags += [f"--style={shared / 'images' / 'starry_night.jpg'}", "--learning-rate=0.02"]
-    flags += [f"--weights={shared / 'weights' / 'vgg19_features.pth'}"]
-    assert crosscheck.main(flags) == 0
-    assert "passed: all" in capsys.readouterr().out
+@pytest.mark.parametrize("network", ["vgg16", "vgg19"])
+def test_trained_weights_and_pictures(torch, request, network, capsys):
+    """The command line, on the pictures that the package ships."""
+    flags = ["--content=png/content.png", "--style=png/style.png", "--size=49", "--steps=10"]
+    if network == "vgg19":
+        shared = request.getfixturevalue("shared")
+        flags += [f"--weights={shared / 'weights' / 'vgg19_features.pth'}"]
+    else:
+        request.getfixturevalue("package")
+    assert crosscheck.main([*flags, "--learning-rate=0.02"]) == 0
+    printed = capsys.readouterr()
+    assert f"weights  VGG-{network[3:]}, " in printed.out
+    assert printed.err.count("VGG-16 paints, not VGG-19") == (network == "vgg16")
+    assert "passed: all" in printed.out

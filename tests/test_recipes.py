@@ -15,7 +15,7 @@ from nst_jax import build_vgg19, layers, load_image, preset, save_image, weights
 @pytest.fixture
 def images(tmp_path, monkeypatch, photographs, untrained):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(weights, "untrained_params", lambda seed: untrained)
+    monkeypatch.setattr(weights, "untrained_params", lambda *_: untrained)
     for name, image in zip(("content.png", "style.png"), photographs, strict=True):
         save_image(tmp_path / name, image)
     return ["--content=content.png", "--size=24", "--weights=untrained"]

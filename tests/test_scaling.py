@@ -87,7 +87,7 @@ def accepted(monkeypatch):
 
 def test_a_dry_run_says_what_would_be_needed_and_touches_nothing(job, folder, capfd, monkeypatch):
     for module in (one, many):
-        monkeypatch.setattr(module, "load_weights", None)
+        monkeypatch.setattr(module, "run_weights", None)
     assert run([*job, "--weights=auto", "--dry-run", "--checkpoint=c"]) == 0
     alone = capfd.readouterr()
     contents = ["--content", str(folder / "in"), "--output=o"]

@@ -21,12 +21,12 @@ import collections, dataclasses, functools, json, re, sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec as P
-from nst_jax import Config, VGG19, layers, make_targets, problem, style_transfer_loss, stylize
+from nst_jax import Config, VGG16, layers, make_targets, problem, style_transfer_loss, stylize
 from nst_jax.backend import resolve
 from nst_jax.scale import begin
 from nst_jax.sharding import lay_out
 
-network = VGG19(rngs=nnx.Rngs(0), deepest="relu4_2")
+network = VGG16(rngs=nnx.Rngs(0), deepest="relu4_2")
 config = Config(min_size=0, steps=2, conv="direct", padding="replicate", pooling="max",
                 style_layers=layers("relu1_1", "relu3_1"), content_layers=layers("relu4_2"))
 rng = np.random.default_rng(0)
@@ -77,7 +77,7 @@ same = jax.tree.map(lambda a, b: a.sharding == b.sharding and (a == b).all(), st
 found["placed"] = [bool(x) for x in jax.tree.leaves(same)]
 
 # Not by the partitioner: everybody's own gradient under shard_map, of its own images.
-network = VGG19(rngs=nnx.Rngs(0), deepest="relu2_1")
+network = VGG16(rngs=nnx.Rngs(0), deepest="relu2_1")
 features = functools.partial(network, taps=("relu1_1", "relu2_1"))
 images = jnp.asarray(rng.uniform(size=(4, 32, 16, 3)), jnp.float32)
 targets = make_targets(features, images, images[0, :, ::-1], content_layers=["relu2_1"],

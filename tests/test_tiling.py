@@ -1,6 +1,7 @@
 """Tiles against the whole picture at once: the loss with all its parts, the gradient, a run."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,11 @@ import pytest
 from nst_jax import Config, build_vgg19, layers, preset, problem, stylize
 from nst_jax.backend import resolve
 from nst_jax.errors import InputError
-from nst_jax.program import split_config
 from nst_jax.scale import Whole, begin, begin_scale
 from nst_jax.tiling import Tiled
 from nst_jax.vgg import freeze
 
+ROOT = Path(__file__).parents[1]
 SHALLOW = {
     "content_layers": layers("relu2_1"),
     "style_layers": layers("relu2_2", relu1_1=2.0),
@@ -36,8 +37,7 @@ def compare(images, network, config):
     """Return relative errors: the largest of all losses, and the gradient's; and the tiles."""
     config = resolve(config)
     content, style, picture = map(jnp.asarray, images)
-    taps = split_config(config)[1].taps
-    given = {"network": freeze(network, taps=taps), "config": config, "picture": picture}
+    given = {"network": freeze(network, taps=config.taps), "config": config, "picture": picture}
     tiled = Tiled(content, [style], **given)
     losses, gradient = tiled.evaluate()
     state, given, program = begin(content, [style], **given)
@@ -93,22 +93,22 @@ def test_other_terms_and_tiles(random_params, images, settings):
 
 
 @pytest.mark.slow
-def test_the_recipe_with_trained_weights_in_float64(shared):
-    """All layers to relu5_1, odd sizes, a photograph and a painting.
+def test_the_recipe_with_trained_weights_in_float64(package):
+    """All layers to relu5_1 of VGG-16, odd sizes.
 
     In float32 the gradient is 4e-7 to 8e-6 away: where two of a window's four are equal but for
     rounding, max pooling takes one or the other.
     """
-    from nst_jax import load_image, load_vgg19
+    from nst_jax import load_image, load_vgg16
 
     with jax.enable_x64(True):
-        content = load_image(shared / "images/tubingen.jpg", shape=(237, 225))
-        style = load_image(shared / "images/starry_night.jpg", size=190)
+        content = load_image(ROOT / "png/content.png", shape=(189, 177))
+        style = load_image(ROOT / "png/style.png", size=158)
         noise = np.random.default_rng(0).normal(0, 0.1, content.shape)
         images = [np.float64(image) for image in (content, style, np.clip(content + noise, 0, 1))]
-        weights = str(shared / "weights/vgg19_features.pth")
-        network = load_vgg19(weights, pooling="max", padding="replicate", dtype="float64")
-        worst, distance, tiled = compare(images, network, Config(tile=32, precision="float64"))
+        network = load_vgg16(pooling="max", padding="replicate", dtype="float64")
+        config = Config(tile=32, precision="float64", network="vgg16")
+        worst, distance, tiled = compare(images, network, config)
     assert len(tiled._cover.windows) == 4
     # A few thousand units of the last place, 1e-16, of sums of 50000.
     assert worst < 1e-12

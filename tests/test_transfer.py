@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import re
 
 import jax
@@ -8,8 +9,10 @@ import pytest
 
 from nst_jax import (
     Config,
+    build_vgg16,
     build_vgg19,
     layers,
+    make_targets,
     planning,
     preset,
     problem,
@@ -19,11 +22,10 @@ from nst_jax import (
     stylize,
     transfer,
 )
-from nst_jax.architecture import CONVS
+from nst_jax.architecture import ARCHITECTURES
 from nst_jax.backend import block
 from nst_jax.errors import InputError
 from nst_jax.objective import style_transfer_loss
-from nst_jax.program import split_config
 from nst_jax.vgg import freeze
 
 LAYERS = layers("relu1_1", "relu2_1")  # two layers compile fast
@@ -316,7 +318,7 @@ def test_precision_reaches_the_compiled_program(network, photographs):
 def test_the_loop_on_a_gpu_computes_and_nothing_else(random_params, photographs):
     config = dataclasses.replace(CONFIG, precision="bfloat16").resolve("gpu", capability=9.0)
     network = problem.build_network(random_params, config)
-    frozen = freeze(network, taps=split_config(config)[1].taps)
+    frozen = freeze(network, taps=config.taps)
     content, style = map(jnp.asarray, photographs)
     state, given, program = scale.begin(content, [style], network=frozen, config=config)
     text = problem.advance.trace(state, 3, given, program).lower(lowering_platforms=("cuda",))
@@ -514,7 +516,7 @@ def test_how_large_the_style_is_looked_at(fit, scale, size, expected):
 def rescaled(params, factors):
     """Multiply what each convolution puts out by a factor, and divide it out in the next one."""
     found, before = dict(params), 1.0
-    for conv, factor in zip(CONVS, factors, strict=False):
+    for conv, factor in zip(ARCHITECTURES["vgg19"].convs, factors, strict=False):
         kernel, bias = (found[f"{conv.name}.{leaf}"] for leaf in ("kernel", "bias"))
         found[f"{conv.name}.kernel"] = (kernel * np.float32(factor / before)).astype(np.float32)
         found[f"{conv.name}.bias"] = (bias * np.float32(factor)).astype(np.float32)
@@ -553,3 +555,47 @@ def test_the_defaults_of_the_loss_are_the_settings():
     parameters = inspect.signature(style_transfer_loss).parameters
     for name in ("content_weight", "style_weight", "content_loss", "style_loss"):
         assert parameters[name].default == getattr(config, name)
+
+
+class TestVGG16:
+    """Whatever takes a network takes VGG-16."""
+
+    def test_it_paints_and_its_loss_is_the_pure_functions(self, random_vgg16, photographs):
+        network = build_vgg16(random_vgg16, pooling="max", padding="replicate")
+        content = photographs[0]
+        style = content[::-1]  # of one size, so that it is looked at as it is
+        start = np.full(content.shape, 0.5, np.float32)
+        config = Config(min_size=0, steps=2, tv_weight=0.0, precision="float32")
+        given = {"network": network, "config": config, "start": start, "snapshot_every": 1}
+        first, last = stylize(content, style, **given)
+        features = functools.partial(network, taps=config.taps)
+        kinds = {"content_loss": config.content_loss, "style_loss": config.style_loss}
+        targets = make_targets(
+            features,
+            jnp.asarray(content),
+            jnp.asarray(style),
+            content_layers=["relu4_2"],
+            style_layers=[layer.name for layer in config.style_layers],
+            style_loss=config.style_loss,
+        )
+        loss, _ = style_transfer_loss(
+            jnp.asarray(start),
+            targets,
+            features=features,
+            content_weight=config.content_weight,
+            style_layer_weights=dict(config.style_layers),
+            **kinds,
+        )
+        # The run computes by Winograd's algorithm.
+        np.testing.assert_allclose(first.losses.total[0], loss, rtol=1e-4)
+        assert last.losses.total[0] < first.losses.total[0]
+
+    def test_layers_that_it_does_not_have(self, random_vgg16, photographs, unchecked):
+        network = build_vgg16(random_vgg16)
+        config = Config(style_layers=layers("relu1_1", "relu3_4"))
+        with pytest.raises(InputError, match="style-layers: unknown VGG-16 layer: 'relu3_4'"):
+            stylize(*photographs, network=network, config=config)
+        with pytest.raises(InputError, match="unknown VGG-16 layer"):
+            dataclasses.replace(config, network="vgg16")
+        with pytest.raises(InputError, match="network is 'vgg13'; allowed are vgg19, vgg16"):
+            Config(network="vgg13")

