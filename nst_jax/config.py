@@ -152,7 +152,7 @@ class Config:
         1.0, "share of the first picture; the rest is the content image", least=0, most=1
     )
     network: NetworkName = _setting(
-        "vgg19", "whose features are compared; in Python the network given to stylize decides"
+        "vgg19", "network whose maps the losses compare; stylize has it as an argument"
     )
     pooling: Pooling = _setting("max", "pooling of the network")
     pool_scale: float = _setting(1.0, "factor of the pooled maps", above=0)

@@ -326,6 +326,19 @@ def test_exported_and_checked_without_torch(flags, tmp_path, capsys):
     assert "truncated" in capsys.readouterr().err
 
 
+def test_trained_vgg16_where_vgg19_cannot_be_had(torch, package, capsys):
+    """Average and max pooling, on the pictures that the project ships."""
+    images = [f"--{name}={ROOT / 'png' / name}.png" for name in ("content", "style")]
+    for more, notes in ((["--pooling=max"], 1), (["--network=vgg16"], 0)):
+        assert crosscheck.main([*images, "--size=33", "--steps=5", *more]) == 0
+        printed = capsys.readouterr()
+        assert "weights  VGG-16, " in printed.out
+        assert "operation conv5_3 " in printed.out
+        assert "operation conv5_4 " not in printed.out
+        assert "passed: all" in printed.out
+        assert printed.err.count("VGG-16 paints, not VGG-19. Why: cannot download") == notes
+
+
 def test_exported_arrays_may_lie_in_memory_in_any_order(tmp_path):
     """As the kernels of a state dict that was made by transposing."""
     turned = np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1)

@@ -102,14 +102,14 @@ def test_the_recipe_with_trained_weights_in_float64(package):
     from nst_jax import load_image, load_vgg16
 
     with jax.enable_x64(True):
-        content = load_image(ROOT / "png/content.png", shape=(189, 177))
+        content = load_image(ROOT / "png/content.png", shape=(189, 141))
         style = load_image(ROOT / "png/style.png", size=158)
         noise = np.random.default_rng(0).normal(0, 0.1, content.shape)
         images = [np.float64(image) for image in (content, style, np.clip(content + noise, 0, 1))]
         network = load_vgg16(pooling="max", padding="replicate", dtype="float64")
         config = Config(tile=32, precision="float64", network="vgg16")
         worst, distance, tiled = compare(images, network, config)
-    assert len(tiled._cover.windows) == 4
+    assert len(tiled._cover.windows) == 2
     # A few thousand units of the last place, 1e-16, of sums of 50000.
     assert worst < 1e-12
     assert distance < 1e-12

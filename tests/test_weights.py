@@ -250,9 +250,8 @@ class TestPackage:
         assert found.reason.startswith("cannot download http://127.0.0.1:9/vgg19")
         assert len(found.params) == 2 * 11  # nothing behind relu5_1
         for load in (weights.load_vgg19, functools.partial(weights.load_network, "vgg19")):
-            with pytest.warns(UserWarning, match="VGG-16 is in place of VGG-19: cannot") as caught:
+            with pytest.warns(UserWarning, match="VGG-16 is in place of VGG-19: cannot download"):
                 assert isinstance(load("auto"), VGG16)
-            assert caught[0].filename == __file__
 
     def test_pretrained_stays_strict(self):
         with pytest.raises(DownloadError):
