@@ -96,9 +96,9 @@ def test_texture(run_here):
 
 
 @pytest.mark.parametrize(
-    ("script", "flags"), [("own_optimizer.py", ["--weights=untrained"]), ("own_network.py", [])]
+    ("script", "flags"), [("own_optimizer.py", ["--network=vgg16"]), ("own_network.py", [])]
 )
-def test_bringing_ones_own(run_here, script, flags):
+def test_bringing_ones_own(run_here, script, flags, package):
     out, picture = run_here(script, *flags, "--size=32", "--steps=5")
     first, last = numbers(out)
     assert last < 0.8 * first
