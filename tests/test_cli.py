@@ -321,7 +321,9 @@ class TestNetworks:
     """Which network paints, and what is said of it."""
 
     def test_vgg16_paints_where_vgg19_cannot_be_had(self, job, package, capfd):
-        assert run([*job, *SHALLOW, "--output=o.png"]) == 0
+        # A layer behind conv3_3, where the two begin to differ.
+        flags = ["--style-layers=relu1_1", "--content-layers=conv4_1"]
+        assert run([*job, *flags, "--output=o.png"]) == 0
         printed = capfd.readouterr()
         assert f"weights  VGG-16, {package / 'weights' / 'vgg16.ckpt'}" in printed.out
         assert re.fullmatch(

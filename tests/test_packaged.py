@@ -46,6 +46,14 @@ def test_it_is_torchvisions_vgg16(package):
     )
 
 
+def test_the_convolutions_are_in_the_order_of_the_file(package):
+    layers = read_arrays((package / "weights" / "vgg16.ckpt").read_bytes())["VGG16_0"]
+    found = packaged_weights().params
+    for number, conv in ((0, "conv1_1"), (6, "conv3_3"), (7, "conv4_1"), (12, "conv5_3")):
+        for leaf in ("kernel", "bias"):
+            np.testing.assert_array_equal(found[f"{conv}.{leaf}"], layers[f"Conv_{number}"][leaf])
+
+
 def test_no_more_than_wanted(package):
     found = packaged_weights(deepest="relu2_1")
     assert list(found.params) == list(ARCHITECTURES["vgg16"].parameter_shapes("relu2_1"))
