@@ -1,5 +1,6 @@
 """Fetch one large file over HTTP: with progress, resumed after a break, checked by its hash."""
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -8,7 +9,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from http import HTTPStatus
 from pathlib import Path
@@ -80,14 +81,7 @@ def download(url: str, folder: Path, *, progress: Progress | None = None) -> Pat
     name = Path(urllib.parse.urlsplit(url).path).name
     hash_prefix(name)
     target, part = folder / name, folder / f"{name}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / f"{name}.lock").acquire()
-    except OSError as error:
-        raise DownloadError(
-            f"cannot write to {folder}: {error.strerror}; NST_JAX_CACHE names another folder"
-        ) from error
-    with held:
+    with locked(target):
         if target.exists():
             check_hash(target)
             return target
@@ -101,6 +95,27 @@ def download(url: str, folder: Path, *, progress: Progress | None = None) -> Pat
             )
         os.replace(part, target)
     return target
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time make a file; the others wait here for it.
+
+    Args:
+      path: of the file. Its folder is made if it does not exist; the lock lies beside it.
+
+    Raises:
+      DownloadError: if the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path.with_name(f"{path.name}.lock")).acquire()
+    except OSError as error:
+        raise DownloadError(
+            f"cannot write to {path.parent}: {error.strerror}; NST_JAX_CACHE names another folder"
+        ) from error
+    with held:
+        yield
 
 
 def _fetch_all(url: str, part: Path, progress: Progress | None) -> None:

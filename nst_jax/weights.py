@@ -16,7 +16,7 @@ import numpy as np
 import platformdirs
 
 from nst_jax.architecture import ARCHITECTURES, NetworkName
-from nst_jax.download import DownloadError, Progress, check_hash, download, sha256_of
+from nst_jax.download import DownloadError, Progress, check_hash, download, locked, sha256_of
 from nst_jax.errors import InputError
 from nst_jax.packaged import INSTALL_COMMAND, packaged_weights
 from nst_jax.packaged import NETWORK as PACKAGED
@@ -44,7 +44,8 @@ _PRETRAINED: Mapping[NetworkName, str] = MappingProxyType(
 
 def cache_dir() -> Path:
     """Return the folder for converted weights: NST_JAX_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("NST_JAX_CACHE") or platformdirs.user_cache_dir("nst_jax"))
+    folder = os.environ.get("NST_JAX_CACHE") or platformdirs.user_cache_dir("nst_jax")
+    return Path(folder).expanduser()
 
 
 def cached_weights(network: NetworkName) -> Path:
@@ -148,12 +149,14 @@ def pretrained_weights(
     """
     if found := _weights_here(network, deepest):
         return found
-    path, source = cached_weights(network), fetch_pretrained(network, progress=progress)
-    converted, metadata = convert(source, network=network)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(path, converted.params, metadata)
-    if source.is_relative_to(cache_dir()):
-        source.unlink()  # half a gigabyte, of which nothing more is needed
+    path = cached_weights(network)
+    with locked(path):
+        if not path.exists():  # another process may have made it meanwhile
+            source = fetch_pretrained(network, progress=progress)
+            converted, metadata = convert(source, network=network)
+            save_weights(path, converted.params, metadata)
+            if source.is_relative_to(cache_dir()):
+                source.unlink()  # half a gigabyte, of which nothing more is needed
     return load_weights(path, deepest=deepest)
 
 

@@ -4,6 +4,7 @@ import shutil
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -282,6 +283,27 @@ class TestPackage:
         for network in ("vgg19", "vgg16"):
             with pytest.raises(InputError, match=r"vgg16.ckpt is altered"):
                 weights.find_weights("auto", network=network)
+
+
+def test_of_two_first_runs_one_converts_and_both_have_the_weights(offline, state_file, monkeypatch):
+    name = f"vgg19-{sha256_of(state_file)[:8]}.safetensors"
+    converting, go_on, right = threading.Event(), threading.Event(), weights.convert
+
+    def convert(*arguments, **options):
+        converting.set()
+        assert go_on.wait(30)
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(weights, "convert", convert)
+    with serving(state_file.read_bytes()) as server, ThreadPoolExecutor() as pool:
+        monkeypatch.setenv("NST_JAX_PRETRAINED_URL", f"{server.url}/{name}")
+        first = pool.submit(weights.find_weights, "pretrained")
+        assert converting.wait(30)
+        second = pool.submit(weights.find_weights, "pretrained")
+        time.sleep(0.3)  # the second waits now, or does what it should not
+        go_on.set()
+        assert first.result(60).origin == second.result(60).origin
+    assert len(server.requests) == 1
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
