@@ -21,8 +21,10 @@ def default_device() -> Any:
         return chosen
     try:
         return jax.local_devices(backend=chosen)[0]
-    except RuntimeError as error:  # JAX_PLATFORMS names what is not there
-        raise InputError(f"JAX finds no device: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names what is not there
+        platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+        reason = str(error).partition("\n")[0] or f"there is none of JAX_PLATFORMS={platforms}"
+        raise InputError(f"JAX finds no device: {reason}") from None
 
 
 def device_name() -> str:

@@ -90,7 +90,7 @@ def content_loss_of(
     """
     match kind:
         case "mean":
-            return square / count
+            return square / float(count)  # more than an int32, for the largest pictures
         case "half-sum":
             return square / 2
         case "relative":

@@ -66,7 +66,8 @@ def total_variation(
                 x[..., 1:, 1:, :] - x[..., :-1, :-1, :],
                 x[..., 1:, :-1, :] - x[..., :-1, 1:, :],
             ]
-            height, width = part.shape if part else image.shape[-3:-1]
+            # Their product can be more than an int32.
+            height, width = map(float, part.shape if part else image.shape[-3:-1])
             along, across = straight[0] ** 2 + straight[1] ** 2, diagonal[0] ** 2 + diagonal[1] ** 2
             mean_along = _sum(along, part) / (3 * height * width)
             mean_across = _sum(across, part, before=1) / (3 * (height + 1) * (width + 1))
@@ -107,5 +108,5 @@ def range_penalty(
       image: sRGB.
       part: see `total_variation`.
     """
-    height, width = part.shape if part else image.shape[-3:-1]
+    height, width = map(float, part.shape if part else image.shape[-3:-1])
     return _sum((image - jnp.clip(image, 0, 1)) ** 2, part) / (3 * height * width)

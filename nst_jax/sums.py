@@ -89,7 +89,7 @@ def _part_statistics(
             features = features.astype(acc) - shift[name].reshape(1, 1, -1)
         own = part.own(features, stride=stride)
         count = part.inside(*features.shape[:2], stride=stride).sum()
-        mean = own.astype(acc).sum((0, 1)) / table.positions(name, *part.shape)
+        mean = own.astype(acc).sum((0, 1)) / float(table.positions(name, *part.shape))
         with jax.default_matmul_precision("highest" if name in shift else None):  # as wasserstein
             gram = gram_matrix(own)
         found[name] = StyleStatistics(gram, mean, count.astype(acc))

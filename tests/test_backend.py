@@ -48,3 +48,14 @@ def test_no_device(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", devices)
     with pytest.raises(InputError, match=r"^JAX finds no device: Unable .* 'cuda'$"):
         backend.resolve(Config())
+
+
+def test_no_device_of_the_platforms_that_are_asked_for(monkeypatch):
+    """JAX itself fails with an assertion without words."""
+
+    def devices(backend=None):
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "local_devices", devices)
+    with pytest.raises(InputError, match="JAX finds no device: there is none of JAX_PLATFORMS="):
+        backend.default_device()

@@ -159,3 +159,8 @@ def test_half_precision_maps_are_summed_in_float32(dtype):
     for kind in (*GRAM_LOSSES, "moments"):
         found = value(f, f, kind)
         assert (found.dtype, float(found)) == (jnp.float32, 0.0)
+
+
+def test_a_map_may_have_more_values_than_an_int32_counts():
+    found = losses.content_loss_of(jnp.ones(()), jnp.ones(()), 2**40, kind="mean")
+    np.testing.assert_allclose(found, 2.0**-40, rtol=1e-6)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +104,13 @@ def test_each_image_of_a_batch_has_its_own_value(function):
     found = value(batch)
     assert found.shape == (3,)
     np.testing.assert_allclose(found, [value(x) for x in batch], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nine-point", "l2", "l1", "range"])
+def test_a_picture_may_have_more_values_than_an_int32_counts(kind):
+    large = jax.ShapeDtypeStruct((75_000, 100_000, 3), jnp.float32)
+    function = range_penalty if kind == "range" else functools.partial(total_variation, kind=kind)
+    assert jax.eval_shape(jax.grad(function), large).shape == large.shape
 
 
 def test_range_penalty():
