@@ -128,7 +128,7 @@ def save_image(path: StrPath, image: Float[np.ndarray | Array, "height width 3"]
     try:
         with atomic_write(path) as temporary:
             Image.fromarray(pixels).save(temporary, format=codec, **options)
-    except (OSError, ValueError) as error:  # a full disk, or more pixels than the format allows
+    except Exception as error:  # a full disk, more pixels than the format allows; codecs raise any
         raise InputError(
             f"cannot save {name} ({codec}, {array.shape[1]}x{array.shape[0]}): {_reason(error)}"
         ) from error
