@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import sys
 from collections.abc import Sequence
+from os.path import expanduser  # where the shell leaves it, as in --content=~/a.jpg
 from pathlib import Path
 from typing import NoReturn, get_args
 
@@ -14,7 +15,7 @@ import jax
 
 from nst_jax import __version__, processes
 from nst_jax.agreement import is_first
-from nst_jax.backend import resolve
+from nst_jax.backend import default_device, resolve
 from nst_jax.compiled import kept_programs
 from nst_jax.config import Config
 from nst_jax.errors import InputError
@@ -47,7 +48,13 @@ def _parser() -> Parser:
         ("--style", "images that show how; several are blended, unless --pairs is given"),
     ):
         files.add_argument(
-            flag, required=True, nargs="+", action="extend", metavar="PATH", help=text
+            flag,
+            required=True,
+            nargs="+",
+            action="extend",
+            type=expanduser,
+            metavar="PATH",
+            help=text,
         )
     files.add_argument(
         "--pairs",
@@ -56,10 +63,14 @@ def _parser() -> Parser:
         "style; zip: the first with the first and so on, where one goes with all",
     )
     files.add_argument(
-        "--start-image", metavar="PATH", help="image to start from, in place of --start"
+        "--start-image",
+        type=expanduser,
+        metavar="PATH",
+        help="image to start from, in place of --start",
     )
     files.add_argument(
         "--output",
+        type=expanduser,
         metavar="PATH",
         help="picture to write, or the folder for several: CONTENT_STYLE.png, or CONTENT.png of "
         "one style or blend (default: stylized.png, or the folder stylized)",
@@ -118,6 +129,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--checkpoint",
+        type=expanduser,
         metavar="DIR",
         help="folder where the state of the run is kept; the same command goes on from it",
     )
@@ -228,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace) -> int:
     config, biggest = _config(flags)
+    default_device()  # what JAX cannot find is known first
     # The number of a collection's files can change, so that it gets a folder even for one.
     collected = len(flags.content) > 1 or is_collection(flags.content[0])
     if jax.process_count() > 1 and flags.devices is None:

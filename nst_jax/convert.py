@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from os.path import expanduser  # where the shell leaves it, as in --output=~/w.safetensors
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -10,13 +11,13 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from nst_jax.architecture import ARCHITECTURES, NetworkName
 from nst_jax.download import DownloadError, check_hash
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.flags import EXIT_FAILURE, Parser, download_bar, exit_code
+from nst_jax.output import make_console
 from nst_jax.state_dict import Layout
 from nst_jax.vgg import NETWORKS, VGG, build_vgg
 from nst_jax.weights import DTypeName, cached_weights, convert, fetch_pretrained
@@ -52,7 +53,9 @@ def _parser() -> Parser:
         help="input that the source expects; caffe: BGR, 0 to 255, mean subtracted "
         "(default: %(default)s)",
     )
-    parser.add_argument("--output", metavar="FILE", help="default: where the main job looks for it")
+    parser.add_argument(
+        "--output", type=expanduser, metavar="FILE", help="default: where the main job looks for it"
+    )
     parser.add_argument(
         "--dtype",
         default="float32",
@@ -118,7 +121,7 @@ def _source(source: str, network: NetworkName, layout: str, reference: ModuleTyp
         else:
             check_hash(path)  # torchvision checks only what it has just downloaded
             return path
-    with download_bar(Console(stderr=True)) as bar:
+    with download_bar(make_console(stderr=True)) as bar:
         return fetch_pretrained(network, progress=bar)
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from os.path import expanduser  # where the shell leaves it, as in --content=~/a.jpg
 from pathlib import Path
 from types import ModuleType
 
@@ -35,6 +36,7 @@ from nst_jax.flags import (
 )
 from nst_jax.images import draw_image, load_image
 from nst_jax.ladder import Record
+from nst_jax.output import make_console
 from nst_jax.planning import check_inputs
 from nst_jax.presets import preset
 from nst_jax.state_dict import to_state_dict
@@ -58,8 +60,8 @@ def _parser() -> Parser:
         "exit code 1 if an error is over its budget.",
     )
     drawn = "an image; a drawn one by default"
-    parser.add_argument("--content", metavar="PATH", help=drawn)
-    parser.add_argument("--style", metavar="PATH", help=drawn)
+    parser.add_argument("--content", type=expanduser, metavar="PATH", help=drawn)
+    parser.add_argument("--style", type=expanduser, metavar="PATH", help=drawn)
     parser.add_argument("--weights", metavar="W", help="as in the main job (default: auto)")
     parser.add_argument(
         "--optimizer",
@@ -67,17 +69,22 @@ def _parser() -> Parser:
         choices=_OPTIMIZERS,
         help="lbfgs: torch.optim.LBFGS (default: adam)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write all numbers")
+    parser.add_argument("--json", type=expanduser, metavar="FILE", help="write all numbers")
     parser.add_argument(
         "--plot",
+        type=expanduser,
         metavar="FILE",
         help=f"draw both loss curves and the error along the run; {', '.join(report.PLOTS)}",
     )
     parser.add_argument(
-        "--export", metavar="FILE", help="only run the PyTorch side; write it as .safetensors"
+        "--export",
+        type=expanduser,
+        metavar="FILE",
+        help="only run the PyTorch side; write it as .safetensors",
     )
     parser.add_argument(
         "--against",
+        type=expanduser,
         metavar="FILE",
         help="compare with an exported file; needs no torch, and no other images or weights",
     )
@@ -94,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> int:
-    console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True, markup=False)
+    console = make_console(quiet=flags.quiet, markup=False)
     _check_outputs(flags)
     if flags.against:
         _refuse_what_the_record_fixes(flags)
@@ -163,7 +170,7 @@ def _make_record(flags: argparse.Namespace, console: Console) -> tuple[Record, C
     reason = f" ({weights.reason})" if weights.reason else ""
     console.print(f"weights  {weights.title}, {weights.origin}{reason}")
     began = time.perf_counter()
-    with Console(stderr=True, quiet=flags.quiet).status("running the PyTorch program"):
+    with make_console(stderr=True, quiet=flags.quiet).status("running the PyTorch program"):
         record = pytorch_record.record(state, content, style, config)
     seconds = time.perf_counter() - began
     _print_run(record, config, console)
@@ -220,7 +227,7 @@ def _compare(flags: argparse.Namespace, record: Record, config: Config, console:
         network = ladder.network_of(record, config)
         for rung in ladder.climb(record, network, config):
             show(rung)
-        with Console(stderr=True, quiet=flags.quiet).status("running the main job"):
+        with make_console(stderr=True, quiet=flags.quiet).status("running the main job"):
             trajectory = ladder.run_beside(record, network, config)
         for rung in ladder.trajectory_rungs(trajectory, record, config):
             show(rung)

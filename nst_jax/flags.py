@@ -21,6 +21,7 @@ from nst_jax.architecture import ARCHITECTURES
 from nst_jax.config import Config, Layer, check_setting
 from nst_jax.download import Progress
 from nst_jax.errors import InputError
+from nst_jax.output import EXIT_OUTPUT_LOST, lasting_output, make_console
 from nst_jax.weights import find_weights
 from nst_jax.weights_file import CONVERT_COMMAND, Weights
 
@@ -179,7 +180,7 @@ def load_weights(
       InputError: if the weights cannot be had, are of another network than the flag says, or of one
         that does not have all layers.
     """
-    with download_bar(Console(stderr=True, quiet=flags.quiet)) as bar:
+    with download_bar(make_console(stderr=True, quiet=flags.quiet)) as bar:
         found = find_weights(
             flags.weights,
             network=config.network,
@@ -208,7 +209,19 @@ def arithmetic_line(config: Config) -> str:
 
 
 def exit_code(program: str, job: Callable[[], int]) -> int:
-    """Run `job`; turn what a user can cause into one line on standard error and an exit code."""
+    """Run `job`; turn what a user can cause into one line on standard error and an exit code.
+
+    Where standard output is lost on the way, the job goes on without; the code says so.
+    """
+    with lasting_output() as lost:
+        code = _exit_code(program, job)
+        if error := lost():
+            print(f"{program}: standard output was lost: {error.strerror}", file=sys.stderr)
+            return code or EXIT_OUTPUT_LOST
+    return code
+
+
+def _exit_code(program: str, job: Callable[[], int]) -> int:
     try:
         return job()
     except InputError as error:

@@ -26,6 +26,7 @@ from nst_jax.errors import InputError
 from nst_jax.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line
 from nst_jax.forecast import settle
 from nst_jax.images import load_image, save_image
+from nst_jax.output import make_console
 from nst_jax.pictures import (
     Batch,
     Job,
@@ -66,7 +67,7 @@ _SIZES = 5  # at most so many are listed
 
 def paint_many(job: Job, flags: argparse.Namespace, config: Config, devices: Sequence[Any]) -> int:
     """Paint and save the pictures on this process's devices; return the exit code."""
-    console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
+    console = make_console(quiet=flags.quiet)
     faults = dict.fromkeys(job.faults, EXIT_USAGE)  # once for a file that is in several pictures
     if not job.todo:
         print_header(console, [("pictures", _count_text(job))])

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 
 from nst_jax.agreement import agree, is_first
@@ -23,6 +22,7 @@ from nst_jax.errors import InputError
 from nst_jax.flags import EXIT_FAILURE, arithmetic_line, format_setting
 from nst_jax.forecast import settle
 from nst_jax.images import check_output, image_shape, load_image, save_image
+from nst_jax.output import make_console
 from nst_jax.pictures import load_style
 from nst_jax.planning import check_inputs, plan, style_shape
 from nst_jax.pyramid import fit
@@ -110,7 +110,7 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequ
     (height, width, _), output = job.content.shape, job.output
     device = devices_text(devices)
     scales = plan(height, width, config)
-    console = Console(quiet=flags.quiet, highlight=False, soft_wrap=True)
+    console = make_console(quiet=flags.quiet)
     weights = None
     if not flags.dry_run:
         weights, config = run_weights(flags, config)

@@ -157,9 +157,15 @@ def save_or_rescue(output: Path, image: Float[np.ndarray, "height width 3"]) -> 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C or SIGTERM instead of dying of it; the second one kills as usual."""
+    """Collect the first Ctrl-C, SIGTERM or SIGHUP instead of dying of it; the second one kills.
+
+    SIGHUP comes where a terminal is closed; under nohup, which ignores it, it stays ignored.
+    """
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # not on every system
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
 
     def receive(signum: int, frame: FrameType | None) -> None:
         received.append(signum)

@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -260,6 +261,19 @@ def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(job, capfd, mon
     rescued.unlink()
 
 
+@pytest.fixture
+def accepted(monkeypatch):
+    """Accept runs, but do not make them: they end with code 130, and this has their networks."""
+    found = []
+
+    def stylize(content, styles, *, config, **options):
+        found.append(config.network)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(one, "stylize", stylize)
+    return found
+
+
 def start(folder, *flags):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags()}
     return subprocess.Popen(
@@ -272,7 +286,9 @@ def start(folder, *flags):
     )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_stopped_it_writes_the_picture_so_far(job, tmp_path, number, code):
     process = start(tmp_path, *job, *SHALLOW, "--steps=100000", "--output=o.png")
     for line in process.stdout:
@@ -287,6 +303,38 @@ def test_stopped_it_writes_the_picture_so_far(job, tmp_path, number, code):
     assert 0 < steps < 100_000
     assert load_image(tmp_path / "o.png").shape == (20, 24, 3)
     assert "Traceback" not in error
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with session.stop_signals() as received:
+            signal.raise_signal(signal.SIGHUP)
+        assert received == []
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_device_that_is_not_there_is_one_line(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
+    process = start(tmp_path, *job)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert error.startswith("nst-jax: error: JAX finds no device: ")
+    assert error.count("\n") == 1
+
+
+def test_the_users_folder_is_found_where_the_shell_leaves_it(job, tmp_path, monkeypatch, accepted):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    shutil.copy("content.png", home)
+    flags = ["--content=~/content.png", *job[1:], "--start-image=~/content.png"]
+    assert run([*flags, "--output=~/o.png"]) == 130
+    assert accepted == ["vgg19"]
+    monkeypatch.setenv("NST_JAX_CACHE", "~/cache")
+    assert weights.cached_weights("vgg19") == home / "cache" / "vgg19.safetensors"
 
 
 def test_main_py_on_a_terminal_shows_a_bar(job, tmp_path):

@@ -215,7 +215,9 @@ def test_what_one_picture_spoils_is_painted_one_by_one(album, seen, capfd, fault
     assert error.endswith(said)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_stopped_it_leaves_what_is_finished(album, seen, capfd, number, code):
     job = [*album, *FAST, "--steps=2"]
     assert run([*job, "--output=whole"]) == 0
