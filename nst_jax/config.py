@@ -6,9 +6,11 @@ This is the only home of defaults: the command line makes its flags from these f
 import dataclasses
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
 
 from nst_jax.architecture import ARCHITECTURES, Architecture, NetworkName
 from nst_jax.conv import Convolution
@@ -181,9 +183,11 @@ class Config:
     seed: int = _setting(0, "seed of everything drawn at random", least=0, below=2**32)
 
     def __post_init__(self) -> None:
-        """Check every value."""
+        """Bring every value into its plain form, and check it."""
         for setting in dataclasses.fields(self):
-            check_setting(setting, getattr(self, setting.name))
+            value = _plain(setting, getattr(self, setting.name))
+            object.__setattr__(self, setting.name, value)  # as this class itself is frozen
+            check_setting(setting, value)
         for name in ("content_layers", "style_layers"):
             if layers := getattr(self, name):
                 try:
@@ -286,23 +290,68 @@ class Config:
                 )
 
 
+def _plain(setting: "dataclasses.Field[Any]", value: Any) -> Any:
+    """Return a value as Python has it: numbers for NumPy's scalars, tuples for lists.
+
+    Layers may be given by name alone, as pairs of name and weight, or as a mapping of the two.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if setting.type == tuple[Layer, ...] and isinstance(value, Mapping):
+        value = list(value.items())
+    if isinstance(value, list):
+        value = tuple(value)
+    if setting.type != tuple[Layer, ...] or not isinstance(value, tuple):
+        return value
+    pairs = [(each,) if isinstance(each, str) else each for each in value]
+    if not all(isinstance(pair, tuple) and 1 <= len(pair) <= 2 for pair in pairs):
+        return value  # to be refused
+    return tuple(Layer(*pair) for pair in pairs)
+
+
+_KINDS: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
+    int: (lambda x: isinstance(x, int) and not isinstance(x, bool), "a whole number"),
+    float: (lambda x: isinstance(x, int | float) and not isinstance(x, bool), "a number"),
+    bool: (lambda x: isinstance(x, bool), "True or False"),
+    tuple[float, ...]: (
+        lambda x: isinstance(x, tuple) and all(isinstance(share, int | float) for share in x),
+        "a tuple of numbers",
+    ),
+    tuple[Layer, ...]: (
+        lambda x: isinstance(x, tuple) and all(_is_layer(layer) for layer in x),
+        "layers, as layers('relu1_1', relu2_1=4.0) returns them",
+    ),
+}
+
+
+def _is_layer(value: Any) -> bool:
+    return (
+        isinstance(value, Layer)
+        and isinstance(value.name, str)
+        and isinstance(value.weight, int | float)
+    )
+
+
 def check_setting(setting: "dataclasses.Field[Any]", value: Any) -> None:
-    """Raise InputError if `value` is outside what the field's metadata and type allow."""
+    """Raise InputError if `value` is not what the field's type and metadata allow."""
     name = setting.name.replace("_", "-")
-    if isinstance(value, tuple):
-        if value and isinstance(value[0], Layer):
-            _check_layers(name, value)
-        elif value:
-            _check_shares(name, value)
+    if choices := get_args(setting.type) if setting.type not in _KINDS else ():
+        if value not in choices:
+            raise InputError(f"{name} is {value!r}; allowed are {', '.join(map(str, choices))}")
         return
-    choices = get_args(setting.type) if isinstance(value, str) else ()
-    if choices and value not in choices:
-        raise InputError(f"{name} is {value!r}; allowed are {', '.join(map(str, choices))}")
-    if setting.type is int and isinstance(value, float):
-        raise InputError(f"{name} is {value}; it must be a whole number")
-    if not isinstance(value, int | float):
-        return
-    limits = setting.metadata
+    holds, words = _KINDS[setting.type]
+    if not holds(value):
+        raise InputError(f"{name} is {value!r}; it must be {words}")
+    if setting.type == tuple[Layer, ...]:
+        _check_layers(name, value)
+    elif isinstance(value, tuple):
+        _check_shares(name, value)
+    else:
+        _check_bounds(setting, value)
+
+
+def _check_bounds(setting: "dataclasses.Field[Any]", value: int | float) -> None:
+    name, limits = setting.name.replace("_", "-"), setting.metadata
     bounds = []
     for limit, holds, words in (
         ("least", operator.ge, "at least"),
@@ -330,5 +379,5 @@ def _check_layers(name: str, layers: tuple[Layer, ...]) -> None:
 
 def _check_shares(name: str, shares: tuple[float, ...]) -> None:
     text = ",".join(map(str, shares))
-    if not all(math.isfinite(x) and x >= 0 for x in shares) or sum(shares) == 0:
+    if shares and (not all(math.isfinite(x) and x >= 0 for x in shares) or sum(shares) == 0):
         raise InputError(f"{name} is {text}; shares must be at least 0, and one of them more")

@@ -2,6 +2,7 @@ import dataclasses
 import math
 import re
 
+import numpy as np
 import pytest
 
 from nst_jax.config import Config, Layer, layers
@@ -33,6 +34,34 @@ def test_settings_are_frozen_and_hashable():
         ),
         ("conv", "fft", "conv is 'fft'; allowed are auto, direct, winograd"),
         ("seed", -1, "seed is -1; it must be at least 0 and below 4294967296"),
+        ("steps", "100", "steps is '100'; it must be a whole number"),
+        ("steps", True, "steps is True; it must be a whole number"),
+        ("steps", None, "steps is None; it must be a whole number"),
+        ("seed", np.int64(-5), "seed is -5; it must be at least 0 and below 4294967296"),
+        ("tv_weight", "1", "tv-weight is '1'; it must be a number"),
+        ("clamp", 5, "clamp is 5; it must be True or False"),
+        ("pooling", 3, "pooling is 3; allowed are average, max, l2"),
+        ("optimizer", None, "optimizer is None; allowed are adam, lbfgs, lbfgs-torch"),
+        ("style_blend", 2.0, "style-blend is 2.0; it must be a tuple of numbers"),
+        ("style_blend", ("1",), "style-blend is ('1',); it must be a tuple of numbers"),
+        (
+            "style_layers",
+            "relu1_1",
+            "style-layers is 'relu1_1'; it must be layers, as layers('relu1_1', relu2_1=4.0) "
+            "returns them",
+        ),
+        (
+            "content_layers",
+            (("relu1_1", "2"),),
+            "content-layers is (Layer(name='relu1_1', weight='2'),); it must be layers, as "
+            "layers('relu1_1', relu2_1=4.0) returns them",
+        ),
+        (
+            "content_layers",
+            (4,),
+            "content-layers is (4,); it must be layers, as layers('relu1_1', relu2_1=4.0) "
+            "returns them",
+        ),
     ],
 )
 def test_values_out_of_range(unchecked, name, value, message):
@@ -112,6 +141,31 @@ def test_winograd_is_refused_where_nobody_has_measured_it():
 def test_every_setting_says_what_it_is():
     for setting in dataclasses.fields(Config):
         assert setting.metadata["help"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("relu1_1", "relu2_1"),
+        ["relu1_1", Layer("relu2_1")],
+        [("relu1_1", 1.0), ("relu2_1",)],
+        {"relu1_1": 1, "relu2_1": 1.0},
+    ],
+)
+def test_layers_may_be_given_as_people_write_them(unchecked, given):
+    config = Config(style_layers=given)
+    assert config == Config(style_layers=layers("relu1_1", "relu2_1"))
+    assert all(isinstance(layer, Layer) for layer in config.style_layers)
+    with pytest.raises(InputError, match="style-layers: unknown VGG-19 layer: 'zz'"):
+        Config(style_layers=["zz"])
+
+
+def test_numbers_may_be_numpys(unchecked):
+    config = Config(steps=np.int64(3), tv_weight=np.float32(0.5), clamp=np.bool_(False))
+    assert (config.steps, config.tv_weight, config.clamp) == (3, 0.5, False)
+    assert [type(x) for x in (config.steps, config.tv_weight, config.clamp)] == [int, float, bool]
+    assert hash(config) == hash(Config(steps=3, tv_weight=0.5, clamp=False))
+    assert Config(style_blend=[2, 1.0]).style_blend == (2, 1.0)
 
 
 def test_layers_are_named_with_and_without_weights():
