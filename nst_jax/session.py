@@ -149,7 +149,8 @@ def save_or_rescue(output: Path, image: Float[np.ndarray, "height width 3"]) -> 
     try:
         save_image(output, image)
     except (InputError, OSError) as error:
-        rescue = Path(tempfile.mkdtemp(prefix="nst-jax-"), output.name)
+        # As PNG, since the encoder may be what fails.
+        rescue = Path(tempfile.mkdtemp(prefix="nst-jax-"), f"{output.stem}.png")
         save_image(rescue, image)
         return f"{error}; the picture is {rescue}"
     return ""
@@ -157,9 +158,10 @@ def save_or_rescue(output: Path, image: Float[np.ndarray, "height width 3"]) -> 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C, SIGTERM or SIGHUP instead of dying of it; the second one kills.
+    """Collect the first Ctrl-C, SIGTERM or SIGHUP instead of dying of it.
 
-    SIGHUP comes where a terminal is closed; under nohup, which ignores it, it stays ignored.
+    A second Ctrl-C or SIGTERM kills as usual. SIGHUP comes where a terminal is closed; under nohup,
+    which ignores it, it stays ignored.
     """
     received: list[int] = []
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -170,6 +172,8 @@ def stop_signals() -> Iterator[list[int]]:
     def receive(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
         restore()
+        if signum == hangup:  # a closed terminal sends it twice: the kernel does, and the shell
+            signal.signal(hangup, signal.SIG_IGN)
         complain("stopping after this step; once more to stop at once")
 
     def restore() -> None:

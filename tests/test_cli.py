@@ -305,6 +305,16 @@ def test_stopped_it_writes_the_picture_so_far(job, tmp_path, number, code):
     assert "Traceback" not in error
 
 
+def test_a_hangup_comes_twice():
+    """Once from the kernel and once from the shell; the second one does not kill."""
+    before = signal.getsignal(signal.SIGHUP)
+    with session.stop_signals() as received:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+    assert received == [signal.SIGHUP]
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
 def test_a_hangup_that_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
