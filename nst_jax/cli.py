@@ -162,7 +162,7 @@ def _add_process_flags(parser: Parser) -> None:
         "--coordinator", metavar="HOST:PORT", help="where process 0 listens, without such a cluster"
     )
     group.add_argument("--processes", type=whole(), metavar="N", help="how many there are")
-    group.add_argument("--process", type=int, metavar="I", help="which this is, from 0")
+    group.add_argument("--process", type=whole(least=0), metavar="I", help="which this is, from 0")
 
 
 class _ListPresets(argparse.Action):

@@ -136,6 +136,11 @@ def save_image(path: StrPath, image: Float[np.ndarray | Array, "height width 3"]
 
 def check_output(path: StrPath) -> None:
     """Raise an InputError if `save_image` could not write to `path`: meant for before the work."""
+    if Path(path).name.lower() in _FORMATS:
+        raise InputError(
+            f"cannot write the image {os.fspath(path)!r}: that is a suffix alone; give a name "
+            f"before it, as picture{Path(path).name}"
+        )
     if Path(path).suffix.lower() not in _FORMATS:
         raise InputError(
             f"cannot write the image {os.fspath(path)!r}: its name must end in one of "

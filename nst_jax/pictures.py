@@ -226,14 +226,19 @@ def expand(given: Iterable[str], *, role: str) -> list[str]:
       role: what they are, for messages.
 
     Raises:
-      InputError: if a folder or a pattern has no file.
+      InputError: if a folder or a pattern has no file, or a folder cannot be read.
     """
     formats = Image.registered_extensions()  # of what Pillow opens or writes
     suffixes = {suffix for suffix, name in formats.items() if name in Image.OPEN}
     found: list[str] = []
     for path in given:
         if os.path.isdir(path):
-            names = [name for name in os.listdir(path) if not name.startswith(".")]
+            try:
+                names = [name for name in os.listdir(path) if not name.startswith(".")]
+            except OSError as error:
+                raise InputError(
+                    f"--{role}: cannot read the folder {path!r}: {error.strerror}"
+                ) from error
             names = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
             files = [os.path.join(path, name) for name in names]
             what = f"the folder {path!r} has no image file"

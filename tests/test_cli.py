@@ -194,6 +194,7 @@ def test_the_result_does_not_depend_on_the_day(job):
             "conv is winograd, which is for float32",
         ),
         (["--save-every=0"], "'0' is not a whole number of at least 1"),
+        (["--process=-1"], "'-1' is not a whole number of at least 0"),
         (["--network=vgg13"], "network is 'vgg13'; allowed are vgg19, vgg16"),
         (
             ["--network=vgg16", "--style-layers=relu1_1,relu3_4"],

@@ -903,7 +903,10 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch, error):
 def test_wrong_outputs_are_refused(tmp_path, check):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").write_bytes(b"")
-    for name in ("out.gif", "out", "out.", ".png", "out.png.txt"):
+    assert "that is a suffix alone; give a name before it, as picture.png" in refusal(
+        check, tmp_path / ".png"
+    )
+    for name in ("out.gif", "out", "out.", "out.png.txt"):
         message = refusal(check, tmp_path / name)
         assert all(suffix in message for suffix in WRITABLE_SUFFIXES)
     refusal(check, "")

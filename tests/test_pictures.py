@@ -1,5 +1,6 @@
 """Which files are meant, what is painted with what, under which name, and what goes together."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -44,6 +45,16 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_folder_is_its_images_in_natural_order(folder):
     assert expand([folder], role="content") == ["photos/f1.webp", "photos/f2.JPG", "photos/f10.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_one_line(folder, monkeypatch):
+    def listdir(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "listdir", listdir)  # root may read every folder
+    said = "^--content: cannot read the folder 'photos': Permission denied$"
+    with pytest.raises(InputError, match=said):
+        expand([folder], role="content")
 
 
 def test_a_pattern_is_what_it_matches_in_natural_order(folder):
