@@ -44,11 +44,6 @@ class _Lasting:
             action()
         except OSError as error:
             self.lost = error
-            # Python flushes its streams when it ends, and would fail again.
-            with contextlib.suppress(OSError, ValueError):
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, self._below.fileno())
-                os.close(null)
 
 
 @contextlib.contextmanager
