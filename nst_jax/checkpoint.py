@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jaxtyping import Array, PyTree, UInt32
 from nst_jax.agreement import agree, is_first
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable, write_json
+from nst_jax.provenance import difference
 
 _JOB = "job.json"
 
@@ -44,6 +46,8 @@ class Store:
       folder: made if absent; the same for all processes, on a file system that they share.
       fingerprint: what makes the job this one: settings and digests of the images, by name, as JSON
         has them. The folder of another job is refused.
+      chosen: what was left to the machine and has been chosen for this job, as JSON has it; kept
+        for `recall`.
       complain: takes one line about a checkpoint that cannot be read.
 
     Raises:
@@ -55,11 +59,13 @@ class Store:
         folder: str | os.PathLike[str],
         *,
         fingerprint: Mapping[str, Any],
+        chosen: Mapping[str, Any] = MappingProxyType({}),
         complain: Callable[[str], None],
     ):
         self._ocp = _import_orbax()
         self._folder, self._complain = Path(folder).absolute(), complain
-        self._claim(json.loads(json.dumps(dict(fingerprint))))
+        about = {"fingerprint": dict(fingerprint), "chosen": dict(chosen)}
+        self._claim(json.loads(json.dumps(about)))
         with _quiet():
             self._manager = self._open()
 
@@ -171,7 +177,7 @@ class Store:
         )
         return ocp.CheckpointManager(self._folder, options=options)
 
-    def _claim(self, fingerprint: dict[str, Any]) -> None:
+    def _claim(self, about: dict[str, Any]) -> None:
         """Check that the folder is this job's, or make it so; all processes come to one answer."""
         job, fault = self._folder / _JOB, ""
         try:
@@ -179,7 +185,11 @@ class Store:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 check_writable(job, what="checkpoints")
             if job.exists():
-                fault = self._difference(json.loads(job.read_text()), fingerprint)
+                if other := difference(_read_job(job)["fingerprint"], about["fingerprint"]):
+                    fault = (
+                        f"belongs to another job, made from {other}; give what was given then, or "
+                        "another folder"
+                    )
             elif is_first() and any(self._folder.iterdir()):
                 fault = "is not empty, and no folder of checkpoints; give a new one"
         except InputError as error:
@@ -190,7 +200,7 @@ class Store:
             fault = f"has a damaged {_JOB}; give another folder"
         refused = agree(bool(fault))
         if not refused and is_first() and not job.exists():
-            write_json(job, fingerprint)
+            write_json(job, about)
         agree(False)
         if not refused and not job.exists():
             fault = f"is not shared with process {jax.process_index()}; give one that all see"
@@ -198,23 +208,25 @@ class Store:
             fault = fault or "is refused by another process, which says why"
             raise InputError(f"the checkpoint folder {str(self._folder)!r} {fault}")
 
-    @staticmethod
-    def _difference(had: Any, has: dict[str, Any]) -> str:
-        if not isinstance(had, dict):
-            return f"has a damaged {_JOB}; give another folder"
-        for name in sorted(had.keys() | has.keys()):
-            old, new = (job.get(name, "none") for job in (had, has))
-            if old != new:
-                return (
-                    f"belongs to another job: its {name} is {_short(old)}, and now {_short(new)}; "
-                    "give what was given then, or another folder"
-                )
-        return ""
+
+def recall(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what was chosen for the job whose checkpoints a folder holds; nothing if it has none.
+
+    To be looked at before the job is prepared; `Store` finds out what is wrong with the folder.
+    """
+    try:
+        return dict(_read_job(Path(folder) / _JOB)["chosen"])
+    except (OSError, ValueError):
+        return {}
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _read_job(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what `Store` keeps of a job; ValueError if it is something else."""
+    about = json.loads(path.read_text())
+    parts = about if isinstance(about, dict) else {}
+    if not all(isinstance(parts.get(name), dict) for name in ("fingerprint", "chosen")):
+        raise ValueError("not written by Store")
+    return parts
 
 
 def _named(state: PyTree[Any]) -> dict[str, Any]:

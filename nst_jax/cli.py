@@ -17,18 +17,17 @@ from nst_jax import __version__, processes
 from nst_jax.agreement import is_first
 from nst_jax.backend import default_device, resolve
 from nst_jax.compiled import kept_programs
-from nst_jax.config import Config
+from nst_jax.config import Config, format_setting
 from nst_jax.errors import InputError
 from nst_jax.flags import (
     Parser,
     add_setting_flags,
     exit_code,
-    format_setting,
     given_settings,
     whole,
 )
 from nst_jax.many import paint_many
-from nst_jax.one import load_job, paint_one
+from nst_jax.one import load_job, paint_one, recalled
 from nst_jax.pictures import Pairs, expand, is_collection, plan_job
 from nst_jax.presets import PRESETS, preset
 from nst_jax.session import PROGRAM, complain
@@ -258,6 +257,8 @@ def _run(flags: argparse.Namespace) -> int:
     output = Path(flags.output or "stylized.png")
     styles = expand(flags.style, role="style")
     devices = find_devices(flags.devices)
+    asked = config
+    config, biggest = recalled(config, flags.checkpoint, biggest=biggest, devices=len(devices))
     config = _resolved(config, len(devices))
     with kept_programs(complain), jax.enable_x64(config.dtype == "float64"):
         one, config = load_job(
@@ -269,7 +270,7 @@ def _run(flags: argparse.Namespace) -> int:
             biggest=biggest,
             devices=len(devices),
         )
-        code = paint_one(one, flags, config, devices)
+        code = paint_one(one, flags, asked, config, devices)
     processes.leave()
     return code
 

@@ -332,6 +332,19 @@ def _is_layer(value: Any) -> bool:
     )
 
 
+def format_setting(value: Any) -> str:
+    """Write a setting as its flag takes it."""
+    match value:
+        case Layer(name, weight):
+            return name if weight == 1 else f"{name}:{weight:.6g}"
+        case tuple():
+            return ",".join(map(format_setting, value)) or "none"
+        case float():
+            return f"{value:.6g}"
+        case _:
+            return str(value)
+
+
 def check_setting(setting: "dataclasses.Field[Any]", value: Any) -> None:
     """Raise InputError if `value` is not what the field's type and metadata allow."""
     name = setting.name.replace("_", "-")

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from nst_jax.architecture import ARCHITECTURES
-from nst_jax.config import Config, Layer, check_setting
+from nst_jax.config import Config, Layer, check_setting, format_setting
 from nst_jax.download import Progress
 from nst_jax.errors import InputError
 from nst_jax.output import EXIT_OUTPUT_LOST, lasting_output, make_console
@@ -92,19 +92,6 @@ _METAVARS: dict[Any, str] = {
     tuple[Layer, ...]: "NAME[:F],…",
     tuple[float, ...]: "F,…",
 }
-
-
-def format_setting(value: Any) -> str:
-    """Write a setting as its flag takes it."""
-    match value:
-        case Layer(name, weight):
-            return name if weight == 1 else f"{name}:{weight:.6g}"
-        case tuple():
-            return ",".join(map(format_setting, value)) or "none"
-        case float():
-            return f"{value:.6g}"
-        case _:
-            return str(value)
 
 
 def _parse_layers(text: str) -> tuple[Layer, ...]:

@@ -14,7 +14,15 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImageCms,
+    ImageFile,
+    ImageOps,
+    PngImagePlugin,
+    UnidentifiedImageError,
+)
 
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write, check_writable
@@ -33,6 +41,7 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 WRITABLE_SUFFIXES = tuple(_FORMATS)
 _ROWS = 256
+_NOTE = "nst_jax"  # keyword of a PNG file's text
 
 
 def load_image(
@@ -97,7 +106,9 @@ def image_shape(path: StrPath) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def save_image(path: StrPath, image: Float[np.ndarray | Array, "height width 3"]) -> None:
+def save_image(
+    path: StrPath, image: Float[np.ndarray | Array, "height width 3"], *, note: str = ""
+) -> None:
     """Save sRGB values, clipped to [0, 1] and rounded to 8 bits, in the format of the suffix.
 
     The file is replaced in one step: if anything fails, an earlier file at `path` stays intact.
@@ -105,6 +116,7 @@ def save_image(path: StrPath, image: Float[np.ndarray | Array, "height width 3"]
     Args:
         path: The image file; its suffix is one of `WRITABLE_SUFFIXES`.
         image: sRGB in [0, 1], HWC.
+        note: ASCII text for `image_note` to read; kept in a PNG file alone.
 
     Raises:
         InputError: `image` is not of this shape, not floating-point, empty, or has a NaN; or
@@ -125,6 +137,9 @@ def save_image(path: StrPath, image: Float[np.ndarray | Array, "height width 3"]
         rows = slice(first, first + _ROWS)
         pixels[rows] = np.rint(np.clip(array[rows], 0, 1) * 255)
     codec, options = _FORMATS[Path(path).suffix.lower()]
+    if note and codec == "PNG":
+        options = {**options, "pnginfo": PngImagePlugin.PngInfo()}
+        options["pnginfo"].add_text(_NOTE, note)
     try:
         with atomic_write(path) as temporary:
             Image.fromarray(pixels).save(temporary, format=codec, **options)
@@ -132,6 +147,15 @@ def save_image(path: StrPath, image: Float[np.ndarray | Array, "height width 3"]
         raise InputError(
             f"cannot save {name} ({codec}, {array.shape[1]}x{array.shape[0]}): {_reason(error)}"
         ) from error
+
+
+def image_note(path: StrPath) -> str:
+    """Return the note that `save_image` has put into a PNG file; "" if there is none to read."""
+    try:
+        with _opened(path, repr(os.fspath(path))) as image:
+            return str(image.info.get(_NOTE, ""))
+    except InputError:
+        return ""
 
 
 def check_output(path: StrPath) -> None:

@@ -36,8 +36,11 @@ from nst_jax.pictures import (
     batches,
     blamed,
     load_style,
+    provenance_of,
+    skip_finished,
 )
 from nst_jax.planning import count_steps, plan, style_shape
+from nst_jax.provenance import Provenance, write_provenance
 from nst_jax.pyramid import Shape, fit, resample
 from nst_jax.running import Snapshot
 from nst_jax.session import (
@@ -68,6 +71,12 @@ _SIZES = 5  # at most so many are listed
 def paint_many(job: Job, flags: argparse.Namespace, config: Config, devices: Sequence[Any]) -> int:
     """Paint and save the pictures on this process's devices; return the exit code."""
     console = make_console(quiet=flags.quiet)
+    weights = None
+    if not flags.dry_run:
+        weights, config = run_weights(flags, config)
+    made_from = provenance_of(job, weights)
+    if not flags.overwrite:
+        job = skip_finished(job, made_from)
     faults = dict.fromkeys(job.faults, EXIT_USAGE)  # once for a file that is in several pictures
     if not job.todo:
         print_header(console, [("pictures", _count_text(job))])
@@ -92,9 +101,6 @@ def paint_many(job: Job, flags: argparse.Namespace, config: Config, devices: Seq
     if not flags.sequence:
         parts = batches([(each.shape, each.styles) for each in job.todo], most)
     parts, own = _share(job, parts, runs=flags.sequence)
-    weights = None
-    if not flags.dry_run:
-        weights, config = run_weights(flags, config)
     rows = [
         ("device", devices_text(devices)),
         ("pictures", _count_text(job)),
@@ -120,7 +126,9 @@ def paint_many(job: Job, flags: argparse.Namespace, config: Config, devices: Seq
         stopped = functools.partial(_stop_signal, received)
         network = network_of(weights, config)
         last = len(job.pictures) - len(job.todo) + mine
-        painter = _Painter(job, network, config, flags, devices, console, stopped, faults, last)
+        painter = _Painter(
+            job, network, config, flags, devices, console, made_from, stopped, faults, last
+        )
         for part in own:
             painter.paint([job.todo[number] for number in part.members], part.size)
             if stopped():
@@ -182,7 +190,7 @@ def _count_text(job: Job) -> str:
     if finished:
         text += f"; skipping {finished} finished before (--overwrite paints them anew)"
     if total > finished + len(job.todo):
-        text += f"; {total - finished - len(job.todo)} cannot be painted, see the end"
+        text += f"; {total - finished - len(job.todo)} will not be painted, see the end"
     return text
 
 
@@ -214,6 +222,7 @@ class _Painter:
     flags: argparse.Namespace
     devices: Sequence[Any]
     console: Console
+    made_from: Callable[[Picture], Provenance]
     stopped: Callable[[], int]
     faults: dict[str, int]
     total: int
@@ -319,7 +328,8 @@ class _Painter:
         names = []
         for each, image in zip(members, _images(last), strict=False):  # without what fills it up
             output = each.picture.output
-            if fault := save_or_rescue(output, image):
+            note = write_provenance(self.made_from(each.picture))
+            if fault := save_or_rescue(output, image, note=note):
                 self.faults[fault] = EXIT_FAILURE
             else:
                 self.job.saved.add(output)

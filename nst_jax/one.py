@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import os
 import signal
 import time
@@ -16,15 +15,17 @@ import numpy as np
 from rich.markup import escape
 
 from nst_jax.agreement import agree, is_first
-from nst_jax.checkpoint import Store
+from nst_jax.checkpoint import Store, recall
 from nst_jax.config import Config
+from nst_jax.download import sha256_of
 from nst_jax.errors import InputError
-from nst_jax.flags import EXIT_FAILURE, arithmetic_line, format_setting
+from nst_jax.flags import EXIT_FAILURE, arithmetic_line, given_settings
 from nst_jax.forecast import settle
 from nst_jax.images import check_output, image_shape, load_image, save_image
 from nst_jax.output import make_console
 from nst_jax.pictures import load_style
 from nst_jax.planning import check_inputs, plan, style_shape
+from nst_jax.provenance import provenance
 from nst_jax.pyramid import fit
 from nst_jax.running import Snapshot
 from nst_jax.session import (
@@ -45,6 +46,10 @@ from nst_jax.session import (
     weights_text,
 )
 from nst_jax.transfer import stylize
+from nst_jax.weights_file import Weights
+
+# The settings that a machine chooses where they are left to it.
+_CHOSEN = ("size", "precision", "conv", "remat")
 
 
 class Job(NamedTuple):
@@ -54,6 +59,7 @@ class Job(NamedTuple):
     style_paths: list[str]
     content: np.ndarray
     styles: list[np.ndarray]
+    start_path: str | None
     start: np.ndarray | None
     output: Path
 
@@ -102,11 +108,21 @@ def load_job(
     looks = [load_style(path, (height, width), config) for path in styles]
     check_inputs(image, looks, config)
     first = None if start is None else load_image(start, shape=(height, width))
-    return Job(content, styles, image, looks, first, output), config
+    return Job(content, styles, image, looks, start, first, output), config
 
 
-def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequence[Any]) -> int:
-    """Paint and save the picture on these devices; return the exit code."""
+def paint_one(
+    job: Job, flags: argparse.Namespace, asked: Config, config: Config, devices: Sequence[Any]
+) -> int:
+    """Paint and save the picture on these devices; return the exit code.
+
+    Args:
+      job: from `load_job`.
+      flags: of the command line.
+      asked: the settings as they were asked for.
+      config: from `load_job`.
+      devices: those that compute.
+    """
     (height, width, _), output = job.content.shape, job.output
     device = devices_text(devices)
     scales = plan(height, width, config)
@@ -141,7 +157,10 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequ
 
     began = time.perf_counter()
     try:
-        with _checkpoints(job, weights.origin, flags, config) as store, stop_signals() as received:
+        with (
+            _checkpoints(job, weights, flags, asked, config) as store,
+            stop_signals() as received,
+        ):
             if store and store.newest:
                 print_header(console, [("resume", f"from step {store.newest}")])
             snapshots = stylize(
@@ -196,25 +215,52 @@ def paint_one(job: Job, flags: argparse.Namespace, config: Config, devices: Sequ
 
 @contextlib.contextmanager
 def _checkpoints(
-    job: Job, weights: str, flags: argparse.Namespace, config: Config
+    job: Job, weights: Weights, flags: argparse.Namespace, asked: Config, config: Config
 ) -> Iterator[Store | None]:
     """Open the folder of the flag, if it is given, for this job alone."""
     if not flags.checkpoint:
         yield None
         return
-    images: dict[str, Sequence[np.ndarray | None]] = {
-        "content": [job.content],
-        "style": job.styles,
-        "start": [job.start],
+    files = {
+        "content": [job.content_path],
+        "style": job.style_paths,
+        "start": [job.start_path] if job.start_path else [],
     }
-    fingerprint = {
-        **{name: format_setting(x) for name, x in dataclasses.asdict(config).items()},
-        **{f"{name} image": [_digest(x) for x in each] for name, each in images.items()},
-        "weights": weights,
-    }
-    with Store(flags.checkpoint, fingerprint=fingerprint, complain=complain) as store:
+    images = {role: [sha256_of(Path(path)) for path in paths] for role, paths in files.items()}
+    size = {"size": "max"} if given_settings(flags).get("size") == "max" else {}
+    with Store(
+        flags.checkpoint,
+        fingerprint=provenance(asked, images=images, weights=weights, **size),
+        chosen={name: getattr(config, name) for name in _CHOSEN},
+        complain=complain,
+    ) as store:
         yield store
 
 
-def _digest(image: np.ndarray | None) -> str:
-    return "" if image is None else hashlib.sha256(image.tobytes()).hexdigest()
+def recalled(
+    config: Config, folder: str | None, *, biggest: bool, devices: int
+) -> tuple[Config, bool]:
+    """Take what was chosen for the job whose checkpoints a folder holds, where nothing is given.
+
+    So a run goes on with the numbers that it began with, on another machine too, as far as that
+    one can: Winograd's convolutions are for one device, and whether something must be computed
+    twice depends on the memory that is free now.
+
+    Args:
+      config: the settings as they were asked for.
+      folder: of the checkpoints, if there is one.
+      biggest: whether the size is one of the things that were chosen.
+      devices: how many the picture is spread over.
+
+    Returns:
+      The settings, and whether the size is still to be chosen.
+    """
+    chosen = recall(folder) if folder else {}
+    auto = {name for name in _CHOSEN if getattr(config, name) == "auto"}
+    wanted = (auto | {"size"} if biggest else auto) & chosen.keys()
+    if devices > 1 and chosen.get("conv") == "winograd":
+        wanted.discard("conv")
+    if chosen.get("remat") == "none":
+        wanted.discard("remat")
+    config = dataclasses.replace(config, **{name: chosen[name] for name in wanted})
+    return config, biggest and "size" not in wanted

@@ -8,7 +8,16 @@ import functools
 import glob
 import math
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import (
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +31,15 @@ from PIL import Image
 from nst_jax.agreement import exchange
 from nst_jax.backend import default_device
 from nst_jax.config import Config
+from nst_jax.download import sha256_of
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.forecast import free_memory, need, surely_fits
 from nst_jax.images import WRITABLE_SUFFIXES, image_shape, load_image
 from nst_jax.planning import check_inputs, style_shape, style_side
+from nst_jax.provenance import Provenance, difference, provenance, read_provenance
 from nst_jax.pyramid import Shape, fit
+from nst_jax.weights_file import Weights
 
 Pairs = Literal["product", "zip"]
 _MOST = 8  # pictures at once on one device
@@ -67,8 +79,11 @@ class Job(NamedTuple):
       pictures: all, in order.
       todo: those that are to be painted.
       saved: the files of those that are finished; what is painted is added.
-      faults: a line on each file that cannot be used; its pictures are not among those to paint.
+      faults: a line on what is in the way of pictures that are therefore not among those to paint.
       folder: where the pictures go.
+      start: the file that they start from, if there is one.
+      asked: the settings as they were asked for.
+      sequence: whether they are frames.
     """
 
     pictures: list[Picture]
@@ -76,6 +91,9 @@ class Job(NamedTuple):
     saved: set[Path]
     faults: list[str]
     folder: Path
+    start: str | None
+    asked: Config
+    sequence: bool
 
 
 class Batch(NamedTuple):
@@ -124,17 +142,13 @@ def plan_job(flags: argparse.Namespace, config: Config) -> Job:
     check_folder(folder, [*contents, *styles, *start])
     for path in start:
         image_shape(path)
-    outputs = [] if flags.overwrite else [picture.output for picture in pictures]
-    finished = [str(path) for path in outputs if path.exists()]
-    # Process 0 has looked: another might find what that has made since.
-    job = Job(pictures, [], {Path(path) for path in exchange("finished", finished)[0]}, [], folder)
+    job = Job(pictures, [], set(), [], folder, flags.start_image, config, flags.sequence)
     shape_of = functools.cache(image_shape)
     for picture in pictures:
-        if picture.output not in job.saved:
-            try:
-                job.todo.append(_measured(picture, config, shape_of))
-            except InputError as error:
-                job.faults.append(str(error))
+        try:
+            job.todo.append(_measured(picture, config, shape_of))
+        except InputError as error:
+            job.faults.append(str(error))
     todo = [[str(each.picture.output), each.shape, each.styles] for each in job.todo]
     answers = exchange("pictures", todo)
     if any(answer != answers[0] for answer in answers):
@@ -142,6 +156,65 @@ def plan_job(flags: argparse.Namespace, config: Config) -> Job:
             "the processes see other images under the same names; give files that all share"
         )
     return job
+
+
+def provenance_of(job: Job, weights: Weights | None) -> Callable[[Picture], Provenance]:
+    """Return a function that writes down what a picture is made from.
+
+    Args:
+      job: what is to be done.
+      weights: see `provenance`.
+    """
+    digest = functools.cache(lambda path: sha256_of(Path(path)))
+
+    def of(picture: Picture) -> Provenance:
+        files = {
+            "content": [picture.content],
+            "style": picture.styles,
+            "start": [job.start] if job.start else [],
+        }
+        images = {role: [digest(path) for path in paths] for role, paths in files.items()}
+        return provenance(job.asked, images=images, weights=weights, sequence=job.sequence)
+
+    return of
+
+
+def skip_finished(job: Job, made_from: Callable[[Picture], Provenance]) -> Job:
+    """Return the job without the pictures that are in the folder already.
+
+    One that was made from the same is finished. One that was made from something else, or of which
+    that is not known, stays as it is, and is a fault.
+
+    Args:
+      job: all that could be painted.
+      made_from: from `provenance_of`.
+    """
+    found: dict[str, str] = {}  # what each picture was made from, if it is not the same
+    for each in job.todo:
+        if each.picture.output.exists():
+            had = read_provenance(each.picture.output)
+            other = difference(had, made_from(each.picture)) if had else "something unknown"
+            found[str(each.picture.output)] = other
+    # Process 0 has looked: another might find what that has made since.
+    found = exchange("finished", found)[0]
+    return job._replace(
+        todo=[each for each in job.todo if str(each.picture.output) not in found],
+        saved={Path(path) for path, other in found.items() if not other},
+        faults=job.faults + _in_the_way(found),
+    )
+
+
+def _in_the_way(found: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason why pictures in the folder are neither finished nor painted."""
+    lines = []
+    for other in dict.fromkeys(filter(None, found.values())):
+        first, *more = [path for path, each in found.items() if each == other]
+        files = f"{first} and {len(more)} more are" if more else f"{first} is"
+        lines.append(
+            f"{files} there already, made from {other}; give --overwrite to paint anew, or another "
+            "--output"
+        )
+    return lines
 
 
 def _measured(picture: Picture, config: Config, shape_of: Callable[[str], Shape]) -> Measured:
@@ -284,15 +357,17 @@ def name_pictures(runs: Sequence[Sequence[_Pair]], folder: Path) -> list[Picture
     """Give every picture a file of its own in the folder.
 
     It is CONTENT_STYLE.png by the names without suffixes, or CONTENT.png where all pictures have
-    the same styles. A name that is taken already, upper and lower case being the same, gets -2, -3
-    and so on, in the order of the pictures.
+    the same styles. Files of one name are told apart by their folders, as `labels` does. A name
+    that is taken all the same gets -2, -3 and so on, in the order of the pictures.
     """
     one_style = len({styles for run in runs for _, styles in run}) == 1
+    content_labels = labels(content for run in runs for content, _ in run)
+    style_labels = labels(styles[0] for run in runs for _, styles in run)
     taken: set[str] = set()
     pictures = []
     for number, run in enumerate(runs):
         for content, styles in run:
-            stem = Path(content).stem + ("" if one_style else f"_{Path(styles[0]).stem}")
+            stem = content_labels[content] + ("" if one_style else f"_{style_labels[styles[0]]}")
             name, count = stem, 1
             while name.casefold() in taken:
                 count += 1
@@ -300,6 +375,33 @@ def name_pictures(runs: Sequence[Sequence[_Pair]], folder: Path) -> list[Picture
             taken.add(name.casefold())
             pictures.append(Picture(content, styles, folder / f"{name}.png", number))
     return pictures
+
+
+def labels(paths: Iterable[str]) -> dict[str, str]:
+    """Return a name for each file: its own without the suffix, where that tells it from the others.
+
+    Else its folders come before it, as many as it takes: 1-IMG and 2-IMG for cam/1/IMG.png and
+    cam/2/IMG.png. Files of one folder and one name keep their suffixes, as in IMG-png and IMG-jpg.
+    Upper and lower case are the same.
+    """
+    files = {path: Path(os.path.abspath(path)) for path in paths}
+    chosen: dict[str, str] = {}
+    for suffix in (False, True):
+        for depth in range(max((len(file.parts) for file in files.values()), default=0)):
+            left = {
+                path: _label(file, depth, suffix=suffix)
+                for path, file in files.items()
+                if path not in chosen
+            }
+            counts = Counter(map(str.casefold, [*left.values(), *chosen.values()]))
+            chosen |= {path: name for path, name in left.items() if counts[name.casefold()] == 1}
+    return {path: chosen.get(path, file.stem) for path, file in files.items()}
+
+
+def _label(file: Path, depth: int, *, suffix: bool) -> str:
+    folders = file.parts[1:-1]
+    name = file.name.replace(".", "-") if suffix else file.stem
+    return "-".join([*folders[len(folders) - min(depth, len(folders)) :], name])
 
 
 def check_folder(folder: Path, inputs: Collection[str]) -> None:

@@ -140,14 +140,21 @@ def warn_of_network(weights: Weights, preset: str) -> None:
         )
 
 
-def save_or_rescue(output: Path, image: Float[np.ndarray, "height width 3"]) -> str:
+def save_or_rescue(
+    output: Path, image: Float[np.ndarray, "height width 3"], *, note: str = ""
+) -> str:
     """Save a picture; where that fails, save it in a temporary folder: hours are not lost.
+
+    Args:
+      output: the file.
+      image: see `save_image`.
+      note: see `save_image`.
 
     Returns:
       What is wrong and where the picture is, or nothing.
     """
     try:
-        save_image(output, image)
+        save_image(output, image, note=note)
     except (InputError, OSError) as error:
         # As PNG, since the encoder may be what fails.
         rescue = Path(tempfile.mkdtemp(prefix="nst-jax-"), f"{output.stem}.png")

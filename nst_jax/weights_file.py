@@ -64,6 +64,12 @@ class Weights:
         """The network's name for people."""
         return ARCHITECTURES[self.network].title
 
+    def digest(self, deepest: str) -> str:
+        """Return a digest of the parameters that a tap takes, wherever they come from."""
+        names = sorted(self.params.keys() & ARCHITECTURES[self.network].parameter_shapes(deepest))
+        arrays = (np.ascontiguousarray(self.params[name]) for name in names)
+        return hashlib.sha256("".join(map(_digest, arrays)).encode()).hexdigest()
+
 
 def save_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> None:
     """Write parameters and metadata, with digests of both, as safetensors; all or nothing."""

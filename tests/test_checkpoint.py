@@ -22,7 +22,7 @@ from package import ROOT
 
 pytest.importorskip("orbax.checkpoint", reason="not installed: pip install '.[checkpoint]'")
 
-JOB = {"size": 64, "images": {"content": "01ab", "style": "23cd"}, "layers": ("a", "b")}
+JOB = {"size": 64, "content image": ["01ab"], "style image": ["23cd"], "layers": ("a", "b")}
 
 
 class Folder:
@@ -109,9 +109,11 @@ def test_two_are_kept(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 65}, "its size is 64, and now 65"),
-        ({"layers": ["a"]}, r'its layers is \["a", "b"\], and now \["a"\]'),
-        ({"steps": 3}, "its steps is none, and now 3"),
+        ({"size": 65}, "made from size 64, not 65; give what was given then"),
+        ({"layers": ["a"]}, r"made from layers \['a', 'b'\], not \['a'\];"),
+        ({"steps": 3}, "made from steps unknown, not 3;"),
+        ({"size": 65, "style image": ["d"]}, "made from another style image, and more;"),
+        ({"style image": []}, "made from another style image;"),
     ],
 )
 def test_the_folder_of_another_job_is_refused(folder, changes, message):
@@ -121,6 +123,19 @@ def test_the_folder_of_another_job_is_refused(folder, changes, message):
         folder.store(**changes)
 
 
+def test_a_job_is_refused_that_lacks_what_another_one_has(folder):
+    folder.store(steps=3).close()
+    with pytest.raises(InputError, match="made from steps 3, not unknown;"):
+        folder.store()
+
+
+def test_what_was_chosen_is_recalled(folder):
+    assert checkpoint.recall(folder.path) == {}
+    for chosen in ({"remat": "blocks", "size": 64}, {"remat": "none"}):
+        checkpoint.Store(folder.path, fingerprint=JOB, chosen=chosen, complain=print).close()
+        assert checkpoint.recall(folder.path) == {"remat": "blocks", "size": 64}  # at first
+
+
 def test_folders_that_cannot_be_used(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be used"):
@@ -128,7 +143,7 @@ def test_folders_that_cannot_be_used(folder, tmp_path):
     with pytest.raises(InputError, match="no folder of checkpoints"):
         checkpoint.Store(tmp_path, fingerprint={}, complain=print)
     folder.store().close()
-    for text in ("{", "[]"):
+    for text in ("{", "[]", '{"size": 64}'):
         (folder.path / "job.json").write_text(text)
         with pytest.raises(InputError, match=r"damaged job\.json"):
             folder.store()

@@ -247,10 +247,10 @@ def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(job, capfd, mon
     Path("folder").mkdir()
     right = session.save_image
 
-    def full_disk(path, image):
+    def full_disk(path, image, **note):
         if Path(path).parent.name == "folder":
             raise OSError(28, "No space left on device")
-        right(path, image)
+        right(path, image, **note)
 
     for module in (one, session):
         monkeypatch.setattr(module, "save_image", full_disk)

@@ -7,6 +7,7 @@ Pillow cannot write (16-bit RGB, color keys, ICC profiles) are put together from
 import contextlib
 import inspect
 import io
+import json
 import os
 import struct
 import zlib
@@ -21,7 +22,14 @@ from PIL import Image, ImageCms
 
 from nst_jax import images
 from nst_jax.errors import InputError
-from nst_jax.images import WRITABLE_SUFFIXES, check_output, image_shape, load_image, save_image
+from nst_jax.images import (
+    WRITABLE_SUFFIXES,
+    check_output,
+    image_note,
+    image_shape,
+    load_image,
+    save_image,
+)
 
 LOSSLESS = (".png", ".tif", ".tiff")
 
@@ -837,6 +845,18 @@ def test_values_are_clipped_and_rounded_to_the_nearest_level(tmp_path, dtype):
     save_image(tmp_path / "out.png", values.reshape(3, 1, 3))
     result = levels(tmp_path / "out.png").ravel()
     np.testing.assert_array_equal(result, [0, 0, 0, 0, 1, 128, 255, 255, 255])
+
+
+def test_a_note_is_kept_in_png_alone(tmp_path):
+    image = np.full((5, 4, 3), 0.5, np.float32)
+    note = json.dumps({"a": "\u20ac \n", "b": [1, "x" * 5000]})
+    for suffix, kept in ((".png", note), (".PNG", note), (".jpg", ""), (".tif", "")):
+        path = tmp_path / f"a{suffix}"
+        save_image(path, image, note=note)
+        assert image_note(path) == kept
+        np.testing.assert_allclose(load_image(path), image, atol=0.51 / 255)
+    save_image(path.with_suffix(".png"), image)
+    assert image_note(path.with_suffix(".png")) == image_note(tmp_path / "missing.png") == ""
 
 
 @pytest.mark.parametrize(

@@ -153,19 +153,77 @@ def test_one_content_and_a_folder_of_styles_is_one_picture(album, random_params,
 
 
 def test_finished_pictures_are_skipped(album, seen, capfd):
-    Path("stylized").mkdir()
-    save_image("stylized/f2.png", np.zeros((3, 3, 3), np.float32))
     job = [*album, *FAST, "--steps=2"]
     assert run(job) == 0
-    assert "2 of 3 to paint, in stylized; skipping 1 finished before" in capfd.readouterr().out
-    assert len(seen.calls) == 2
-    assert level("stylized/f2.png") == 0
+    Path("stylized/f2.png").unlink()
+    kept = Path("stylized/f1.png").read_bytes()
+    assert run(job) == 0
+    assert "1 of 3 to paint, in stylized; skipping 2 finished before" in capfd.readouterr().out
+    assert len(seen.calls) == 4
+    assert Path("stylized/f1.png").read_bytes() == kept
+    assert run([*job, "--conv=auto", "--quiet"]) == 0  # as before
     assert run(job) == 0
     assert "0 of 3 to paint, in stylized; skipping 3 finished before" in capfd.readouterr().out
-    assert len(seen.calls) == 2
+    assert len(seen.calls) == 4
     assert run([*job, "--overwrite"]) == 0
-    assert len(seen.calls) == 5
-    assert level("stylized/f2.png") > 0
+    assert len(seen.calls) == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        (["--steps=3"], "steps 2, not 3"),
+        (["--steps=3", "--size=25"], "size 24, not 25, and more"),
+        (["--style=t.png"], "another style image"),
+        (["--start-image=t.png"], "no start image"),
+        (["--sequence"], "sequence False, not True"),
+        ("in/f2.png", "another content image"),
+        ("weights", "another weights"),
+        ("stylized/f2.png", "something unknown"),
+    ],
+)
+def test_what_was_made_from_something_else_is_not_finished(
+    album, seen, capfd, monkeypatch, change, other
+):
+    """Neither is it painted over: one line says what it is."""
+    job = [*album, *FAST, "--steps=2"]
+    assert run(job) == 0
+    calls, flags = len(seen.calls), change if isinstance(change, list) else []
+    if change == "weights":
+        found = Weights({"conv1_1.bias": np.ones(64, np.float32)}, "vgg19", True, "elsewhere")
+        monkeypatch.setattr(many, "run_weights", lambda _, config: (found, config))
+    elif not flags:
+        save_image(change, np.zeros((20, 24, 3), np.float32))
+    before = {name: Path("stylized", name).read_bytes() for name in pictures()}
+    capfd.readouterr()
+    all_differ = bool(flags) or change == "weights"
+    assert run([*job, *flags]) == (2 if all_differ else 1)
+    printed = capfd.readouterr()
+    which = "f1.png and 2 more are" if all_differ else "f2.png is"
+    assert printed.err == (
+        f"nst-jax: error: stylized/{which} there already, made from {other}; give --overwrite to "
+        "paint anew, or another --output\n"
+    )
+    assert "0 of 3 to paint" in printed.out
+    assert before == {name: Path("stylized", name).read_bytes() for name in pictures()}
+    assert run([*job, *flags, "--overwrite"]) == 0
+    assert len(seen.calls) == calls + 3
+    assert run([*job, *flags]) == 0
+    assert len(seen.calls) == calls + 3
+
+
+def test_a_picture_that_joins_takes_no_other_ones_place(album, seen, capfd):
+    """Two files of one name, of which the first in order came later."""
+    for number, image in ((2, "in/f2.png"), (1, "in/f1.png")):
+        Path(f"cam/{number}").mkdir(parents=True)
+        Path(f"cam/{number}/IMG.png").write_bytes(Path(image).read_bytes())
+        assert run(["--content=cam/**/*.png", "--style=s.png", *FAST, "--steps=2"]) == 0
+    assert pictures() == ["1-IMG.png", "2-IMG.png", "IMG.png"]
+    for name, source in (("1-IMG", "f1"), ("2-IMG", "f2"), ("IMG", "f2")):
+        wanted = load_image(f"in/{source}.png", size=24) - 0.01
+        np.testing.assert_allclose(
+            load_image(f"stylized/{name}.png"), np.clip(wanted, 0, 1), atol=0.6 / 255
+        )
 
 
 def test_bad_files_do_not_stop_the_others(album, seen, capfd):
@@ -288,10 +346,10 @@ def test_pictures_on_the_way_have_folders_of_their_own(album, seen):
 def test_a_picture_that_cannot_be_written_is_not_lost(album, seen, capfd, monkeypatch):
     right = save_image
 
-    def full_disk(path, image):
+    def full_disk(path, image, **note):
         if Path(path) == Path("stylized/f2.png"):
             raise OSError(28, "No space left on device")
-        right(path, image)
+        right(path, image, **note)
 
     monkeypatch.setattr("nst_jax.session.save_image", full_disk)
     assert run([*album, *FAST, "--steps=2", "--quiet"]) == 1

@@ -1,5 +1,6 @@
 """What large pictures ask of the command line: forecasts, tiles, devices, lasting runs."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -294,7 +295,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(job, capfd):
     assert not Path("o.png").exists()
 
     assert run([*kept, "--content-weight=9"]) == 2
-    one_line(capfd, "belongs to another job: its content_weight is 3, and now 9")
+    one_line(capfd, "belongs to another job, made from content-weight 3, not 9; give what was")
     assert run(kept) == 0
     printed = capfd.readouterr()
     assert printed.err == ""
@@ -306,6 +307,68 @@ def test_a_killed_run_goes_on_from_its_checkpoint(job, capfd):
     assert run(flags) == 0
     assert "resume" not in capfd.readouterr().out
     assert Path("o.png").read_bytes() == resumed
+
+
+def interrupt(flags, monkeypatch):
+    """Run a job that saves o_2.png on the way, and stop it there."""
+
+    def save(path, image):
+        if path.name == "o_2.png":
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "save_image", save)
+        assert run(flags) == 130
+
+
+@pytest.mark.usefixtures("_orbax")
+def test_a_run_goes_on_with_what_was_chosen_for_it(job, capfd, monkeypatch):
+    """Although another size and remat would be chosen now."""
+    flags = [*job, "--steps=6", "--save-every=2", "--output=o.png", "--size=max", "--checkpoint=c"]
+    seen, now = [], {"size": 40, "remat": "blocks"}
+
+    def settle(*_, config, biggest, **__):
+        seen.append(("max" if biggest else config.size, config.conv, config.remat))
+        size = now["size"] if biggest else config.size
+        remat = now["remat"] if config.remat == "auto" else config.remat
+        return dataclasses.replace(config, size=size, remat=remat)
+
+    monkeypatch.setattr(one, "settle", settle)
+    interrupt(flags, monkeypatch)
+    now.update(size=64, remat="none")
+    capfd.readouterr()
+    save_image("other.png", np.zeros((84, 100, 3), np.float32))
+    for change, other in (
+        ("--content=other.png", "another content image"),
+        ("--start-image=other.png", "no start image"),
+        ("--size=40", "size max, not 40"),
+        ("--remat=blocks", "remat auto, not blocks"),
+    ):
+        others = [each for each in flags if each.split("=")[0] != change.split("=")[0]]
+        assert run([*others, change]) == 2
+        one_line(capfd, f"belongs to another job, made from {other}; give what was given then, or")
+    assert run(flags) == 0
+    assert re.search(r"^resume   from step [2345]$", capfd.readouterr().out, re.M)
+    assert seen[0] == ("max", "winograd", "auto")
+    assert seen[-1] == (40, "winograd", "blocks")
+    assert levels("o.png").shape == (34, 40, 3)
+
+
+def test_what_this_machine_cannot_do_is_not_recalled(tmp_path):
+    chosen = {"size": 64, "precision": "bfloat16", "conv": "winograd", "remat": "none"}
+    about = {"fingerprint": {}, "chosen": chosen}
+    (tmp_path / "job.json").write_text(json.dumps(about))
+
+    def recalled(config, *, biggest=False, devices=1):
+        found, left = one.recalled(config, str(tmp_path), biggest=biggest, devices=devices)
+        return found.size, found.precision, found.conv, found.remat, left
+
+    auto, given = Config(), Config(precision="float32", conv="direct", remat="blocks", size=50)
+    assert recalled(auto) == (auto.size, "bfloat16", "winograd", "auto", False)
+    assert recalled(auto, devices=2) == (auto.size, "bfloat16", "auto", "auto", False)
+    assert recalled(auto, biggest=True) == (64, "bfloat16", "winograd", "auto", False)
+    assert recalled(given) == (50, "float32", "direct", "blocks", False)
+    assert one.recalled(auto, None, biggest=True, devices=1) == (auto, True)
 
 
 @pytest.mark.usefixtures("_orbax")
@@ -322,13 +385,7 @@ def test_a_stop_is_kept_also_with_the_state_on_the_host(job, capfd, monkeypatch)
 
     monkeypatch.setattr("nst_jax.running.begin_scale", spy)
 
-    def interrupt(path, image):
-        if path.name == "o_2.png":
-            signal.raise_signal(signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(one, "save_image", interrupt)
-        assert run(kept) == 130
+    interrupt(kept, monkeypatch)
     assert kinds == [Tiled]
     (step,) = (int(name) for name in os.listdir("c") if name.isdecimal())
     assert 2 <= step < 6
