@@ -1,5 +1,7 @@
 """Images that come as arrays, of JAX, NumPy, PyTorch or any other library that knows DLPack."""
 
+import math
+import os
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -20,6 +22,10 @@ class SupportsDLPack(Protocol):
 
 ImageLike = ArrayLike | SupportsDLPack
 
+_ALLOWED = "floats in [0, 1] of shape (height, width, 3) or (n, height, width, 3)"
+# How far beyond [0, 1] a value may be: as a sharp filter overshoots an edge.
+_OVERSHOOT = 0.5
+
 
 def as_image(
     image: ImageLike, *, role: str, dtype: DTypeLike = jnp.float32
@@ -32,7 +38,8 @@ def as_image(
       dtype: the result's type.
 
     Raises:
-      InputError: if it has another shape or no floats, or PyTorch follows its gradient.
+      InputError: if it has another shape or no floats, PyTorch follows its gradient, or
+        `check_values` raises it.
     """
     array = _imported(image, role)
     if (
@@ -41,6 +48,7 @@ def as_image(
         and array.size
         and jnp.issubdtype(array.dtype, jnp.floating)
     ):
+        check_values(array, name=f"the {role} image")
         return array.astype(dtype)
     hint = ""
     if array.ndim in (3, 4) and array.shape[-3] == 3 != array.shape[-1]:
@@ -48,16 +56,48 @@ def as_image(
     elif array.dtype == np.uint8:
         hint = "; divide levels by 255"
     raise InputError(
-        f"the {role} image is {array.dtype}{list(array.shape)}; allowed are floats in [0, 1] "
-        f"of shape (height, width, 3) or (n, height, width, 3){hint}"
+        f"the {role} image is {array.dtype}{list(array.shape)}; allowed are {_ALLOWED}{hint}"
     )
+
+
+def check_values(image: Array | np.ndarray, *, name: str) -> None:
+    """Check that values are those of an sRGB image, where they are known: not while JAX traces.
+
+    Args:
+      image: floats.
+      name: what the error calls it.
+
+    Raises:
+      InputError: if a value is no number, or farther from [0, 1] than a filter's overshoot, one
+        half: levels of 0 to 255, say, or what a network has normalized.
+    """
+    if isinstance(image, jax.core.Tracer):
+        return
+    least, most = (float(x) for x in (image.min(), image.max()))  # NaN, if there is one
+    if least >= -_OVERSHOOT and most <= 1 + _OVERSHOOT:
+        return
+    if not math.isfinite(most - least):
+        what = "values that are infinite or not a number"
+        advice = "find out where they come from"
+    else:
+        what = f"values from {least:g} to {most:g}"
+        advice = "divide levels by 255" if least >= 0 else "undo what has normalized it"
+    raise InputError(f"{name} has {what}; allowed are sRGB values in [0, 1]: {advice}")
 
 
 def _imported(image: Any, role: str) -> Array:
     if isinstance(image, jax.Array) or hasattr(image, "__jax_array__"):  # nobody changes these
         return jnp.asarray(image)
+    if isinstance(image, str | bytes | os.PathLike):
+        kind = type(image).__name__
+        raise InputError(f"the {role} image is {image!r}, a {kind}; load it with load_image first")
     if isinstance(image, np.ndarray) or not hasattr(image, "__dlpack__"):
-        return _copied(image)
+        try:
+            return _copied(np.asarray(image))
+        except (TypeError, ValueError):
+            raise InputError(
+                f"the {role} image is a {type(image).__name__}; allowed are {_ALLOWED}"
+            ) from None
     try:
         return _copied(np.asarray(jax.dlpack.from_dlpack(image)))
     except (BufferError, RuntimeError) as error:

@@ -24,6 +24,7 @@ from PIL import (
     UnidentifiedImageError,
 )
 
+from nst_jax.arrays import check_values
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write, check_writable
 from nst_jax.pyramid import Side, fit, side_of
@@ -119,8 +120,9 @@ def save_image(
         note: ASCII text for `image_note` to read; kept in a PNG file alone.
 
     Raises:
-        InputError: `image` is not of this shape, not floating-point, empty, or has a NaN; or
-            `path` cannot be written, or its format cannot hold the image (too many pixels, say).
+        InputError: `image` is not of this shape, not floating-point, empty, or has values that are
+            not those of an image (see `arrays.check_values`); or `path` cannot be written, or its
+            format cannot hold the image (too many pixels, say).
     """
     check_output(path)
     name = repr(os.fspath(path))
@@ -130,8 +132,7 @@ def save_image(
             f"cannot save {name}: the image must be floats of shape (height, width, 3), "
             f"not {array.dtype} of shape {array.shape}"
         )
-    if np.isnan(array).any():
-        raise InputError(f"cannot save {name}: the image has NaN values, which are no color")
+    check_values(array, name=f"cannot save {name}: the image")
     pixels: UInt8[np.ndarray, "height width 3"] = np.empty(array.shape, np.uint8)
     for first in range(0, len(array), _ROWS):  # copies of a large picture would be gigabytes
         rows = slice(first, first + _ROWS)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, PyTree
 
+from nst_jax.arrays import check_values
 from nst_jax.losses import ContentLoss, StyleLoss, style_target
 from nst_jax.losses import content_loss as content_term
 from nst_jax.losses import style_loss as style_term
@@ -78,6 +79,7 @@ def make_targets(
 
     Raises:
       KeyError: if `features` does not return one of the layers.
+      InputError: if the values are not those of an image; see `arrays.check_values`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -90,7 +92,10 @@ def make_targets(
       >>> targets.content["pixels"].shape, targets.style["pixels"].mean.tolist()
       ((4, 6, 3), [1.0, 1.0, 1.0])
     """
-    maps, style_maps = features(jnp.asarray(content)), features(jnp.asarray(style))
+    content, style = jnp.asarray(content), jnp.asarray(style)
+    check_values(content, name="the content image")
+    check_values(style, name="the style image")
+    maps, style_maps = features(content), features(style)
     kept, like = describe(maps, content_layers=content_layers, style_layers=style_layers)
     _, statistics = describe(style_maps, content_layers=(), style_layers=style_layers)
     return assemble_targets(kept, like, [statistics], style_loss=style_loss)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nst_jax.arrays import check_values
 from nst_jax.losses import ContentLoss, StyleLoss
 from nst_jax.moments import StyleStatistics
 from nst_jax.objective import (
@@ -36,6 +37,7 @@ def describe_style(
 
     Raises:
       KeyError: if `features` does not return one of the layers.
+      InputError: if the values are not those of an image; see `arrays.check_values`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -45,7 +47,9 @@ def describe_style(
       >>> style["pixels"].mean.tolist(), float(style["pixels"].positions)
       ([1.0, 1.0, 1.0], 25.0)
     """
-    return describe(features(jnp.asarray(style)), content_layers=(), style_layers=layers)[1]
+    style = jnp.asarray(style)
+    check_values(style, name="the style image")
+    return describe(features(style), content_layers=(), style_layers=layers)[1]
 
 
 def perceptual_loss(
@@ -89,6 +93,7 @@ def perceptual_loss(
 
     Raises:
       KeyError: if `features` does not return one of the layers.
+      InputError: if the values are not those of an image; see `arrays.check_values`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -101,7 +106,9 @@ def perceptual_loss(
       >>> float(loss), float(parts.content_terms["pixels"])
       (1.0, 1.0)
     """
-    maps = jax.lax.stop_gradient(features(jnp.asarray(contents)))
+    contents = jnp.asarray(contents)
+    check_values(contents, name="the content image")
+    maps = jax.lax.stop_gradient(features(contents))
     kept, like = describe(maps, content_layers=content_layers, style_layers=style)
     targets = assemble_targets(kept, like, [style], style_loss=style_loss)
     _, losses = style_transfer_loss(

@@ -841,7 +841,7 @@ def test_format_follows_the_suffix(tmp_path, suffix):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_values_are_clipped_and_rounded_to_the_nearest_level(tmp_path, dtype):
-    values = np.array([-np.inf, -3, -0.001, 0.4 / 255, 0.6 / 255, 0.5, 1, 1.001, np.inf], dtype)
+    values = np.array([-0.5, -0.2, -0.001, 0.4 / 255, 0.6 / 255, 0.5, 1, 1.001, 1.5], dtype)
     save_image(tmp_path / "out.png", values.reshape(3, 1, 3))
     result = levels(tmp_path / "out.png").ravel()
     np.testing.assert_array_equal(result, [0, 0, 0, 0, 1, 128, 255, 255, 255])
@@ -884,7 +884,7 @@ def test_what_is_no_image_is_refused(tmp_path, image):
 def test_nan_is_refused(tmp_path):
     image = smooth()
     image[3, 4, 1] = np.nan
-    assert "NaN" in refusal(save_image, tmp_path / "out.png", image)
+    assert "infinite or not a number" in refusal(save_image, tmp_path / "out.png", image)
     assert os.listdir(tmp_path) == []
 
 
