@@ -37,7 +37,7 @@ from nst_jax.flags import (
 from nst_jax.images import draw_image, load_image
 from nst_jax.ladder import Record
 from nst_jax.output import make_console
-from nst_jax.planning import check_inputs
+from nst_jax.planning import check_inputs, shape_of
 from nst_jax.presets import preset
 from nst_jax.state_dict import to_state_dict
 from nst_jax.weights_file import is_converted
@@ -207,7 +207,7 @@ def _images(flags: argparse.Namespace, config: Config) -> tuple[np.ndarray, np.n
     height, width = content.shape[:2]
     style = load_image(flags.style, shape=(height, width)) if flags.style else None
     style = draw_image(1, height, width) if style is None else style
-    check_inputs(content, [style], config)
+    check_inputs(shape_of(content), [shape_of(style)], config)
     return content, style
 
 

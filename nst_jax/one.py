@@ -95,19 +95,19 @@ def load_job(
     for path in (content, *styles, start):
         if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
             raise InputError(f"--output {output} is the input image {path}; name another file")
-    given = image_shape(content)
+    given, style_shapes = image_shape(content), [image_shape(path) for path in styles]
     config = settle(
         lambda size: fit(*given, size, side=config.side),
-        [image_shape(path) for path in styles],
+        style_shapes,
         config=config,
         biggest=biggest,
         devices=devices,
     )
-    image = load_image(content, size=config.size, side=config.side)
-    height, width, _ = image.shape
-    looks = [load_style(path, (height, width), config) for path in styles]
-    check_inputs(image, looks, config)
-    first = None if start is None else load_image(start, shape=(height, width))
+    shape = fit(*given, config.size, side=config.side)
+    check_inputs(shape, style_shapes, config)
+    image = load_image(content, shape=shape)
+    looks = [load_style(path, shape, config) for path in styles]
+    first = None if start is None else load_image(start, shape=shape)
     return Job(content, styles, image, looks, start, first, output), config
 
 

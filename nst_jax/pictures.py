@@ -36,7 +36,7 @@ from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.forecast import free_memory, need, surely_fits
 from nst_jax.images import WRITABLE_SUFFIXES, image_shape, load_image
-from nst_jax.planning import check_inputs, style_shape, style_side
+from nst_jax.planning import check_inputs, style_shape
 from nst_jax.provenance import Provenance, difference, provenance, read_provenance
 from nst_jax.pyramid import Shape, fit
 from nst_jax.weights_file import Weights
@@ -221,16 +221,12 @@ def _measured(picture: Picture, config: Config, shape_of: Callable[[str], Shape]
     one_style, looks = replace(config, style_blend=()), []
     with blamed(picture.content):
         shape = fit(*shape_of(picture.content), config.size, side=config.side)
-        check_inputs(_blank(shape), [], one_style)
+        check_inputs(shape, [], one_style)
     for path in picture.styles:
         with blamed(path):
+            check_inputs(shape, [shape_of(path)], one_style)
             looks.append(style_shape(shape_of(path), shape, config))
-            check_inputs(_blank(shape), [_blank(looks[-1])], one_style)
     return Measured(picture, shape, tuple(looks))
-
-
-def _blank(shape: Shape) -> Float[np.ndarray, "height width 3"]:
-    return np.broadcast_to(np.float32(0), (*shape, 3))  # takes no memory
 
 
 @contextmanager
@@ -458,7 +454,4 @@ def load_style(path: str, picture: Shape, config: Config) -> Float[np.ndarray, "
     Raises:
       InputError: if it cannot be read.
     """
-    if config.style_fit == "stretch":  # as the PyTorch program does
-        return load_image(path, shape=style_shape(picture, picture, config))
-    size = style_side(picture, config)
-    return load_image(path, size=size, side=config.style_fit, enlarge=False)
+    return load_image(path, shape=style_shape(image_shape(path), picture, config))

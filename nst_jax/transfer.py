@@ -12,7 +12,7 @@ from nst_jax.arrays import ImageLike, as_image
 from nst_jax.backend import resolve
 from nst_jax.config import Config
 from nst_jax.errors import InputError
-from nst_jax.planning import check_inputs
+from nst_jax.planning import check_inputs, shape_of
 from nst_jax.running import Checkpoints, Run, Saver, Snapshot, snapshots
 from nst_jax.sharding import find_devices
 from nst_jax.tiling import check_tiled, needs_tiles
@@ -98,7 +98,7 @@ def stylize(
         )
     first = None if start is None else as_image(start, role="start", dtype=config.image_dtype)
     _check_batches(content, [*styles, *([] if first is None else [first])])
-    check_inputs(content, styles, config)
+    check_inputs(shape_of(content), [shape_of(image) for image in styles], config)
     if needs_tiles(content.shape, config):
         check_tiled(content.shape, config)
         if mesh != find_devices(None):

@@ -214,7 +214,13 @@ def test_the_result_does_not_depend_on_the_day(job):
         (["--style-layers=relu9_1"], "unknown VGG-19 layer: 'relu9_1'"),
         (["--style-layers=relu1_1:much"], "is not layers with weights, as relu1_1:256"),
         (["--style-layers=none", "--content-layers=none"], "unknown VGG-19 layer: none"),
-        (["--min-size=12"], "give a larger --min-size"),
+        (["--size=2", "--style-layers=relu2_1"], "the content image: an image of 2x2 px is too"),
+        (
+            ["--style-size=3"],
+            "an image of 2x3 px is too small for the layer relu5_1: both sides must be at least "
+            "16 px; --style-size leaves so little of its 41x53 px; give a larger --style-size",
+        ),
+        (["--style-scale=0.1"], "--style-scale leaves so little of its 41x53 px; give a larger"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(job, flags, said, capfd):
