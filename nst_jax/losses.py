@@ -8,7 +8,6 @@ import math
 from typing import Literal, assert_never
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from nst_jax.moments import (
@@ -37,6 +36,11 @@ StyleLoss = Literal[
     "relative-wasserstein",
 ]
 
+# What "moments" divides by is at least this share of the style's second moment. At the recipe's
+# layers the covariance's share is 0.0078 to 0.5 for paintings, drawings and photographs, and 1e-12
+# to 1e-8 for plain paper and flat colors at relu1_1 (docs/presets.md).
+LEAST_SHARE = 0.005
+
 
 def content_loss(
     features: Float[Array, "*batch h w c"],
@@ -51,7 +55,7 @@ def content_loss(
       target: of the content image.
       kind: "mean": over channels and positions, as most programs have it. "half-sum": half the sum,
         Gatys et al., arXiv 1508.06576, eq. 1. "relative": the mean over that of the target's own
-        square, so that no factor of the activations changes it.
+        square, so that no factor of the activations changes it; where that is zero, the sum itself.
 
     Returns:
       One value of at least 0 for each image of the batch, in float32 at least.
@@ -94,7 +98,7 @@ def content_loss_of(
         case "half-sum":
             return square / 2
         case "relative":
-            return square / _positive(target_square)
+            return square / _unit(target_square)
 
 
 def style_target(
@@ -159,6 +163,10 @@ def style_loss(
     No factor of the activations changes "moments" and the relative ones, and only "pytorch" grows
     with the image's size.
 
+    "moments" divides by Σ ν² and Σ Φ², but by no less than 0.005 tr T and 0.005 Σ T². So a style
+    without contrast, whose covariance Φ is almost nothing, weighs on a picture by its mean as well.
+    A relative loss of a style whose map is zero divides by 1.
+
     Args:
       features: of the image.
       target: from `style_target` of the same kind.
@@ -210,7 +218,7 @@ def style_loss_of(
     square = jnp.sum((statistics.gram / positions - target) ** 2, axis=axes)
     match kind:
         case "relative-gram":
-            return square / _positive(jnp.sum(target**2, axis=axes))
+            return square / _unit(jnp.sum(target**2, axis=axes))
         case "gatys-paper":
             return square / (4.0 * channels**2)
         case "gatys-code":
@@ -226,11 +234,20 @@ def _moments_loss(statistics: StyleStatistics, target: Gaussian) -> Float[Array,
     ours = covariance(mean, statistics.gram / statistics.positions)
     of_mean = jnp.sum((mean - target.mean) ** 2, axis=-1)
     of_covariance = jnp.sum((ours - target.covariance) ** 2, axis=(-2, -1))
-    return of_mean / _positive(jnp.sum(target.mean**2, axis=-1)) + of_covariance / _positive(
-        jnp.sum(target.covariance**2, axis=(-2, -1))
+    # Without contrast the covariance is almost nothing, and so is the mean of activations that
+    # cancel; neither is a measure then. The second moment has both.
+    second = target.covariance + target.mean[..., :, None] * target.mean[..., None, :]
+    mean_unit = jnp.maximum(
+        jnp.sum(target.mean**2, axis=-1),
+        LEAST_SHARE * jnp.trace(second, axis1=-2, axis2=-1),
     )
+    covariance_unit = jnp.maximum(
+        jnp.sum(target.covariance**2, axis=(-2, -1)),
+        LEAST_SHARE * jnp.sum(second**2, axis=(-2, -1)),
+    )
+    return of_mean / _unit(mean_unit) + of_covariance / _unit(covariance_unit)
 
 
-def _positive(x: Array) -> Array:
-    # What is divided by it is zero where x is.
-    return jnp.maximum(x, np.finfo(x.dtype).tiny)
+def _unit(x: Array) -> Array:
+    # There is no measure of a map of zeros.
+    return jnp.where(x > 0, x, 1)

@@ -51,8 +51,10 @@ def as_published(kind, f, style):
             return np.mean((g / (channels * positions) - a / (channels * others)) ** 2)
         case "moments":
             c, d = (np.atleast_2d(np.cov(z, bias=True)) for z in (x, y))
-            of_mean = np.sum((x.mean(1) - y.mean(1)) ** 2) / np.sum(y.mean(1) ** 2)
-            return of_mean + np.sum((c - d) ** 2) / np.sum(d**2)
+            second = a / others
+            of_mean = np.sum((x.mean(1) - y.mean(1)) ** 2)
+            of_mean /= max(np.sum(y.mean(1) ** 2), 0.005 * np.trace(second))
+            return of_mean + np.sum((c - d) ** 2) / max(np.sum(d**2), 0.005 * np.sum(second**2))
 
 
 @pytest.mark.parametrize("kind", [*GRAM_LOSSES, "moments"])
@@ -132,9 +134,44 @@ def test_every_loss_is_least_at_the_style(kind):
     assert jnp.linalg.norm(gradient) < 0.05 * jnp.linalg.norm(far)
 
 
-def test_maps_of_zeros_divide_by_nothing():
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 6), st.floats(0, 1e-4), st.integers(0, 99), st.booleans())
+def test_a_style_without_contrast_is_no_divisor(channels, contrast, seed, strays):
+    """Neither is one whose activations cancel: what is divided by is a share of what is there."""
+    f, noise = draw(seed, 4, 5, channels), draw(seed + 1, 6, 7, channels)
+    style = 1 + contrast * noise
+    if strays:  # each position has its opposite
+        style *= np.where(np.arange(42).reshape(6, 7, 1) % 2, 1, -1)
+    with jax.enable_x64(True):
+        found = float(value(f, style, "moments"))
+        least = float(value(style, style, "moments"))
+    np.testing.assert_allclose(found, as_published("moments", f, style), rtol=1e-6)
+    assert least == 0
+    # Nothing that differs by less than the style's second moment twice over can weigh more.
+    near = as_published("relative-gram", f, style) + 1
+    assert found < 2 * near / 0.005
+
+
+def test_an_ordinary_style_is_measured_by_itself_alone():
+    f, style = (np.maximum(draw(i, 16, 16, 8), 0) for i in range(2))
+    c = np.cov(flat(style), bias=True)
+    second = flat(style) @ flat(style).T / 256
+    assert np.sum(c**2) > 0.005 * np.sum(second**2)
+    with jax.enable_x64(True):
+        found = float(value(f, style, "moments"))
+    x, y = flat(f).mean(1), flat(style).mean(1)
+    other = np.sum((np.cov(flat(f), bias=True) - c) ** 2) / np.sum(c**2)
+    np.testing.assert_allclose(found, np.sum((x - y) ** 2) / np.sum(y**2) + other, rtol=1e-12)
+
+
+def test_maps_of_zeros_divide_by_one():
     zero, f = jnp.zeros((3, 4, 2)), jnp.asarray(draw(0, 3, 4, 2), np.float32)
+    square = float(losses.content_loss(f, zero, kind="relative"))
+    np.testing.assert_allclose(square, np.sum(np.asarray(f) ** 2), rtol=1e-6)
+    of_gram = float(value(f, zero, "relative-gram"))
+    np.testing.assert_allclose(of_gram, value(f, zero, "gatys-code") * 4, rtol=1e-6)
     for kind in ("moments", "relative-gram"):
+        assert 0 < value(f, zero, kind) < 1e3
         assert value(zero, zero, kind) == 0
         np.testing.assert_array_equal(jax.grad(value)(zero, zero, kind), zero)
         assert np.isfinite(value(zero, f, kind))
