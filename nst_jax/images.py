@@ -8,7 +8,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,24 @@ from PIL import (
 from nst_jax.arrays import check_values
 from nst_jax.errors import InputError
 from nst_jax.files import atomic_write, check_writable
+from nst_jax.formats import (
+    INSTALL_COMMAND,
+    File,
+    Readable,
+    gamma_levels,
+    is_heic,
+    is_tiff,
+    learn_heic,
+    misreads,
+    read_tiff,
+    to_levels,
+    whole_jpeg,
+    within_limits,
+)
 from nst_jax.pyramid import Side, fit, side_of
 
 StrPath = str | os.PathLike[str]
+Source = StrPath | bytes | bytearray | memoryview | Readable
 
 # No profile is embedded: without one, sRGB is what every reader assumes.
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,7 +61,7 @@ _NOTE = "nst_jax"  # keyword of a PNG file's text
 
 
 def load_image(
-    path: StrPath,
+    source: Source,
     *,
     size: int | None = None,
     side: Side = "longest",
@@ -55,11 +70,14 @@ def load_image(
 ) -> Float[np.ndarray, "height width 3"]:
     """Load an image of any format and mode that Pillow opens, as float32 sRGB in [0, 1].
 
-    The EXIF orientation and the ICC profile are applied, transparency is laid over white, and of
-    an animation the first frame is taken. Without `size` and `shape` the image keeps its pixels.
+    The EXIF orientation and the ICC profile, or the gamma of a PNG file, are applied, transparency
+    is laid over white, and of an animation the first frame is taken. Without `size` and `shape` the
+    image keeps its pixels. Of numbers of more than 8 bits the largest of their type is white, of
+    floats 1. HEIC takes the package pillow-heif, TIFF files of wide colors tifffile (the extra
+    `formats`).
 
     Args:
-        path: The image file.
+        source: The image file: its path, its bytes, or an open binary file, which is read on.
         size: Length in pixels of one side, up or down; the aspect ratio is kept.
         side: Which side that is.
         shape: Exact (height, width) in pixels instead; the aspect ratio is not kept.
@@ -70,7 +88,7 @@ def load_image(
             limit, or holds numbers without a known white; `size` and `shape` are both given, not
             whole, below 1, or too large.
     """
-    name = repr(os.fspath(path))
+    name = _name(source)
     if size is not None and shape is not None:
         raise InputError(f"cannot load {name}: give size or shape, not both")
     if size is not None and not _is_side(size):
@@ -80,14 +98,14 @@ def load_image(
             f"cannot load {name}: shape must be (height, width), both whole pixels, at least 1, "
             f"not {shape!r}"
         )
-    image = _to_srgb(_read(path, name), name)
+    image = _to_srgb(_read(source, name), name)
     if size is not None and not enlarge:
         size = min(size, side_of(image.size, side))
     pixels = _resized(image, size, side, shape, name)
     return np.asarray(pixels, dtype=np.float32) / 255
 
 
-def image_shape(path: StrPath) -> tuple[int, int]:
+def image_shape(source: Source) -> tuple[int, int]:
     """Return the (height, width) in px of what `load_image` makes of a file as it is.
 
     Of most formats only the header is read, so that many files can be looked at before the work;
@@ -96,7 +114,7 @@ def image_shape(path: StrPath) -> tuple[int, int]:
     Raises:
         InputError: The file cannot be read, is no image, or has more pixels than Pillow's limit.
     """
-    with _opened(path, repr(os.fspath(path))) as image:
+    with _opened(source, _name(source)) as image:
         try:
             orientation = image.getexif().get(ExifTags.Base.Orientation)
         except Exception:  # corrupt EXIF data
@@ -183,14 +201,11 @@ def _reason(error: BaseException) -> str:
     return " ".join(text.split()).rstrip(".")
 
 
-def _read(path: StrPath, name: str) -> Image.Image:
+def _read(source: Source, name: str) -> Image.Image:
     """Decode a file in the mode that it has, upright; `name` is for messages."""
-    with _opened(path, name) as image:
-        _fix_color_key(image)
-        tags = getattr(image, "tag_v2", {})  # of a TIFF; 262 is 0 where 0 means white
-        if image.mode == "I;16" and (tags.get(258) == (12,) or tags.get(262) == 0):
-            raise ValueError("Pillow misreads 12-bit and inverted 16-bit gray")
-        image.load()
+    with _opened(source, name) as image:
+        if isinstance(image, ImageFile.ImageFile):
+            image = _decoded(image)
         try:
             image.getexif()  # Pillow keeps it; without the bytes it writes nothing back,
             image.info.pop("exif", None)  # which fails for many an odd tag
@@ -199,24 +214,64 @@ def _read(path: StrPath, name: str) -> Image.Image:
             return image.copy()
 
 
-@contextlib.contextmanager
-def _opened(path: StrPath, name: str) -> Iterator[ImageFile.ImageFile]:
-    """Open a file with Pillow; what goes wrong here or in the caller's block is an InputError."""
+def _decoded(image: ImageFile.ImageFile) -> Image.Image:
+    _fix_color_key(image)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if image.mode == "I;16" and tags.get(258) == (12,):
+        raise ValueError("Pillow misreads 12-bit gray")
     try:
-        file = open(path, "rb")  # noqa: SIM115 (closed below; here only its own errors are caught)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise InputError(
-            f"cannot load {name}: {_reason(error)}; give a readable image file"
-        ) from error
+        image.load()
+    except OSError:
+        whole = whole_jpeg(image.fp) if image.format in ("JPEG", "MPO") and image.fp else None
+        if whole is None:
+            raise
+        return whole
+    if image.format == "TIFF" and image.mode in ("I", "F"):
+        levels = Image.fromarray(to_levels(_numbers(image, tags)))
+        levels.info |= image.info
+        return levels
+    return image
+
+
+def _numbers(image: Image.Image, tags: Mapping[int, Any]) -> np.ndarray:
+    """Return the numbers of a TIFF file as the file has them: Pillow makes all integers signed."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        return values
+    (bits,), (kind,) = tags.get(258, (1,)), tags.get(339, (1,))
+    return values.astype(f"{'int' if kind == 2 else 'uint'}{bits}")
+
+
+@contextlib.contextmanager
+def _opened(source: Source, name: str) -> Iterator[Image.Image]:
+    """Open a file with Pillow; what goes wrong here or in the caller's block is an InputError."""
     # Big pictures are legitimate, and broken metadata is no reason to speak up.
-    with file, warnings.catch_warnings():
+    with _stream(source, name) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            if not file.peek(1):
+            start = file.read(12)
+            if not start:
                 raise EOFError("the file is empty")
-            with Image.open(file) as image:
+            file.seek(0)
+            if is_heic(start) and not learn_heic():
+                raise InputError(f"HEIC takes pillow-heif: {INSTALL_COMMAND}")
+            limited, profile = within_limits(file)
+            opened: Image.Image
+            try:
+                opened = Image.open(limited)
+                if misreads(opened):
+                    opened = read_tiff(file)
+            except UnidentifiedImageError:
+                if not is_tiff(start):
+                    raise
+                opened = read_tiff(file)
+            with opened as image:
+                if profile:
+                    image.info["icc_profile"] = profile
                 yield image
+        except InputError as error:
+            raise InputError(f"cannot load {name}: {error}") from None
         except Image.DecompressionBombError as error:
             raise InputError(f"cannot load {name}: {_reason(error)}; scale it down") from error
         except Exception as error:  # damaged files make the decoders raise nearly everything
@@ -226,6 +281,36 @@ def _opened(path: StrPath, name: str) -> Iterator[ImageFile.ImageFile]:
                 f"cannot load {name}: not a readable image ({reason}); "
                 "give a complete PNG, JPEG, WebP, TIFF, GIF or other file that Pillow opens"
             ) from error
+
+
+def _stream(source: Source, name: str) -> File:
+    """Open a source; what can be read only once, as a pipe, is read as a whole."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return io.BytesIO(source)
+    try:
+        if isinstance(source, str | os.PathLike):
+            file = open(source, "rb")  # noqa: SIM115 (the caller closes it)
+            if file.seekable():
+                return file
+            with file:
+                return io.BytesIO(file.read())
+        data = source.read()
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise InputError(
+            f"cannot load {name}: {_reason(error)}; give a readable image file"
+        ) from error
+    if not isinstance(data, bytes):
+        raise InputError(f"cannot load {name}: it is open as text; open it with 'rb'")
+    return io.BytesIO(data)
+
+
+def _name(source: Source) -> str:
+    """Return what messages call a source."""
+    if isinstance(source, str | os.PathLike):
+        return repr(os.fspath(source))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"{len(source)} bytes"
+    return repr(getattr(source, "name", source))
 
 
 def _fix_color_key(image: ImageFile.ImageFile) -> None:
@@ -244,7 +329,7 @@ def _fix_color_key(image: ImageFile.ImageFile) -> None:
 
 def _to_srgb(image: Image.Image, name: str) -> Image.Image:
     """Turn an image of any mode into 8-bit sRGB over white (mode RGB); `name` is for messages."""
-    profile = image.info.get("icc_profile")
+    profile, gamma = image.info.get("icc_profile"), gamma_levels(image.info)
     if image.mode[0] in "IF":
         image = _gray8(image, name)
     if image.mode == "La":
@@ -258,20 +343,22 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode not in ("CMYK", "LAB"):
         image = image.convert("L" if gray else "RGB")
     image = _apply_profile(image, profile) if profile else image.convert("RGB")
+    if gamma and not profile:
+        image = image.point(gamma * 3)
     if alpha is None:
         return image
     return Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
 
 
 def _gray8(image: Image.Image, name: str) -> Image.Image:
-    """Scale 16-bit gray to 8 bits (L, or LA if one value is transparent): Pillow would clip it."""
+    """Scale wide gray to 8 bits (L, or LA if one value is transparent): Pillow would clip it."""
     values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise InputError(
-            f"cannot load {name}: pixels of mode {image.mode} (32 bits) have no known white; "
-            "convert the image to 8 or 16 bits"
-        )
-    gray = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode != "F":
+        values = values.astype(np.uint16)  # the most that other formats than TIFF have
+    try:
+        gray = Image.fromarray(to_levels(values))
+    except ValueError as error:
+        raise InputError(f"cannot load {name}: {error}") from None
     if "transparency" in image.info:
         opaque = values != image.info["transparency"]
         gray.putalpha(Image.fromarray(opaque.astype(np.uint8) * np.uint8(255)))

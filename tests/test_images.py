@@ -9,7 +9,10 @@ import inspect
 import io
 import json
 import os
+import re
 import struct
+import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -363,7 +366,7 @@ def test_lab(tmp_path):
 RAMP = np.arange(65536).reshape(256, 256)
 
 
-@pytest.mark.parametrize("kind", ["png", "tiff <", "tiff >", "tiff deflate", "pgm", "32-bit tiff"])
+@pytest.mark.parametrize("kind", ["png", "tiff <", "tiff >", "tiff deflate", "pgm"])
 def test_16_bit_gray_is_scaled_not_clipped(tmp_path, kind):
     path = tmp_path / f"ramp.{kind.split()[-1]}"
     if kind == "png":
@@ -376,10 +379,8 @@ def test_16_bit_gray_is_scaled_not_clipped(tmp_path, kind):
         assert path.read_bytes()[:2] == b"MM"
     elif kind == "tiff deflate":
         Image.fromarray(RAMP.astype("<u2")).save(path, "TIFF", compression="tiff_deflate")
-    elif kind == "pgm":
-        path.write_bytes(b"P5 256 256 65535\n" + RAMP.astype(">u2").tobytes())
     else:
-        Image.fromarray(RAMP.astype("<i4")).save(path, "TIFF")
+        path.write_bytes(b"P5 256 256 65535\n" + RAMP.astype(">u2").tobytes())
     result = levels(path)
     assert (result == result[..., :1]).all()
     ramp = result[..., 0].ravel()
@@ -415,21 +416,278 @@ def test_16_bit_color_tiff_is_right_to_a_level(tmp_path, order):
     assert_close(levels(path), pixels / 257, 1)
 
 
-@pytest.mark.parametrize(("bits", "photometric"), [(12, 1), (16, 0)])
-def test_tiff_that_pillow_misreads_is_refused(tmp_path, bits, photometric):
-    """Pillow does not scale 12 bits and does not invert 16 bits of which 0 is white."""
+def test_12_bits_which_pillow_misreads_are_refused(tmp_path):
     path = tmp_path / "deep.tiff"
-    path.write_bytes(tiff(bytes(bits), (1, 8, 1), bits, photometric))
-    assert "gray" in refusal(load_image, path)
-    path.write_bytes(tiff(bytes(8), (1, 8, 1), 8, 0))
+    path.write_bytes(tiff(bytes(12), (1, 8, 1), 12, 1))
+    assert "12-bit gray" in refusal(load_image, path)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_gray_of_which_0_is_white(tmp_path, bits, monkeypatch):
+    pytest.importorskip("tifffile")
+    path = tmp_path / "inverted.tiff"
+    pixels = np.arange(8).astype(f"<u{bits // 8}")
+    path.write_bytes(tiff(pixels.tobytes(), (1, 8, 1), bits, 0))
+    expected = 255 * (1 - np.arange(8) / (2**bits - 1))
+    assert_close(levels(path)[0, :, 0], expected, 0.5)
+    monkeypatch.setitem(sys.modules, "tifffile", None)  # Pillow inverts 8 bits alone
+    if bits == 16:
+        assert "but tifffile may" in refusal(load_image, path)
+
+
+WIDE_KINDS = [np.uint32, np.int32, np.float32, np.float64, np.int16, np.uint16]
+
+
+@pytest.mark.parametrize("kind", WIDE_KINDS)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("options", [{}, {"planarconfig": "separate"}, {"compression": "zlib"}])
+def test_wide_tiff_has_its_largest_number_as_white(tmp_path, kind, channels, options):
+    """Floats have 1. Pillow reads some kinds, tifffile the others."""
+    tifffile = pytest.importorskip("tifffile")
+    shares = np.random.default_rng(0).uniform(size=(6, 8, channels))
+    white = 1 if np.issubdtype(kind, np.floating) else np.iinfo(kind).max
+    values = (shares * white).astype(kind)
+    if channels == 1:
+        values = values[..., 0]
+    elif options.get("planarconfig"):
+        values = np.moveaxis(values, -1, 0)
+    path = tmp_path / "wide.tiff"
+    # The alpha is apart from the colors, as it is in all that Pillow writes.
+    extra = {} if channels in (1, 3) else {"extrasamples": ["unassalpha"]}
+    photometric = "rgb" if channels > 2 else "minisblack"
+    tifffile.imwrite(path, values, photometric=photometric, **extra, **options)
+    if channels in (2, 4):
+        expected = over_white(shares[..., :-1] * 255, shares[..., -1:] * 255)
+    else:
+        expected = shares * 255
+    assert image_shape(path) == (6, 8)
+    assert_close(levels(path), np.broadcast_to(expected, (6, 8, 3)), 2.5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.int32([0, 65536]), "its numbers are 0 to 65536, and white is 2147483647, the largest"),
+        (np.uint32([0, 255]), "its numbers are 0 to 255, and white is 4294967295"),
+        (np.int32([-1, 2**31 - 1]), "its numbers are -1 to 2147483647"),
+        (np.float32([0, 200]), "its numbers are 0 to 200, and of floats 1 is white: scale them"),
+        (np.float32([-0.6, 1]), "its numbers are -0.6 to 1, and of floats"),
+        (np.float32([0, np.nan]), "its numbers are nan to nan"),
+        (np.float64([0, np.inf]), "its numbers are 0 to inf"),
+    ],
+)
+def test_wide_numbers_that_give_no_picture_are_refused(tmp_path, values, channels, said):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "wide.tiff"
+    pixels = np.broadcast_to(values[None, :, None], (1, 2, channels))
+    photometric = "rgb" if channels == 3 else "minisblack"
+    tifffile.imwrite(path, pixels if channels == 3 else pixels[..., 0], photometric=photometric)
+    message = refusal(load_image, path)
+    assert said in message
+    assert "8 or 16 bits" in message
+
+
+def test_a_wide_tiff_has_its_profile_and_stands_upright(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    pixels, path = noise(6, 8), tmp_path / "wide.tiff"
+    tags = [(274, "H", 1, 6, True), (34675, "B", len(WIDE), WIDE, True)]
+    tifffile.imwrite(path, pixels.astype(np.float32) / 255, photometric="rgb", extratags=tags)
+    narrow = saved(tmp_path, Image.fromarray(pixels), exif=orientation(6), icc_profile=WIDE)
+    np.testing.assert_array_equal(levels(path), levels(narrow))
+    assert image_shape(path) == image_shape(narrow) == (8, 6)
+
+
+def test_black_floats_and_integers_are_black(tmp_path):
+    for kind in (np.float32, np.int32, np.uint32):
+        Image.fromarray(np.zeros((2, 3), kind if kind is not np.uint32 else np.int32)).save(
+            tmp_path / "black.tiff"
+        )
+        assert load_image(tmp_path / "black.tiff").max() == 0
+
+
+def test_without_tifffile_it_is_named(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "wide.tiff"
+    tifffile.imwrite(path, np.zeros((6, 8, 3), np.float32), photometric="rgb")
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    assert "but tifffile may: pip install '.[formats]'" in refusal(load_image, path)
+    tifffile.imwrite(path, np.ones((6, 8), np.float32))  # Pillow's own
     assert load_image(path).min() == 1
 
 
-@pytest.mark.parametrize("values", [[0, 65536], [-1, 5], [0.0, 0.5]])
-def test_numbers_without_a_known_white_are_refused(tmp_path, values):
-    kind = np.float32 if isinstance(values[0], float) else np.int32
-    path = saved(tmp_path, Image.fromarray(np.array([values], kind)), ".tiff")
-    assert "8 or 16 bits" in refusal(load_image, path)
+# Other formats
+
+
+def heic(folder, image, **options):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    return saved(folder, image, ".heic", quality=-1, chroma=444, **options)
+
+
+def test_heic_is_read_where_its_package_is_installed(tmp_path):
+    path = heic(tmp_path, Image.fromarray((smooth() * 255).astype(np.uint8)), exif=orientation(6))
+    # What the package writes stands upright already.
+    assert image_shape(path) == levels(path).shape[:2] == (32, 48)
+    assert_close(levels(path), smooth() * 255, 4)
+
+
+def test_without_the_package_for_heic_it_is_named(tmp_path, monkeypatch):
+    path = heic(tmp_path, Image.fromarray(noise(64, 64)))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert "HEIC takes pillow-heif: pip install '.[formats]'" in refusal(load_image, path)
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True, "quality": 30}])
+def test_a_jpeg_without_its_end_is_whole(tmp_path, missing, mode, options):
+    """Two bytes say that a JPEG file ends; cameras that run out of power leave them away."""
+    data = encoded(Image.fromarray(noise(40, 56)).convert(mode), format="JPEG", **options)
+    (tmp_path / "whole.jpg").write_bytes(data)
+    (tmp_path / "cut.jpg").write_bytes(data[:-missing])
+    np.testing.assert_array_equal(levels(tmp_path / "cut.jpg"), levels(tmp_path / "whole.jpg"))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_jpeg_that_lacks_rows_is_refused(tmp_path, options):
+    data, path = (
+        encoded(Image.fromarray(noise(40, 56)), format="JPEG", **options),
+        tmp_path / "a.jpg",
+    )
+    for length in range(len(data) // 2, len(data) - 8, 41):
+        path.write_bytes(data[:length])
+        assert re.search("truncated|broken data stream", refusal(load_image, path))
+
+
+def test_what_other_formats_may_lack_at_their_end(tmp_path):
+    image = Image.fromarray(noise(40, 56))
+    for codec, missing in (("PNG", 12), ("GIF", 1), ("WEBP", 0), ("BMP", 0)):
+        data, path = encoded(image, format=codec), tmp_path / "a"
+        path.write_bytes(data)
+        whole = levels(path)
+        path.write_bytes(data[: len(data) - missing])
+        np.testing.assert_array_equal(levels(path), whole)
+
+
+LONG = b"x" * (2**20 + 1)
+
+
+def text_chunks():
+    small = zlib.compress(LONG)
+    return {
+        "zTXt": (b"zTXt", b"Comment\0\0" + small),
+        "iTXt": (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + small),
+        "iTXt as it is": (b"iTXt", b"XML:com.adobe.xmp\0\0\0en\0Titel\0" + LONG),
+        "tEXt": (b"tEXt", b"Comment\0" + LONG),
+        "bomb": (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**28))),
+        "iCCP": (b"iCCP", b"wide\0\0" + zlib.compress(WIDE + bytes(2**20))),
+        "damaged": (b"zTXt", b"Comment\0\0" + small[:700] + bytes(700)),
+    }
+
+
+@pytest.mark.parametrize("kind", text_chunks())
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_png_may_have_texts_of_any_length(tmp_path, kind, place):
+    plain, path = encoded(Image.fromarray(noise()), format="PNG"), tmp_path / "a.png"
+    name, body = text_chunks()[kind]
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    if place == "after":
+        if kind == "iCCP":
+            return  # a profile comes before the pixels
+        path.write_bytes(plain[:-12] + chunk + plain[-12:])
+    else:
+        path.write_bytes(plain[:33] + chunk + plain[33:])
+    image = Image.fromarray(noise())
+    if kind == "iCCP":
+        image = images._apply_profile(image, WIDE)
+    if kind == "damaged" and place == "before":
+        with contextlib.suppress(InputError):
+            levels(path)
+        return
+    np.testing.assert_array_equal(levels(path), np.asarray(image))
+    assert image_shape(path) == (5, 7)
+
+
+def test_many_texts_are_no_obstacle(tmp_path):
+    """Pillow takes 64 MB of them together."""
+    plain, path = encoded(Image.fromarray(noise()), format="PNG"), tmp_path / "a.png"
+    body = b"Comment\0\0" + zlib.compress(b"x" * 2**20)
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body
+    chunk += struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    path.write_bytes(plain[:33] + 70 * chunk + plain[33:])
+    np.testing.assert_array_equal(levels(path), noise())
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.55556, 0.8, 0.3])
+@pytest.mark.parametrize("color_type", [0, 2, 4, 6], ids=["L", "RGB", "LA", "RGBA"])
+def test_a_pngs_gamma_is_applied(tmp_path, gamma, color_type):
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[color_type]
+    pixels, path = noise(4, 64, channels), tmp_path / "a.png"
+    chunk = b"gAMA", struct.pack(">I", round(gamma * 100_000))
+    path.write_bytes(png([row.tobytes() for row in pixels], 64, 8, color_type, chunk))
+    colors = pixels if channels in (1, 3) else pixels[..., :-1]
+    linear = np.broadcast_to((colors / 255) ** (1 / gamma), (4, 64, 3))
+    expected = srgb_levels(linear @ SRGB.T)
+    if channels in (2, 4):
+        expected = over_white(np.rint(expected), pixels[..., -1:])
+    assert_close(levels(path), expected, 1)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"gAMA", struct.pack(">I", 45455))],
+        [(b"gAMA", struct.pack(">I", 0))],
+        [(b"gAMA", struct.pack(">I", 2**31 - 1))],
+        [(b"gAMA", struct.pack(">I", 100_000)), (b"sRGB", b"\0")],
+    ],
+    ids=["that of sRGB", "none", "absurd", "beside sRGB"],
+)
+def test_a_gamma_that_means_nothing(tmp_path, chunks):
+    pixels, path = noise(4, 64), tmp_path / "a.png"
+    path.write_bytes(png([row.tobytes() for row in pixels], 64, 8, 2, *chunks))
+    np.testing.assert_array_equal(levels(path), pixels)
+
+
+# Sources
+
+
+def test_bytes_and_open_files_are_images_too(tmp_path):
+    path = saved(tmp_path, Image.fromarray(noise(20, 30)), exif=orientation(6))
+    data, wanted = path.read_bytes(), levels(path)
+    with path.open("rb") as file:
+        for source in (data, bytearray(data), memoryview(data), io.BytesIO(data), file):
+            np.testing.assert_allclose(load_image(source) * 255, wanted, atol=1e-4)
+    assert load_image(data, size=10).shape == (10, 7, 3)
+    with path.open("rb") as file:
+        assert image_shape(file) == (30, 20)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (b"", "cannot load 0 bytes: not a readable image (the file is empty)"),
+        (b"no image", "cannot load 8 bytes: not a readable image (no known image format)"),
+        (io.StringIO("text"), "it is open as text; open it with 'rb'"),
+        (io.BytesIO(), "the file is empty"),
+    ],
+)
+def test_sources_that_are_no_images_are_refused_in_one_line(source, said):
+    with pytest.raises(InputError) as caught:
+        inspect.unwrap(load_image)(source)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_read_as_a_whole(tmp_path):
+    data = encoded(Image.fromarray(noise(200, 300)), format="PNG")
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,))
+    writer.start()
+    found = load_image(tmp_path / "pipe")
+    np.testing.assert_allclose(found * 255, noise(200, 300), atol=1e-4)
+    writer.join()
 
 
 # Profiles
