@@ -29,8 +29,9 @@ from nst_jax.flags import (
 from nst_jax.many import paint_many
 from nst_jax.one import load_job, paint_one, recalled
 from nst_jax.pictures import Pairs, expand, is_collection, plan_job
+from nst_jax.pipes import STANDARD, lasting_inputs, standard_output
 from nst_jax.presets import PRESETS, preset
-from nst_jax.session import PROGRAM, complain
+from nst_jax.session import PROGRAM, complain, complain_for_all
 from nst_jax.sharding import find_devices
 
 
@@ -40,7 +41,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     files = parser.add_argument_group(
-        "images", "PATH is a file, a folder of image files, or a quoted pattern such as 'a/*.jpg'."
+        "images",
+        "PATH is a file, - for standard input, a folder of image files, or a quoted pattern such "
+        "as 'a/*.jpg'.",
     )
     for flag, text in (
         ("--content", "images to paint; of several, --output is a folder"),
@@ -71,8 +74,9 @@ def _parser() -> Parser:
         "--output",
         type=expanduser,
         metavar="PATH",
-        help="picture to write, or the folder for several: CONTENT_STYLE.png, or CONTENT.png of "
-        "one style or blend (default: stylized.png, or the folder stylized)",
+        help="picture to write, - for standard output, or the folder for several: "
+        "CONTENT_STYLE.png, or CONTENT.png of one style or blend (default: stylized.png, or the "
+        "folder stylized)",
     )
     files.add_argument(
         "--overwrite",
@@ -220,8 +224,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.freeze()
         atexit.register(gc.freeze)
 
+    def run() -> int:
+        with lasting_inputs(flags):
+            return _run(flags)
+
     def job() -> int:
-        return exit_code(PROGRAM, lambda: _run(flags))
+        return exit_code(PROGRAM, run)
 
     explicit = flags.coordinator, flags.processes, flags.process
     if not flags.distributed and all(x is None for x in explicit):
@@ -247,18 +255,26 @@ def _run(flags: argparse.Namespace) -> int:
     flags.quiet |= not is_first()
     if collected or flags.pairs or flags.sequence:
         _check_many(flags, biggest=biggest)
-        many = plan_job(flags, config)
+        many = plan_job(flags, config, complain=complain_for_all)
         devices = find_devices(flags.devices, own=True)
         config = _resolved(config, len(devices))
         with kept_programs(complain), jax.enable_x64(config.dtype == "float64"):
             code = paint_many(many, flags, config, devices)
         processes.leave()
         return code
-    output = Path(flags.output or "stylized.png")
-    styles = expand(flags.style, role="style")
+    if flags.output != STANDARD:
+        return _run_one(flags, config, Path(flags.output or "stylized.png"), biggest=biggest)
+    if flags.save_every:
+        raise InputError("--save-every needs a place for its pictures; give --output a file's name")
+    flags.quiet |= not flags.dry_run  # the picture is all that comes out
+    with standard_output() as picture:
+        return _run_one(flags, config, picture, biggest=biggest)
+
+
+def _run_one(flags: argparse.Namespace, asked: Config, output: Path, *, biggest: bool) -> int:
+    styles = expand(flags.style, role="style", complain=complain_for_all)
     devices = find_devices(flags.devices)
-    asked = config
-    config, biggest = recalled(config, flags.checkpoint, biggest=biggest, devices=len(devices))
+    config, biggest = recalled(asked, flags.checkpoint, biggest=biggest, devices=len(devices))
     config = _resolved(config, len(devices))
     with kept_programs(complain), jax.enable_x64(config.dtype == "float64"):
         one, config = load_job(
@@ -279,6 +295,7 @@ def _check_many(flags: argparse.Namespace, *, biggest: bool) -> None:
     """Raise InputError for what is for one picture only."""
     for flag, given, advice in (
         ("--size=max", biggest, "give a number of px"),
+        ("--output=-", flags.output == STANDARD, "name a folder"),
         ("--checkpoint", flags.checkpoint, "pictures that are finished are skipped without it"),
     ):
         if given:

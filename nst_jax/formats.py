@@ -1,10 +1,9 @@
 """Image files that Pillow alone refuses or would read wrongly, one question of a format each."""
 
 import io
-import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,13 +29,13 @@ class Readable(Protocol):
         """Return all that follows."""
 
 
-def readable_suffixes(names: list[str]) -> set[str]:
+def readable_suffixes(wanted: Iterable[str]) -> set[str]:
     """Return the suffixes of files that can be read, in lower case with the dot.
 
     Args:
-      names: of the files in question; where some are HEIC, pillow-heif is asked for.
+      wanted: those in question; where one is HEIC's, pillow-heif is looked for.
     """
-    if any(os.path.splitext(name)[1].lower() in HEIC_SUFFIXES for name in names):
+    if not set(wanted).isdisjoint(HEIC_SUFFIXES):
         learn_heic()
     formats = Image.registered_extensions()  # of what Pillow opens or writes
     return {suffix for suffix, name in formats.items() if name in Image.OPEN}

@@ -26,7 +26,6 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Float
 from natsort import natsorted, ns
-from PIL import Image
 
 from nst_jax.agreement import exchange
 from nst_jax.backend import default_device
@@ -35,6 +34,7 @@ from nst_jax.download import sha256_of
 from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.forecast import free_memory, need, surely_fits
+from nst_jax.formats import HEIC_SUFFIXES, INSTALL_COMMAND, readable_suffixes
 from nst_jax.images import WRITABLE_SUFFIXES, image_shape, load_image
 from nst_jax.planning import check_inputs, style_shape
 from nst_jax.provenance import Provenance, difference, provenance, read_provenance
@@ -108,7 +108,7 @@ class Batch(NamedTuple):
     size: int
 
 
-def plan_job(flags: argparse.Namespace, config: Config) -> Job:
+def plan_job(flags: argparse.Namespace, config: Config, *, complain: Callable[[str], None]) -> Job:
     """Find out everything that a user can get wrong before the work starts.
 
     Several processes look at the same files, and come to one answer.
@@ -116,11 +116,13 @@ def plan_job(flags: argparse.Namespace, config: Config) -> Job:
     Args:
       flags: of the command line.
       config: the settings.
+      complain: takes a line on what is left out.
 
     Raises:
       InputError: if something is wrong, other than with single files.
     """
-    contents, styles = expand(flags.content, role="content"), expand(flags.style, role="style")
+    contents = expand(flags.content, role="content", complain=complain)
+    styles = expand(flags.style, role="style", complain=complain)
     if config.style_blend and flags.pairs:
         raise InputError(
             "style-blend is for a blend of all styles, but with --pairs every picture has one "
@@ -284,43 +286,60 @@ def _is_pattern(path: str) -> bool:
     return any(mark in path for mark in "*?[") and not os.path.exists(path)
 
 
-def expand(given: Iterable[str], *, role: str) -> list[str]:
+def expand(given: Iterable[str], *, role: str, complain: Callable[[str], None]) -> list[str]:
     """Return the files that paths, folders and glob patterns name.
 
     What a folder or a pattern stands for is in natural order (frame2 before frame10), without
-    hidden files; of a folder, the files with a suffix that Pillow opens. Paths stay in their order.
+    hidden files; of a folder, the files with a suffix that can be read. Paths stay in their order.
 
     Args:
       given: paths of files, which need not exist, and of folders; patterns, `**` included.
       role: what they are, for messages.
+      complain: takes a line on the files of a folder that are passed over.
 
     Raises:
       InputError: if a folder or a pattern has no file, or a folder cannot be read.
     """
-    formats = Image.registered_extensions()  # of what Pillow opens or writes
-    suffixes = {suffix for suffix, name in formats.items() if name in Image.OPEN}
     found: list[str] = []
     for path in given:
         if os.path.isdir(path):
-            try:
-                names = [name for name in os.listdir(path) if not name.startswith(".")]
-            except OSError as error:
-                raise InputError(
-                    f"--{role}: cannot read the folder {path!r}: {error.strerror}"
-                ) from error
-            names = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
-            files = [os.path.join(path, name) for name in names]
+            files, others = _images_in(path, role)
             what = f"the folder {path!r} has no image file"
+            if others and files:
+                complain(f"--{role}: passed over in the folder {path!r}: {others}")
+            elif others:
+                what += f", but {others}"
         elif _is_pattern(path):
-            files, what = glob.glob(path, recursive=True), f"no file matches {path!r}"
+            files = list(filter(os.path.isfile, glob.glob(path, recursive=True)))
+            what = f"no file matches {path!r}"
         else:
             found.append(path)
             continue
-        files = natsorted(sorted(filter(os.path.isfile, files)), alg=ns.PATH)
         if not files:
             raise InputError(f"--{role}: {what}; give image files, folders of them, or patterns")
-        found += files
+        found += natsorted(sorted(files), alg=ns.PATH)
     return found
+
+
+def _images_in(folder: str, role: str) -> tuple[list[str], str]:
+    """Return the files in a folder that can be read by their suffix, and a text on the others."""
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError as error:
+        raise InputError(
+            f"--{role}: cannot read the folder {folder!r}: {error.strerror}"
+        ) from error
+    names = [name for name in names if os.path.isfile(os.path.join(folder, name))]
+    suffix_of = {name: os.path.splitext(name)[1].lower() for name in names}
+    readable = readable_suffixes(suffix_of.values())
+    files = [os.path.join(folder, name) for name in names if suffix_of[name] in readable]
+    counts = Counter(suffix for suffix in suffix_of.values() if suffix not in readable)
+    others = ", ".join(
+        f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.items()
+    )
+    if counts.keys() & set(HEIC_SUFFIXES):
+        others += f" (HEIC takes pillow-heif: {INSTALL_COMMAND})"
+    return files, others
 
 
 def pair(contents: Sequence[str], styles: Sequence[str], how: Pairs | None) -> list[list[_Pair]]:

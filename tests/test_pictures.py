@@ -2,14 +2,17 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from nst_jax import Config, InputError, load_image, save_image
 from nst_jax.forecast import Need
+from nst_jax.formats import HEIC_SUFFIXES
 from nst_jax.pictures import (
     batch_size,
     batches,
@@ -43,8 +46,65 @@ def folder(tmp_path, monkeypatch):
     return "photos"
 
 
+def files(given, **options):
+    """Expand without a complaint."""
+    said = []
+    found = expand(given, **options, complain=said.append)
+    assert said == []
+    return found
+
+
+@pytest.fixture(params=["with pillow-heif", "without"])
+def heic(request, monkeypatch):
+    for suffix in HEIC_SUFFIXES:
+        monkeypatch.delitem(Image.EXTENSION, suffix, raising=False)
+    if request.param == "without":
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    else:
+        pytest.importorskip("pillow_heif")
+    return request.param != "without"
+
+
+def test_what_is_passed_over_in_a_folder_is_said(tmp_path, monkeypatch, heic):
+    monkeypatch.chdir(tmp_path)
+    Path("a/folder").mkdir(parents=True)
+    for name in (
+        "x.png",
+        "b.HEIC",
+        "c.heif",
+        "notes.txt",
+        "Thumbs.db",
+        "LICENSE",
+        "d.txt",
+        ".e.txt",
+    ):
+        Path("a", name).touch()
+    said = []
+    found = expand(["a", "a/x.png"], role="style", complain=said.append)
+    (line,) = said
+    start, _, counts = line.partition("'a': ")
+    assert start == "--style: passed over in the folder "
+    counts, _, advice = counts.partition(" (")
+    others = {"2 .txt", "1 .db", "1 without a suffix"}
+    if heic:
+        assert found == ["a/b.HEIC", "a/c.heif", "a/x.png", "a/x.png"]
+        assert set(counts.split(", ")) == others
+        assert advice == ""
+    else:
+        assert found == ["a/x.png", "a/x.png"]
+        assert set(counts.split(", ")) == others | {"1 .heic", "1 .heif"}
+        assert advice == "HEIC takes pillow-heif: pip install '.[formats]')"
+
+
+def test_a_folder_of_what_cannot_be_read_says_so(tmp_path):
+    Path(tmp_path, "a.mp4").touch()
+    with pytest.raises(InputError, match=r"has no image file, but 1 \.mp4; give image files"):
+        files([str(tmp_path)], role="content")
+
+
 def test_a_folder_is_its_images_in_natural_order(folder):
-    assert expand([folder], role="content") == ["photos/f1.webp", "photos/f2.JPG", "photos/f10.png"]
+    found = expand([folder], role="content", complain=lambda line: None)
+    assert found == ["photos/f1.webp", "photos/f2.JPG", "photos/f10.png"]
 
 
 def test_a_folder_that_cannot_be_read_is_one_line(folder, monkeypatch):
@@ -54,21 +114,21 @@ def test_a_folder_that_cannot_be_read_is_one_line(folder, monkeypatch):
     monkeypatch.setattr(os, "listdir", listdir)  # root may read every folder
     said = "^--content: cannot read the folder 'photos': Permission denied$"
     with pytest.raises(InputError, match=said):
-        expand([folder], role="content")
+        files([folder], role="content")
 
 
 def test_a_pattern_is_what_it_matches_in_natural_order(folder):
-    found = expand(["photos/f*.[pwJ]*"], role="content")
+    found = files(["photos/f*.[pwJ]*"], role="content")
     assert found == ["photos/f1.webp", "photos/f2.JPG", "photos/f4.png.part", "photos/f10.png"]
-    assert expand(["**/*.png"], role="style") == ["photos/deep/x.png", "photos/f10.png"]
+    assert files(["**/*.png"], role="style") == ["photos/deep/x.png", "photos/f10.png"]
 
 
 def test_files_stay_in_their_order_and_may_be_missing(folder):
     given = ["z.png", "photos/f10.png", "a.png"]
-    assert expand(given, role="content") == given
+    assert files(given, role="content") == given
     assert not any(map(is_collection, given))
     Path("[1].png").touch()  # a file of this name is no pattern
-    assert expand(["[1].png"], role="content") == ["[1].png"]
+    assert files(["[1].png"], role="content") == ["[1].png"]
     assert is_collection(folder)
     assert is_collection("photos/*")
 
@@ -77,7 +137,7 @@ def test_files_stay_in_their_order_and_may_be_missing(folder):
 def test_a_collection_without_files_is_an_error(folder, path):
     Path("empty").mkdir()
     with pytest.raises(InputError, match="give image files, folders"):
-        expand([path], role="style")
+        files([path], role="style")
 
 
 def test_pairs():

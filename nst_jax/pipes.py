@@ -1,0 +1,91 @@
+"""Images from pipes and standard input, and a picture to standard output."""
+
+import argparse
+import contextlib
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from nst_jax.errors import InputError
+
+STANDARD = "-"  # standard input or output, as the name of a file
+
+
+@contextlib.contextmanager
+def lasting_inputs(flags: argparse.Namespace) -> Iterator[None]:
+    """Put files in the place of what can be read only once: standard input, and pipes.
+
+    A shell hands over a pipe for `<(command)`. The files are removed at the end.
+
+    Args:
+      flags: of the command line; its images are changed.
+
+    Raises:
+      InputError: if one is given twice, or standard input is a terminal.
+    """
+    start = [flags.start_image] if flags.start_image else []
+    once = [path for path in (*flags.content, *flags.style, *start) if _is_read_once(path)]
+    if not once:
+        yield
+        return
+    if twice := {path for path in once if once.count(path) > 1}:
+        raise InputError(f"{twice.pop()!r} is given twice, but it can be read once; give a file")
+    with tempfile.TemporaryDirectory(prefix="nst-jax-") as folder:
+        copies = {path: _copied(path, Path(folder)) for path in once}
+        flags.content = [copies.get(path, path) for path in flags.content]
+        flags.style = [copies.get(path, path) for path in flags.style]
+        flags.start_image = copies.get(flags.start_image, flags.start_image)
+        yield
+
+
+def _is_read_once(path: str) -> bool:
+    if path == STANDARD:
+        return True
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):  # it is not there, or no path at all
+        return False
+
+
+def _copied(path: str, folder: Path) -> str:
+    copy = folder / ("standard-input" if path == STANDARD else f"pipe-{Path(path).name}")
+    if path == STANDARD:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InputError("standard input is a terminal; pipe an image into it, or give a file")
+        source = sys.stdin.buffer
+    else:
+        source = open(path, "rb")  # noqa: SIM115 (closed below)
+    with source, copy.open("wb") as file:
+        shutil.copyfileobj(source, file)
+    return str(copy)
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[Path]:
+    """Yield a path; the picture that is then there is written to standard output, as PNG.
+
+    Where that fails, the picture stays where it is, and the error says so.
+
+    Raises:
+      InputError: if standard output is a terminal.
+      OSError: if it cannot be written.
+    """
+    if sys.stdout.isatty():
+        raise InputError("standard output is a terminal; send it to a file or a pipe")
+    picture = Path(tempfile.mkdtemp(prefix="nst-jax-"), "standard-output.png")
+    try:
+        yield picture
+    except BaseException:
+        shutil.rmtree(picture.parent)
+        raise
+    if picture.exists():
+        try:
+            with picture.open("rb") as file, open(sys.stdout.fileno(), "wb", closefd=False) as out:
+                shutil.copyfileobj(file, out)
+        except OSError as error:
+            raise OSError(f"standard output: {error.strerror}; the picture is {picture}") from error
+    shutil.rmtree(picture.parent)
