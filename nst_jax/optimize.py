@@ -3,7 +3,6 @@
 Nothing here knows style transfer. `init`, `step` and `run` are pure: jit, vmap, grad or shard them.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -180,7 +179,7 @@ def run(
 
     Returns:
       The new state, and the auxiliary values of each update stacked along a new first axis of
-      length `capacity`; rows from `steps` on are not a number (zero for integers).
+      length `capacity`; rows from `steps` on are zero.
 
     Raises:
       TypeError: if `steps` is an array and there is no capacity.
@@ -196,7 +195,7 @@ def run(
       >>> state = init(jnp.zeros(2), optimizer=optimizer)
       >>> state, records = run(state, 3, loss=loss, optimizer=optimizer, capacity=4)
       >>> records.tolist(), int(state.step)
-      ([2.0, 0.5, 0.125, nan], 3)
+      ([2.0, 0.5, 0.125, 0.0], 3)
     """
 
     def body(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
@@ -209,7 +208,10 @@ def run(
             raise TypeError("steps is an array; give the capacity too")
         capacity = steps
     recorded = jax.eval_shape(loss, state.variable)[1]
-    blank = jax.tree.map(functools.partial(_blank, capacity), jax.eval_shape(_row, recorded))
+    # Zeros, as numbers that are none would set off jax_debug_nans.
+    blank = jax.tree.map(
+        lambda row: jnp.zeros((capacity, *row.shape), row.dtype), jax.eval_shape(_row, recorded)
+    )
     carry: tuple[State, Any] = state, blank
     if block > 1:
         body = jax.jit(body)  # traced once for both loops
@@ -227,11 +229,6 @@ def _row(auxiliary: PyTree[Array]) -> dict[str, Array]:
     for x in map(jnp.asarray, jax.tree.leaves(auxiliary)):
         values.setdefault(str(x.dtype), []).append(x.reshape(-1))
     return {kind: jnp.concatenate(parts) for kind, parts in values.items()}
-
-
-def _blank(capacity: int, row: jax.ShapeDtypeStruct) -> Array:
-    fill = jnp.nan if jnp.issubdtype(row.dtype, jnp.inexact) else 0
-    return jnp.full((capacity, *row.shape), fill, row.dtype)
 
 
 def _columns(records: dict[str, Array], recorded: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Array]:

@@ -144,6 +144,17 @@ def test_a_loss_that_is_not_finite_is_a_value_with_the_last_good_picture(
     assert np.isfinite(snapshots[-1].image).all()
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "lbfgs-torch"])
+def test_jaxs_switch_for_finding_nans(network, photographs, optimizer):
+    """Nothing is computed that is not a number, also where there is no contrast."""
+    content, style = photographs
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, steps=2, tv_weight=1.0, tv_loss="l2")
+    with jax.debug_nans(True):
+        for look in (style, np.full_like(style, 0.5)):
+            *_, last = stylize(content, look, network=network, config=config)
+            assert last.finite
+
+
 def test_mistakes(network, photographs, unchecked):
     content, style = photographs
     small = np.zeros((1, 40, 3), np.float32)
