@@ -241,6 +241,7 @@ def pace(
     styles: Sequence[Shape],
     *,
     config: Config,
+    devices: Sequence[Any] | None = None,
     most_pixels: int = 2**19,
 ) -> Pace:
     """Make a few steps at the largest scale that is not too large, and reckon from its pixels.
@@ -252,6 +253,7 @@ def pace(
       shape: (height, width) of the picture in px.
       styles: of each style image as it is given.
       config: resolved settings.
+      devices: see `begin_scale`.
       most_pixels: of the scale that steps are made at; a smaller one if there is none.
     """
     scales: Plan = plan(*shape, config)
@@ -266,7 +268,9 @@ def pace(
     # The numbers in the network do not change the time.
     network = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), blank_network(config))
     frozen = freeze(network, taps=config.taps)
-    scale = begin_scale(picture, looks, network=frozen, config=config, picture=picture)
+    scale = begin_scale(
+        picture, looks, network=frozen, config=config, picture=picture, devices=devices
+    )
     scale.advance(1)
     times = []
     for _ in range(3):

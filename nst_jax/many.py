@@ -50,6 +50,7 @@ from nst_jax.session import (
     follow,
     is_out_of_memory,
     network_of,
+    not_finite,
     print_forecast,
     print_header,
     run_weights,
@@ -256,8 +257,7 @@ class _Painter:
             fault = f"out of memory at {size_text(loaded[0].shape)} px"
             advice = "a smaller --size"
         if last and not last.finite:
-            fault = f"the loss became infinite or not a number by step {last.step}"
-            advice = f"a smaller --learning-rate than {config.learning_rate}"
+            fault, advice = not_finite(last, config)
         if fault and size > 1:
             complain(f"{fault}, {size} pictures at once; going on with each alone")
             for each in loaded:

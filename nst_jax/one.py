@@ -24,17 +24,19 @@ from nst_jax.forecast import settle
 from nst_jax.images import check_output, image_shape, load_image, save_image
 from nst_jax.output import make_console
 from nst_jax.pictures import load_style
-from nst_jax.planning import check_inputs, plan, style_shape
+from nst_jax.planning import Plan, check_inputs, plan, style_shape
 from nst_jax.provenance import provenance
 from nst_jax.pyramid import fit
 from nst_jax.running import Snapshot
 from nst_jax.session import (
     SECONDS,
     complain,
+    complain_for_all,
     devices_text,
     follow,
     is_out_of_memory,
     network_of,
+    not_finite,
     print_forecast,
     print_header,
     run_weights,
@@ -45,6 +47,7 @@ from nst_jax.session import (
     warn_of_network,
     weights_text,
 )
+from nst_jax.sharding import is_shared
 from nst_jax.transfer import stylize
 from nst_jax.weights_file import Weights
 
@@ -144,7 +147,7 @@ def paint_one(
     console.print(arithmetic_line(config))
     if not weights:
         looks = [image.shape[:2] for image in job.styles]
-        print_forecast(console, (height, width), looks, config, devices=len(devices))
+        print_forecast(console, (height, width), looks, config, devices=devices)
         return 0
     if is_first():
         warn_of_network(weights, flags.preset)
@@ -161,6 +164,8 @@ def paint_one(
             _checkpoints(job, weights, flags, asked, config) as store,
             stop_signals() as received,
         ):
+            if store:
+                _warn_of_lost_scales(scales, devices)
             if store and store.newest:
                 print_header(console, [("resume", f"from step {store.newest}")])
             snapshots = stylize(
@@ -200,10 +205,8 @@ def paint_one(
     if is_first():
         warn_of_network(weights, flags.preset)
     if not last.finite and is_first():
-        complain(
-            f"the loss became infinite or not a number by step {last.step}: the picture is the "
-            f"last good one; give a smaller --learning-rate than {config.learning_rate}"
-        )
+        what, advice = not_finite(last, config)
+        complain(f"{what}: the picture is the last good one; give {advice}")
     if last.step < steps and last.finite:  # another process may be the one that was told to
         signum = received[0] if received else signal.SIGTERM
         if is_first():
@@ -211,6 +214,16 @@ def paint_one(
             complain(f"stopped by {name}: {output} is the picture so far")
         return 128 + signum
     return EXIT_FAILURE if fault or not last.finite else 0
+
+
+def _warn_of_lost_scales(scales: Plan, devices: Sequence[Any]) -> None:
+    """Say at which scales no checkpoint is kept, as one of the processes has no part there."""
+    lost = [shape for shape, _ in scales if not is_shared((*shape, 3), devices)]
+    if lost:
+        complain_for_all(
+            f"no checkpoints are kept at {', '.join(map(size_text, lost))} px, where the picture "
+            "is too small for all processes"
+        )
 
 
 @contextlib.contextmanager

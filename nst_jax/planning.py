@@ -58,13 +58,15 @@ def check_inputs(content: Shape, styles: Sequence[Shape], config: Config) -> Non
       config: the settings.
 
     Raises:
-      InputError: if they are not, or the shares are not one for each style.
+      InputError: if they are not, the shares are not one for each style, or all weights are 0.
     """
     if config.style_blend and len(config.style_blend) != len(styles):
         raise InputError(
             f"style-blend has {len(config.style_blend)} shares, but the number of styles is "
             f"{len(styles)}; give one for each"
         )
+    if not any((config.content_weight, config.style_weight, config.tv_weight, config.range_weight)):
+        raise InputError("all weights are 0, so there is nothing to optimize; give one more than 0")
     smallest, _ = plan(*content, config)[0]
     try:
         config.architecture.check_size(*content, config.taps)

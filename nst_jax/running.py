@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nst_jax.adam import AdamState
 from nst_jax.agreement import agree, first_says
 from nst_jax.beginning import first_picture
-from nst_jax.config import Config
+from nst_jax.config import Config, Optimizer
 from nst_jax.objective import Losses
 from nst_jax.planning import Plan, plan, shape_of, style_shape
 from nst_jax.problem import CAPACITY
@@ -38,14 +39,17 @@ class Snapshot:
         before.
       losses: `objective.Losses` of every step since the snapshot before, as numpy arrays (steps,);
         entry i belongs to the iterate *before* that step's update.
-      finite: False if a loss was infinite or not a number. The image is then the last picture for
-        which all was well, and no snapshot follows.
+      finite: False if a loss was infinite or not a number, or the squares that Adam averages. The
+        image is then the last picture for which all was well, and no snapshot follows.
+      stuck: True where L-BFGS has gained nothing in its last steps, and so never will. The steps
+        that are left at this scale are counted, but not made; there are no losses of them.
     """
 
     step: int
     image: Float[Array, "*batch height width 3"]
     losses: Losses
     finite: bool
+    stuck: bool = False
 
 
 @runtime_checkable
@@ -57,6 +61,10 @@ class Checkpoints(Protocol):
 
     def resume(self, like: Callable[[dict[str, Any]], Any]) -> Any:
         """Return the last `step`, `state` and `extra`, or None; `like` tells shapes by `extra`."""
+
+
+# Steps of L-BFGS that gain nothing, after which no more are made.
+_STUCK = 5
 
 
 class Run(NamedTuple):
@@ -150,6 +158,7 @@ def snapshots(
         if not scale or number > first:
             scale, picture = run.begin(shape, picture, scale)
         ends = sum(steps for _, steps in scales[: number + 1])
+        recent = np.empty(0)
         pace = _Pace(snapshot_seconds, agreed=spans_processes(run.devices))
         while done < ends:
             chunk = int(min(ends - done, every - done % every, pace.steps()))
@@ -157,16 +166,20 @@ def snapshots(
             parts.append(jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records)))
             pace.made(chunk)
             done += chunk
+            recent = np.append(recent, parts[-1].total)[-1 - _STUCK :]
+            stuck = _is_stuck(recent, run.config.optimizer)
+            done = ends if stuck else done
             finite = bool(np.isfinite(parts[-1].total).all() and jnp.isfinite(new).all())
+            finite = finite and _moves(scale.kept().optimizer)
             picture = new if finite else picture
             if finite and done < total:
                 saver.save(number, done, scale)
-            due = snapshot_seconds is not None or done % every == 0 or done == total
+            due = snapshot_seconds is not None or done % every == 0 or done == total or stuck
             if due or not finite:
                 losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
                 image = jnp.clip(picture, 0, 1)
                 try:
-                    yield Snapshot(step=done, image=image, losses=losses, finite=finite)
+                    yield Snapshot(done, image, losses, finite, stuck)
                 except GeneratorExit:
                     if finite and done < total:
                         saver.save(number, done, scale, at_once=True)
@@ -174,6 +187,27 @@ def snapshots(
                 parts = []
             if not finite:
                 return
+
+
+def _is_stuck(totals: np.ndarray, optimizer: Optimizer) -> bool:
+    """Say whether an optimizer has gained nothing in its last steps, and so never will.
+
+    Args:
+      totals: the loss before each of the last steps.
+      optimizer: which one. With a line search no step of `lbfgs` is a loss on purpose, so one that
+        is no gain found nothing; `lbfgs-torch` may go up, and stays where it has ended.
+    """
+    if optimizer == "adam" or len(totals) <= _STUCK:
+        return False
+    first, *later = totals
+    return all(x == first or (x > first and optimizer == "lbfgs") for x in later)
+
+
+def _moves(optimizer: Any) -> bool:
+    """Say whether the squares that Adam averages are finite: with others it makes no step."""
+    if not isinstance(optimizer, AdamState):
+        return True
+    return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(optimizer.square))
 
 
 def _resized(image: _Style, shape: Shape) -> _Style:

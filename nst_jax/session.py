@@ -37,6 +37,7 @@ from nst_jax.weights_file import CONVERT_COMMAND, Weights
 PROGRAM = "nst-jax"
 # How often the progress moves, and how long Ctrl-C may take; plain lines come more rarely.
 SECONDS, _LINE_SECONDS = 2.0, 5.0
+_WEIGHTS = ("content_weight", "style_weight", "tv_weight", "range_weight")
 
 
 def complain(message: str) -> None:
@@ -100,16 +101,21 @@ def devices_text(devices: Sequence[Any]) -> str:
 
 
 def print_forecast(
-    console: Console, shape: Shape, styles: Sequence[Shape], config: Config, **options: int
+    console: Console,
+    shape: Shape,
+    styles: Sequence[Shape],
+    config: Config,
+    *,
+    devices: Sequence[Any] | None = None,
 ) -> None:
-    """Print what a run of this size needs, before any of it; see `forecast.need`."""
-    wanted = forecast.need(shape, styles, config=config, **options)
+    """Print what a run of this size needs, before any of it; see `forecast`."""
+    wanted = forecast.need(shape, styles, config=config, devices=len(devices or (None,)))
     parts = forecast.memories(wanted, forecast.free_memory())
     memory = ", ".join(
         f"{need / 1e9:.1f} of {there / 1e9:.1f} GB free" + (f" on the {name}" if parts[1:] else "")
         for name, need, there in parts
     )
-    pace = forecast.pace(shape, styles, config=config)
+    pace = forecast.pace(shape, styles, config=config, devices=devices)
     steps, (minutes, seconds) = count_steps(*shape, config), divmod(round(pace.seconds), 60)
     print_header(
         console,
@@ -118,6 +124,25 @@ def print_forecast(
             ("time", f"about {minutes}:{seconds:02} for {steps} steps; the last {pace.last:.2g} s"),
         ],
     )
+
+
+def not_finite(last: Snapshot, config: Config) -> tuple[str, str]:
+    """Say what was not finite in a run that ended so, and what to give instead."""
+    bad = np.flatnonzero(~np.isfinite(last.losses.total))
+    first = last.step - len(last.losses.total)  # the step before the first loss that is known
+    if len(bad) and first + bad[0] > 0:
+        return (
+            f"the loss became infinite or not a number by step {last.step}",
+            f"a smaller --learning-rate than {config.learning_rate}"
+            if config.optimizer == "adam"
+            else "smaller weights, or --optimizer=adam",
+        )
+    what = "the loss is infinite from the start"
+    if not len(bad):
+        what = f"the squares of the gradient became infinite by step {last.step}"
+    weights = {name: getattr(config, name) for name in _WEIGHTS}
+    name = max(weights, key=lambda name: weights[name])
+    return what, f"a smaller --{name.replace('_', '-')} than {weights[name]:g}"
 
 
 def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
@@ -256,6 +281,10 @@ def follow(
             if progress.disable and not label and (ended or now - line_time >= _LINE_SECONDS):
                 console.print(f"step {snapshot.step:>{digits}}/{total}  {text}")
                 line_time = now
+            if snapshot.stuck:
+                complain_for_all(
+                    f"L-BFGS finds no better picture; going on as if at step {snapshot.step}"
+                )
             if save_every and snapshot.step % save_every == 0 and snapshot.finite:
                 try:
                     save(snapshot, f"{snapshot.step:0{digits}}")

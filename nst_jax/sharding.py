@@ -228,3 +228,9 @@ def lay_out(shape: tuple[int, ...], devices: Sequence[Any]) -> Layout | None:
     name = "rows" if len(shape) == 3 else "pictures"
     mesh = Mesh(np.asarray(devices[:count]), (name,), axis_types=(AxisType.Auto,))
     return Layout(mesh, shape)
+
+
+def is_shared(shape: tuple[int, ...], devices: Sequence[Any]) -> bool:
+    """Return whether every process has a part of a picture, or there is only one process."""
+    layout = lay_out(shape, devices)
+    return layout.shared if layout else jax.process_count() == 1

@@ -21,6 +21,9 @@ Layout = Literal["torchvision", "caffe"]
 
 # The original network's input: BGR, 0 to 255, minus this mean (given here as RGB).
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
+# How conv1_1's second filter weighs the channels of its top left pixel in the original networks,
+# which is how they are told from others of the same keys and shapes.
+_ORIGINAL = {"vgg19": (0.0956, 0.0336, -0.0842), "vgg16": (0.1173, 0.0209, -0.1727)}
 # Keys of the classifier, which is not used: torchvision's, Caffe's, timm's.
 _CLASSIFIER = re.compile(r"classifier\.|fc\d|pre_logits\.|head\.")
 _Array = TypeVar("_Array")
@@ -77,6 +80,11 @@ def from_state_dict(
             f"{source} is not a {table.title} in the layout {layout}{hint}:\n  "
             + "\n  ".join(faults)
         )
+    if layout == "torchvision" and _is_original(state[f"{keys['conv1_1']}.weight"], table):
+        raise InputError(
+            f"{source} is the original {table.title}, whose input is BGR in [0, 255]; convert it: "
+            f"{CONVERT_COMMAND} --layout=caffe --source={source}"
+        )
     params: Params = {}
     for conv in table.convs:
         kernel = state[f"{keys[conv.name]}.weight"].astype(np.float64)
@@ -88,6 +96,13 @@ def from_state_dict(
         )
         params[f"{conv.name}.bias"] = bias.astype(np.float32)
     return table.name, params
+
+
+def _is_original(kernel: np.ndarray, architecture: Architecture) -> bool:
+    """Say whether the first kernel (OIHW) is the original's, for another input."""
+    known = np.asarray(_ORIGINAL[architecture.name])
+    distance = np.linalg.norm(kernel[1, :, 0, 0] - known)
+    return bool(distance < 0.02 * np.linalg.norm(known))  # it may be stored in half precision
 
 
 def _torchvision_names(state: Mapping[str, _Array]) -> dict[str, _Array]:

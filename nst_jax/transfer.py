@@ -69,7 +69,8 @@ def stylize(
 
     Raises:
       InputError: for images that are too small, or of the wrong shape or type, for shares that are
-        not one for each style, for a network of another type than the config's, for a precision
+        not one for each style, for a network of another type than the config's, or one
+        that ends before a layer of the config's, for a precision
         that the device does not have, for a batch with L-BFGS, which would make one
         problem of it, for Winograd's algorithm on many devices, for more devices than there are,
         for tiles of a batch, on many devices or with optax's L-BFGS, and for float64 without
@@ -84,6 +85,7 @@ def stylize(
             f"the network's dtype is {str(network.dtype)!r}, the config's is {config.dtype!r}; "
             "build the network with the config's"
         )
+    network.check_taps(config.taps)
     if snapshot_every is not None and snapshot_every < 1:
         raise InputError(f"snapshot_every is {snapshot_every}; it must be at least 1")
     given: list[Any] = list(style) if isinstance(style, list | tuple) else [style]

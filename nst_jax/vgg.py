@@ -197,12 +197,7 @@ class VGG(nnx.Module):
         Raises:
           InputError: for taps or an image that `__call__` would refuse.
         """
-        wanted = self.architecture.check_taps(self.architecture.taps if taps is None else taps)
-        if len(self.architecture.convs_to(wanted[-1])) > len(self.convs):
-            raise InputError(
-                f"the network ends at {self.architecture.convs[len(self.convs) - 1].relu}, which "
-                f"is before {wanted[-1]}; build it with deepest={wanted[-1]!r}"
-            )
+        wanted = self.check_taps(self.architecture.taps if taps is None else taps)
         self.architecture.check_size(variable.shape[-3], variable.shape[-2], wanted)
         found: OrderedDict[str, Array] = OrderedDict()
         batch = variable.shape[:-3]
@@ -212,6 +207,20 @@ class VGG(nnx.Module):
             x, maps = (jax.checkpoint(apply) if self.remat == "blocks" else apply)(x)
             found.update((name, y.reshape(*batch, *y.shape[1:])) for name, y in maps.items())
         return found
+
+    def check_taps(self, taps: Iterable[str]) -> tuple[str, ...]:
+        """Return `taps` without repeats in network order.
+
+        Raises:
+          InputError: if one is unknown or deeper than the network, or there is none.
+        """
+        wanted = self.architecture.check_taps(taps)
+        if len(self.architecture.convs_to(wanted[-1])) > len(self.convs):
+            raise InputError(
+                f"the network ends at {self.architecture.convs[len(self.convs) - 1].relu}, which "
+                f"is before {wanted[-1]}; build it with deepest={wanted[-1]!r}"
+            )
+        return wanted
 
     def _blocks(self, wanted: tuple[str, ...]) -> Iterator[list[_Operation]]:
         """Yield the operations up to the last tap wanted; a pooling ends a block."""

@@ -214,6 +214,10 @@ def test_the_result_does_not_depend_on_the_day(job):
         (["--style-layers=relu9_1"], "unknown VGG-19 layer: 'relu9_1'"),
         (["--style-layers=relu1_1:much"], "is not layers with weights, as relu1_1:256"),
         (["--style-layers=none", "--content-layers=none"], "unknown VGG-19 layer: none"),
+        (
+            ["--content-weight=0", "--style-weight=0", "--tv-weight=0"],
+            "all weights are 0, so there is nothing to optimize; give one more than 0",
+        ),
         (["--size=2", "--style-layers=relu2_1"], "the content image: an image of 2x2 px is too"),
         (
             ["--style-size=3"],
@@ -242,10 +246,19 @@ def test_no_arguments(capfd):
     assert "required: --content, --style" in capfd.readouterr().err
 
 
-def test_diverging_keeps_the_last_good_picture(job, capfd):
-    diverging = ["--steps=30", "--learning-rate=1e38", "--output=o.png"]
-    assert run([*job, "--preset=pytorch", *diverging]) == 1
-    assert "give a smaller --learning-rate" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "what", "advice"),
+    [
+        (["--learning-rate=1e38"], "the loss became infinite or not a number", "learning-rate"),
+        (["--content-weight=3e38", "--start=noise"], "the loss is infinite from", "content-weight"),
+        (["--style-weight=1e24"], "the squares of the gradient became infinite", "style-weight"),
+    ],
+)
+def test_diverging_keeps_the_last_good_picture(job, capfd, flags, what, advice):
+    assert run([*job, "--preset=pytorch", "--steps=30", *flags, "--output=o.png"]) == 1
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"nst-jax: {what}")
+    assert f"the picture is the last good one; give a smaller --{advice} than" in error
     assert load_image("o.png").shape == (20, 24, 3)
 
 

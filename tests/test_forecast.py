@@ -8,8 +8,9 @@ from collections import namedtuple
 
 import jax
 import pytest
+from rich.console import Console
 
-from nst_jax import Config, forecast, layers, lowering
+from nst_jax import Config, forecast, layers, lowering, session
 from nst_jax.backend import resolve
 from nst_jax.forecast import Need
 from nst_jax.tiling import tiles
@@ -105,6 +106,26 @@ def test_the_pace_is_that_of_the_largest_scale_that_is_not_too_large(given):
     # Scales of 34, 48, 68 and 96 px: 10 and three times 5 steps.
     pixels = 34 * 23 * 10 + (48 * 32 + 68 * 45 + 96 * 64) * 5
     assert pace.seconds == pytest.approx(pace.last / (96 * 64) * pixels, rel=1e-6)
+
+
+def test_memory_and_time_are_those_of_all_devices(given, monkeypatch):
+    asked, begin = {}, forecast.begin_scale
+
+    def need(*_, devices, **__):
+        asked["need"] = devices
+        return Need(1, 1)
+
+    def begin_scale(*arguments, devices, **options):
+        asked["pace"] = devices
+        return begin(*arguments, **options)
+
+    monkeypatch.setattr(forecast, "need", need)
+    monkeypatch.setattr(forecast, "begin_scale", begin_scale)
+    console, four = Console(quiet=True), jax.devices() * 4
+    session.print_forecast(console, (48, 32), [(40, 40)], given["config"], devices=four)
+    assert asked == {"need": 4, "pace": four}
+    session.print_forecast(console, (48, 32), [(40, 40)], given["config"])
+    assert asked == {"need": 1, "pace": None}
 
 
 RUN = """

@@ -354,6 +354,15 @@ def test_a_run_goes_on_with_what_was_chosen_for_it(job, capfd, monkeypatch):
     assert levels("o.png").shape == (34, 40, 3)
 
 
+@pytest.mark.usefixtures("_orbax")
+def test_scales_without_checkpoints_are_named(job, capfd, monkeypatch, accepted):
+    monkeypatch.setattr(one, "is_shared", lambda shape, devices: shape[1] > 60)
+    flags = [*job, "--min-size=40", "--checkpoint=c"]
+    assert run(flags) == 130
+    said = "no checkpoints are kept at 50x42 px, where the picture is too small for all processes"
+    assert f"nst-jax: {said}\n" in capfd.readouterr().err
+
+
 def test_what_this_machine_cannot_do_is_not_recalled(tmp_path):
     chosen = {"size": 64, "precision": "bfloat16", "conv": "winograd", "remat": "none"}
     about = {"fingerprint": {}, "chosen": chosen}

@@ -76,6 +76,28 @@ def test_caffe_layout_by_name_or_position_and_its_hint(state):
         from_state_dict(named)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("network", ["vgg19", "vgg16"])
+def test_the_original_weights_are_noticed(state, state16, network, dtype):
+    """These are what Caffe's files have there (of VGG-16 as Keras prints it)."""
+    arrays = dict(state if network == "vgg19" else state16)
+    first = {
+        "vgg19": (0.09563029, 0.03355639, -0.08419635),
+        "vgg16": (0.117273867, 0.0208774377, -0.172696680),
+    }
+    kernel = arrays["features.0.weight"].astype(dtype)
+    kernel[1, :, 0, 0] = first[network]
+    arrays["features.0.weight"] = kernel
+    with pytest.raises(InputError) as caught:
+        from_state_dict(arrays, source="a.pth")
+    name = {"vgg19": "VGG-19", "vgg16": "VGG-16"}[network]
+    assert str(caught.value) == (
+        f"a.pth is the original {name}, whose input is BGR in [0, 255]; convert it: python -m "
+        "nst_jax.convert --layout=caffe --source=a.pth"
+    )
+    assert from_state_dict(arrays, layout="caffe")[0] == network
+
+
 def test_folded_caffe_input_is_the_original_one_away_from_the_border(state):
     _, params = from_state_dict(state, layout="caffe")
     rgb = np.random.default_rng(1).random((3, 3, 3))  # height, width, color

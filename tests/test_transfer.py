@@ -155,6 +155,33 @@ def test_jaxs_switch_for_finding_nans(network, photographs, optimizer):
             assert last.finite
 
 
+@pytest.mark.parametrize("optimizer", ["lbfgs", "lbfgs-torch"])
+def test_lbfgs_that_finds_nothing_stops(network, photographs, optimizer):
+    """A picture that is the style and the content already; scales go on with the next one."""
+    flat = np.full((20, 24, 3), 0.5, np.float32)
+    config = dataclasses.replace(
+        Config(), content_layers=LAYERS, style_layers=LAYERS, optimizer=optimizer, picture="last"
+    )
+    config = dataclasses.replace(config, steps=40, first_steps=60, min_size=17)
+    snapshots = list(stylize(flat, flat, network=network, config=config, snapshot_every=7))
+    ends = [s.step for s in snapshots if s.stuck]
+    assert ends == [60, 100]
+    assert all(s.finite for s in snapshots)
+    made = sum(len(s.losses.total) for s in snapshots)
+    assert made < 60
+    np.testing.assert_allclose(snapshots[-1].image, flat, atol=0.01)
+    content, style = photographs
+    config = dataclasses.replace(config, steps=30, min_size=0)
+    *_, last = stylize(content, style, network=network, config=config)
+    assert (last.step, last.stuck, len(last.losses.total)) == (30, False, 30)
+
+
+def test_a_network_that_is_too_shallow_is_found_at_the_call(random_params, photographs):
+    shallow = build_vgg19(random_params, deepest="relu1_2")
+    with pytest.raises(InputError, match="the network ends at relu1_2, which is before relu2_1"):
+        stylize(*photographs, network=shallow, config=CONFIG)
+
+
 def test_mistakes(network, photographs, unchecked):
     content, style = photographs
     small = np.zeros((1, 40, 3), np.float32)
