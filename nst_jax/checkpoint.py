@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from filelock import FileLock, Timeout
 from jaxtyping import Array, PyTree, UInt32
 
 from nst_jax.agreement import agree, is_first
@@ -22,7 +23,7 @@ from nst_jax.errors import InputError
 from nst_jax.files import check_writable, write_json
 from nst_jax.provenance import difference
 
-_JOB = "job.json"
+_JOB, _LOCK = "job.json", "job.lock"
 
 
 class Saved(NamedTuple):
@@ -51,7 +52,8 @@ class Store:
       complain: takes one line about a checkpoint that cannot be read.
 
     Raises:
-      InputError: if the folder cannot be used or is another job's, or Orbax is not installed.
+      InputError: if the folder cannot be used, is another job's or in use by another run, or Orbax
+        is not installed.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Store:
     ):
         self._ocp = _import_orbax()
         self._folder, self._complain = Path(folder).absolute(), complain
+        self._lock = FileLock(self._folder / _LOCK, timeout=0)  # of one run at a time
         about = {"fingerprint": dict(fingerprint), "chosen": dict(chosen)}
         self._claim(json.loads(json.dumps(about)))
         with _quiet():
@@ -79,6 +82,7 @@ class Store:
         """Let go of the folder. Nothing is left to be written: `save` returns when all is."""
         with _quiet():
             self._manager.close()
+        self._lock.release()
 
     @property
     def newest(self) -> int | None:
@@ -184,16 +188,19 @@ class Store:
             if is_first():
                 self._folder.mkdir(parents=True, exist_ok=True)
                 check_writable(job, what="checkpoints")
+                self._lock.acquire()
             if job.exists():
                 if other := difference(_read_job(job)["fingerprint"], about["fingerprint"]):
                     fault = (
                         f"belongs to another job, made from {other}; give what was given then, or "
                         "another folder"
                     )
-            elif is_first() and any(self._folder.iterdir()):
+            elif is_first() and any(path.name != _LOCK for path in self._folder.iterdir()):
                 fault = "is not empty, and no folder of checkpoints; give a new one"
         except InputError as error:
             fault = f"cannot be used: {error}"
+        except Timeout:
+            fault = "is in use by another run; wait for its end, or give another folder"
         except OSError as error:
             fault = f"cannot be used: {error.strerror}; give another one"
         except ValueError:
@@ -205,6 +212,7 @@ class Store:
         if not refused and not job.exists():
             fault = f"is not shared with process {jax.process_index()}; give one that all see"
         if agree(bool(fault)):
+            self._lock.release()
             fault = fault or "is refused by another process, which says why"
             raise InputError(f"the checkpoint folder {str(self._folder)!r} {fault}")
 

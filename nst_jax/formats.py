@@ -61,6 +61,17 @@ def is_tiff(start: bytes) -> bool:
     return start[:4] in _TIFF
 
 
+def is_preview(image: Image.Image, start: bytes) -> bool:
+    """Say whether Pillow reads a preview alone: of a camera's raw file, which is a kind of TIFF.
+
+    Args:
+      image: as it is opened.
+      start: of the file.
+    """
+    tags = getattr(image, "tag_v2", {})
+    return bool(tags.get(254, 0) & 1 and 330 in tags) or start[8:10] == b"CR"
+
+
 def misreads(image: Image.Image) -> bool:
     """Say whether Pillow misreads a TIFF file that it opens.
 

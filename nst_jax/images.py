@@ -33,6 +33,7 @@ from nst_jax.formats import (
     Readable,
     gamma_levels,
     is_heic,
+    is_preview,
     is_tiff,
     learn_heic,
     misreads,
@@ -260,6 +261,11 @@ def _opened(source: Source, name: str) -> Iterator[Image.Image]:
             opened: Image.Image
             try:
                 opened = Image.open(limited)
+                if is_tiff(start) and is_preview(opened, start):
+                    raise InputError(
+                        "a camera's raw file, of which a preview alone could be read; save it as "
+                        "TIFF or JPEG with the camera's own program"
+                    )
                 if misreads(opened):
                     opened = read_tiff(file)
             except UnidentifiedImageError:

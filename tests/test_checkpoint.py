@@ -129,6 +129,14 @@ def test_a_job_is_refused_that_lacks_what_another_one_has(folder):
         folder.store()
 
 
+def test_one_run_at_a_time_has_the_folder(folder):
+    with folder.store() as store:
+        with pytest.raises(InputError, match="is in use by another run; wait for its end"):
+            folder.store()
+        store.save(1, numbers(1), {})  # which goes on
+    folder.store().close()
+
+
 def test_what_was_chosen_is_recalled(folder):
     assert checkpoint.recall(folder.path) == {}
     for chosen in ({"remat": "blocks", "size": 64}, {"remat": "none"}):

@@ -25,6 +25,7 @@ from PIL import Image, ImageCms
 
 from nst_jax import images
 from nst_jax.errors import InputError
+from nst_jax.formats import is_preview
 from nst_jax.images import (
     WRITABLE_SUFFIXES,
     check_output,
@@ -514,6 +515,18 @@ def test_without_tifffile_it_is_named(tmp_path, monkeypatch):
     assert "but tifffile may: pip install '.[formats]'" in refusal(load_image, path)
     tifffile.imwrite(path, np.ones((6, 8), np.float32))  # Pillow's own
     assert load_image(path).min() == 1
+
+
+def test_a_cameras_raw_file_is_not_its_preview(tmp_path):
+    """As DNG, NEF and ARW have it; those of Canon say so at their start."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "photo.dng"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(noise(16, 24), photometric="rgb", subfiletype=1, subifds=1)
+        writer.write(np.zeros((160, 240), np.uint16), photometric="cfa", subfiletype=0)
+    assert "a camera's raw file, of which a preview alone" in refusal(load_image, path)
+    assert is_preview(Image.new("RGB", (3, 4)), b"II*\0\x10\0\0\0CR\2\0")
+    assert not is_preview(Image.new("RGB", (3, 4)), b"II*\0\x10\0\0\0\0\0\0\0")
 
 
 # Other formats
