@@ -25,7 +25,7 @@ from nst_jax.images import check_output, image_shape, load_image, save_image
 from nst_jax.output import make_console
 from nst_jax.pictures import load_style
 from nst_jax.planning import Plan, check_inputs, plan, style_shape
-from nst_jax.provenance import provenance
+from nst_jax.provenance import of_images, provenance
 from nst_jax.pyramid import fit
 from nst_jax.running import Snapshot
 from nst_jax.session import (
@@ -234,16 +234,13 @@ def _checkpoints(
     if not flags.checkpoint:
         yield None
         return
-    files = {
-        "content": [job.content_path],
-        "style": job.style_paths,
-        "start": [job.start_path] if job.start_path else [],
-    }
-    images = {role: [sha256_of(Path(path)) for path in paths] for role, paths in files.items()}
+    images = of_images(
+        job.content_path, job.style_paths, job.start_path, digest=lambda path: sha256_of(Path(path))
+    )
     size = {"size": "max"} if given_settings(flags).get("size") == "max" else {}
     with Store(
         flags.checkpoint,
-        fingerprint=provenance(asked, images=images, weights=weights, **size),
+        fingerprint=provenance(asked, weights=weights, **size) | images,
         chosen={name: getattr(config, name) for name in _CHOSEN},
         complain=complain,
     ) as store:

@@ -37,7 +37,13 @@ from nst_jax.forecast import free_memory, need, surely_fits
 from nst_jax.formats import HEIC_SUFFIXES, INSTALL_COMMAND, readable_suffixes
 from nst_jax.images import WRITABLE_SUFFIXES, image_shape, load_image
 from nst_jax.planning import check_inputs, style_shape
-from nst_jax.provenance import Provenance, difference, provenance, read_provenance
+from nst_jax.provenance import (
+    Provenance,
+    difference,
+    of_images,
+    provenance,
+    read_provenance,
+)
 from nst_jax.pyramid import Shape, fit
 from nst_jax.weights_file import Weights
 
@@ -167,18 +173,11 @@ def provenance_of(job: Job, weights: Weights | None) -> Callable[[Picture], Prov
       job: what is to be done.
       weights: see `provenance`.
     """
+    common = provenance(job.asked, weights=weights, sequence=job.sequence)
     digest = functools.cache(lambda path: sha256_of(Path(path)))
-
-    def of(picture: Picture) -> Provenance:
-        files = {
-            "content": [picture.content],
-            "style": picture.styles,
-            "start": [job.start] if job.start else [],
-        }
-        images = {role: [digest(path) for path in paths] for role, paths in files.items()}
-        return provenance(job.asked, images=images, weights=weights, sequence=job.sequence)
-
-    return of
+    return lambda picture: (
+        common | of_images(picture.content, picture.styles, job.start, digest=digest)
+    )
 
 
 def skip_finished(job: Job, made_from: Callable[[Picture], Provenance]) -> Job:

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,9 @@ import pytest
 from jax._src import compiler
 
 import fast
+
+# The tests of signals are the same under nohup, which lets a hangup be ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes is the machine's business; a loaded one is no failure.
 hypothesis.settings.register_profile("nst_jax", deadline=None)

@@ -64,7 +64,8 @@ def seen(monkeypatch):
         image = jnp.asarray(content if start is None else start) - 0.01
         for step in sorted({1, total}):
             bad = seen.spoil(call) if step == total else None
-            yield Snapshot(step, image, losses, not bad)
+            found = losses._replace(total=np.inf * one) if bad else losses
+            yield Snapshot(step, image, found, not bad)
             if bad:
                 return
 
