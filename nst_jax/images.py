@@ -185,6 +185,11 @@ def check_output(path: StrPath) -> None:
             f"cannot write the image {os.fspath(path)!r}: that is a suffix alone; give a name "
             f"before it, as picture{Path(path).name}"
         )
+    if Path(path).is_dir():
+        raise InputError(
+            f"cannot write the image {os.fspath(path)!r}: it is a folder; name a file in it, as "
+            f"{os.fspath(Path(path) / 'picture.png')!r}"
+        )
     if Path(path).suffix.lower() not in _FORMATS:
         raise InputError(
             f"cannot write the image {os.fspath(path)!r}: its name must end in one of "
@@ -302,9 +307,10 @@ def _stream(source: Source, name: str) -> File:
                 return io.BytesIO(file.read())
         data = source.read()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise InputError(
-            f"cannot load {name}: {_reason(error)}; give a readable image file"
-        ) from error
+        advice = "give a readable image file"
+        if "://" in name:
+            advice = "that is an address; download it, or give --content=<(curl ADDRESS)"
+        raise InputError(f"cannot load {name}: {_reason(error)}; {advice}") from error
     if not isinstance(data, bytes):
         raise InputError(f"cannot load {name}: it is open as text; open it with 'rb'")
     return io.BytesIO(data)

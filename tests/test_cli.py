@@ -165,7 +165,7 @@ def test_the_result_does_not_depend_on_the_day(job):
         (["--style=notes.txt"], "not a readable image"),
         (["--output=missing/out.png"], "missing"),
         (["--output=out.gif"], ".png, .jpg"),
-        (["--output=."], "must end in"),
+        (["--output=."], "it is a folder; name a file in it"),
         (["--output=folder.png"], "folder"),
         (["--output=content.png"], "is the input image content.png"),
         (["--preset=paper"], "preset is 'paper'; allowed are default, pytorch"),

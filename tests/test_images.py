@@ -5,6 +5,7 @@ Pillow cannot write (16-bit RGB, color keys, ICC profiles) are put together from
 """
 
 import contextlib
+import functools
 import inspect
 import io
 import json
@@ -586,6 +587,7 @@ def test_what_other_formats_may_lack_at_their_end(tmp_path):
 LONG = b"x" * (2**20 + 1)
 
 
+@functools.cache
 def text_chunks():
     small = zlib.compress(LONG)
     return {
@@ -938,6 +940,12 @@ def test_wrong_sizes_are_refused(tmp_path, options):
 
 
 # Files that are no images
+
+
+def test_an_address_and_a_folder_are_told_as_such(tmp_path):
+    assert "--content=<(curl ADDRESS)" in refusal(load_image, "https://localhost/a.jpg")
+    said = f"it is a folder; name a file in it, as '{tmp_path / 'picture.png'}'"
+    assert said in refusal(check_output, tmp_path)
 
 
 def test_unreadable_paths_are_refused(tmp_path):
