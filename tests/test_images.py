@@ -698,7 +698,7 @@ def test_sources_that_are_no_images_are_refused_in_one_line(source, said):
 def test_a_pipe_is_read_as_a_whole(tmp_path):
     data = encoded(Image.fromarray(noise(200, 300)), format="PNG")
     os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,))
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,), daemon=True)
     writer.start()
     found = load_image(tmp_path / "pipe")
     np.testing.assert_allclose(found * 255, noise(200, 300), atol=1e-4)

@@ -50,7 +50,7 @@ def test_what_is_read_once_is_a_file_meanwhile(monkeypatch):
     data = Path("a.png").read_bytes()
     standard_input(monkeypatch, data)
     os.mkfifo("pipe")
-    writer = threading.Thread(target=Path("pipe").write_bytes, args=(data,))
+    writer = threading.Thread(target=Path("pipe").write_bytes, args=(data,), daemon=True)
     writer.start()
     flags = given("-", "a.png", start="pipe")
     with lasting_inputs(flags):
