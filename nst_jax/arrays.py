@@ -24,7 +24,7 @@ ImageLike = ArrayLike | SupportsDLPack
 
 _ALLOWED = "floats in [0, 1] of shape (height, width, 3) or (n, height, width, 3)"
 # How far beyond [0, 1] a value may be: as a sharp filter overshoots an edge.
-_OVERSHOOT = 0.5
+OVERSHOOT = 0.5
 
 
 def as_image(
@@ -74,7 +74,7 @@ def check_values(image: Array | np.ndarray, *, name: str) -> None:
     if isinstance(image, jax.core.Tracer):
         return
     least, most = (float(x) for x in (image.min(), image.max()))  # NaN, if there is one
-    if least >= -_OVERSHOOT and most <= 1 + _OVERSHOOT:
+    if least >= -OVERSHOOT and most <= 1 + OVERSHOOT:
         return
     if not math.isfinite(most - least):
         what = "values that are infinite or not a number"

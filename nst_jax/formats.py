@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import Image, PngImagePlugin
 
+from nst_jax.arrays import OVERSHOOT
 from nst_jax.errors import InputError
 
 INSTALL_COMMAND = "pip install '.[formats]'"
@@ -18,7 +19,6 @@ File = io.BufferedReader | io.BytesIO
 _PNG, _JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_PROFILE = 2**26  # bytes
-_OVERSHOOT = 0.5  # of floats beyond black and white
 
 
 @runtime_checkable
@@ -174,7 +174,7 @@ def to_levels(values: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """
     least, most = values.min(), values.max()
     if values.dtype.kind == "f":
-        if not -_OVERSHOOT <= least <= most <= 1 + _OVERSHOOT:
+        if not -OVERSHOOT <= least <= most <= 1 + OVERSHOOT:
             raise ValueError(
                 f"its numbers are {least:g} to {most:g}, and of floats 1 is white: scale them, or "
                 "convert the image to 8 or 16 bits"

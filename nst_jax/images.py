@@ -172,7 +172,7 @@ def save_image(
 def image_note(path: StrPath) -> str:
     """Return the note that `save_image` has put into a PNG file; "" if there is none to read."""
     try:
-        with _opened(path, repr(os.fspath(path))) as image:
+        with _opened(path, _name(path)) as image:
             return str(image.info.get(_NOTE, ""))
     except InputError:
         return ""

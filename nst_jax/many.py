@@ -35,7 +35,6 @@ from nst_jax.pictures import (
     batch_size,
     batches,
     blamed,
-    load_style,
     provenance_of,
     skip_finished,
 )
@@ -279,9 +278,9 @@ class _Painter:
         with blamed(picture.content):
             content = load_image(picture.content, shape=shape)
         styles = []
-        for path in picture.styles:
+        for path, look in zip(picture.styles, each.styles, strict=True):
             with blamed(path):
-                styles.append(load_style(path, shape, self.config))
+                styles.append(load_image(path, shape=look))
         start = before or self.flags.start_image
         if start:
             return content, styles, load_image(start, shape=shape)

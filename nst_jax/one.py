@@ -23,7 +23,6 @@ from nst_jax.flags import EXIT_FAILURE, arithmetic_line, given_settings
 from nst_jax.forecast import settle
 from nst_jax.images import check_output, image_shape, load_image, save_image
 from nst_jax.output import make_console
-from nst_jax.pictures import load_style
 from nst_jax.planning import Plan, check_inputs, plan, style_shape
 from nst_jax.provenance import of_images, provenance
 from nst_jax.pyramid import fit
@@ -47,7 +46,7 @@ from nst_jax.session import (
     warn_of_network,
     weights_text,
 )
-from nst_jax.sharding import is_shared
+from nst_jax.sharding import is_shared, lay_out
 from nst_jax.transfer import stylize
 from nst_jax.weights_file import Weights
 
@@ -109,7 +108,10 @@ def load_job(
     shape = fit(*given, config.size, side=config.side)
     check_inputs(shape, style_shapes, config)
     image = load_image(content, shape=shape)
-    looks = [load_style(path, shape, config) for path in styles]
+    looks = [
+        load_image(path, shape=style_shape(own, shape, config))
+        for path, own in zip(styles, style_shapes, strict=True)
+    ]
     first = None if start is None else load_image(start, shape=shape)
     return Job(content, styles, image, looks, start, first, output), config
 
@@ -218,7 +220,7 @@ def paint_one(
 
 def _warn_of_lost_scales(scales: Plan, devices: Sequence[Any]) -> None:
     """Say at which scales no checkpoint is kept, as one of the processes has no part there."""
-    lost = [shape for shape, _ in scales if not is_shared((*shape, 3), devices)]
+    lost = [shape for shape, _ in scales if not is_shared(lay_out((*shape, 3), devices))]
     if lost:
         complain_for_all(
             f"no checkpoints are kept at {', '.join(map(size_text, lost))} px, where the picture "

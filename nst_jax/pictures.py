@@ -23,8 +23,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
-import numpy as np
-from jaxtyping import Float
 from natsort import natsorted, ns
 
 from nst_jax.agreement import exchange
@@ -35,7 +33,7 @@ from nst_jax.errors import InputError
 from nst_jax.files import check_writable
 from nst_jax.forecast import free_memory, need, surely_fits
 from nst_jax.formats import HEIC_SUFFIXES, INSTALL_COMMAND, readable_suffixes
-from nst_jax.images import WRITABLE_SUFFIXES, image_shape, load_image
+from nst_jax.images import WRITABLE_SUFFIXES, image_shape
 from nst_jax.planning import check_inputs, style_shape
 from nst_jax.provenance import (
     Provenance,
@@ -459,17 +457,3 @@ def batches(keys: Sequence[Key], most: Callable[[Key], int]) -> list[Batch]:
         size = math.ceil(len(members) / count)
         found += [Batch(tuple(members[i : i + size]), size) for i in range(0, len(members), size)]
     return sorted(found)  # by their first members
-
-
-def load_style(path: str, picture: Shape, config: Config) -> Float[np.ndarray, "height width 3"]:
-    """Load a style image, sRGB in [0, 1], at the largest size at which it is looked at.
-
-    Args:
-      path: the file.
-      picture: the (height, width) of the picture in px.
-      config: the settings.
-
-    Raises:
-      InputError: if it cannot be read.
-    """
-    return load_image(path, shape=style_shape(image_shape(path), picture, config))

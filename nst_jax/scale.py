@@ -15,7 +15,7 @@ from nst_jax.objective import Losses
 from nst_jax.problem import Problem
 from nst_jax.program import Program, split_config
 from nst_jax.pyramid import carry
-from nst_jax.sharding import Layout, find_devices, lay_out
+from nst_jax.sharding import Layout, find_devices, is_shared, lay_out
 from nst_jax.tiling import Tiled, needs_tiles
 from nst_jax.vgg import VGG
 
@@ -148,7 +148,7 @@ class Whole:
     @property
     def shared(self) -> bool:
         """Whether all processes hold parts of the state, or there is only one process."""
-        return self._layout.shared if self._layout else jax.process_count() == 1
+        return is_shared(self._layout)
 
 
 def begin_scale(

@@ -230,7 +230,6 @@ def lay_out(shape: tuple[int, ...], devices: Sequence[Any]) -> Layout | None:
     return Layout(mesh, shape)
 
 
-def is_shared(shape: tuple[int, ...], devices: Sequence[Any]) -> bool:
-    """Return whether every process has a part of a picture, or there is only one process."""
-    layout = lay_out(shape, devices)
+def is_shared(layout: Layout | None) -> bool:
+    """Return whether every process has a part of what lies so, or there is only one process."""
     return layout.shared if layout else jax.process_count() == 1

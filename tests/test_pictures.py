@@ -3,14 +3,16 @@
 import errno
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nst_jax import Config, InputError, load_image, save_image
+from nst_jax import Config, InputError, layers, load_image, save_image
 from nst_jax.forecast import Need
 from nst_jax.formats import HEIC_SUFFIXES
 from nst_jax.pictures import (
@@ -19,9 +21,9 @@ from nst_jax.pictures import (
     check_folder,
     expand,
     is_collection,
-    load_style,
     name_pictures,
     pair,
+    plan_job,
 )
 from nst_jax.planning import style_shape
 
@@ -271,8 +273,14 @@ def test_a_folder_is_made_only_when_there_is_a_picture(folder):
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 def test_styles_have_the_shape_that_is_foreseen(tmp_path, photographs, fit, scale):
     """Pictures are grouped by it before any is loaded."""
-    config = Config(style_fit=fit, style_scale=scale)
-    save_image(tmp_path / "style.png", photographs[1])
-    loaded = load_style(str(tmp_path / "style.png"), (30, 40), config)
+    shallow = {"style_layers": layers("relu2_1"), "content_layers": ()}
+    config = Config(size=40, style_fit=fit, style_scale=scale, **shallow)
+    content, style, output = (str(tmp_path / name) for name in ("c.png", "style.png", "out"))
+    save_image(content, np.zeros((30, 40, 3), np.float32))
+    save_image(style, photographs[1])
+    given = {"content": [content], "style": [style], "output": output, "start_image": None}
+    flags = Namespace(**given, pairs=None, batch=None, sequence=False)
+    (foreseen,) = plan_job(flags, config, complain=print).todo[0].styles
+    loaded = load_image(style, shape=foreseen)
     assert loaded.shape[:2] == style_shape(photographs[1].shape[:2], (30, 40), config)
     assert load_image(tmp_path / "style.png").shape == photographs[1].shape

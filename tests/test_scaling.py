@@ -356,7 +356,8 @@ def test_a_run_goes_on_with_what_was_chosen_for_it(job, capfd, monkeypatch):
 
 @pytest.mark.usefixtures("_orbax")
 def test_scales_without_checkpoints_are_named(job, capfd, monkeypatch, accepted):
-    monkeypatch.setattr(one, "is_shared", lambda shape, devices: shape[1] > 60)
+    monkeypatch.setattr(one, "lay_out", lambda shape, devices: shape)
+    monkeypatch.setattr(one, "is_shared", lambda shape: shape[1] > 60)
     flags = [*job, "--min-size=40", "--checkpoint=c"]
     assert run(flags) == 130
     said = "no checkpoints are kept at 50x42 px, where the picture is too small for all processes"
