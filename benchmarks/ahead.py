@@ -27,13 +27,13 @@ from jax.experimental import topologies
 from rich.console import Console
 
 from benchmarks import hlo
+from nst_jax.cli.flags import Parser, exit_code, whole
 from nst_jax.config import Config
+from nst_jax.devices.sharding import lay_out
 from nst_jax.errors import InputError
-from nst_jax.files import check_writable
-from nst_jax.flags import Parser, exit_code, whole
-from nst_jax.lowering import lower_step
+from nst_jax.io.files import check_writable
 from nst_jax.presets import PRESETS, preset
-from nst_jax.sharding import lay_out
+from nst_jax.scale.ahead_of_time import lower_step
 
 PROGRAM = "benchmarks.ahead"
 

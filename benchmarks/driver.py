@@ -19,7 +19,7 @@ from typing import Any, Literal
 from benchmarks.modes import MODES, Platform
 from benchmarks.work import step_bytes, step_flops
 from benchmarks.worker import Block, Spec, Start
-from nst_jax.running import steps_of_call
+from nst_jax.transfer.multiscale import steps_of_call
 
 Cache = Literal["off", "cold", "warm", "both"]
 ROOT = Path(__file__).parents[1]

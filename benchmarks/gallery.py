@@ -17,12 +17,12 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from nst_jax import cli
-from nst_jax.backend import device_name
+from nst_jax.cli import main as cli
+from nst_jax.cli.flags import Parser, exit_code, whole
+from nst_jax.devices.backend import device_name
 from nst_jax.errors import InputError
-from nst_jax.files import check_writable, write_json
-from nst_jax.flags import Parser, exit_code, whole
-from nst_jax.images import check_output, load_image, save_image
+from nst_jax.io.files import check_writable, write_json
+from nst_jax.io.images import check_output, load_image, save_image
 
 PROGRAM = "benchmarks.gallery"
 _GAP, _LINE = 6, 14  # px

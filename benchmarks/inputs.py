@@ -12,12 +12,12 @@ import numpy as np
 import safetensors.numpy
 
 from benchmarks.work import NETWORK
+from nst_jax.cli.flags import exit_code
 from nst_jax.errors import InputError
-from nst_jax.flags import exit_code
-from nst_jax.images import draw_image, load_image
-from nst_jax.state_dict import to_state_dict
-from nst_jax.weights import find_weights
-from nst_jax.weights_file import FORMATS, save_weights
+from nst_jax.io.images import draw_image, load_image
+from nst_jax.weights.converted_file import FORMATS, save_weights
+from nst_jax.weights.sources import find_weights
+from nst_jax.weights.state_dict import to_state_dict
 
 # Of the weights' file, whose source has no known content.
 METADATA = {"format": FORMATS[NETWORK], "source": "benchmark", "source_sha256": "0" * 64}

@@ -12,11 +12,12 @@ import numpy as np
 
 from benchmarks.modes import Mode, Platform, jax_config
 from benchmarks.work import DEEPEST
-from nst_jax import compiled, problem
+from nst_jax.devices import compilation_cache
 from nst_jax.errors import InputError
-from nst_jax.scale import begin, begin_scale
-from nst_jax.vgg import freeze
-from nst_jax.weights_file import Params, load_weights
+from nst_jax.network.vgg import freeze
+from nst_jax.scale import step as scale_step
+from nst_jax.scale.whole import begin, begin_scale
+from nst_jax.weights.converted_file import Params, load_weights
 
 
 def load(path: Path) -> Params:
@@ -26,7 +27,7 @@ def load(path: Path) -> Params:
 
 def kept_programs() -> AbstractContextManager[None]:
     """Keep compiled programs where the environment says, as the command line does."""
-    return compiled.kept_programs(lambda fault: print(fault, file=sys.stderr))
+    return compilation_cache.kept_programs(lambda fault: print(fault, file=sys.stderr))
 
 
 class Job:
@@ -44,7 +45,7 @@ class Job:
         image = jnp.asarray(content)
         self._images = image, [jnp.asarray(style)]
         # As in the program, nobody holds the weights but in the form that is computed with.
-        network = problem.build_network(read(), self._config, deepest=DEEPEST)
+        network = scale_step.build_network(read(), self._config, deepest=DEEPEST)
         self._network = freeze(network, taps=self._config.taps)
         del network
         self._scale = begin_scale(
@@ -57,7 +58,7 @@ class Job:
         """Return the compiled program of a step as text."""
         begun = begin(*self._images, network=self._network, config=self._config)
         with jax.default_matmul_precision(self._config.matmul_precision):
-            lowered = problem.advance.lower(begun[0], 1, *begun[1:])
+            lowered = scale_step.advance.lower(begun[0], 1, *begun[1:])
         return lowered.compile().as_text() or ""
 
     def run(self, steps: int) -> None:

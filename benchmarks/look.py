@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float
 from rich.console import Console
 
-from nst_jax.flags import Parser, exit_code
-from nst_jax.images import load_image
-from nst_jax.vgg import NETWORKS, VGG, build_vgg
-from nst_jax.weights import find_weights
+from nst_jax.cli.flags import Parser, exit_code
+from nst_jax.io.images import load_image
+from nst_jax.network.vgg import NETWORKS, VGG, build_vgg
+from nst_jax.weights.sources import find_weights
 
 PROGRAM = "benchmarks.look"
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1")

@@ -106,7 +106,7 @@ def jax_config(mode: Mode, recipe: str = "pytorch") -> Config:
     """
     from typing import Any
 
-    from nst_jax.backend import resolve
+    from nst_jax.devices.backend import resolve
     from nst_jax.presets import preset
 
     names = ("precision", "conv", "remat", "tile")

@@ -9,7 +9,7 @@ from rich.table import Table
 from benchmarks.driver import Result
 from benchmarks.modes import EAGER, MODES
 from benchmarks.work import step_bytes, step_flops
-from nst_jax import files
+from nst_jax.io import files
 
 PLOTS = (".png", ".svg", ".pdf")
 NOTE = (

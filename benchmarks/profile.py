@@ -21,11 +21,11 @@ from rich.console import Console
 from benchmarks import hlo
 from benchmarks.jax_side import Job
 from benchmarks.modes import MODES, Mode
-from nst_jax.backend import device_name
-from nst_jax.flags import Parser, exit_code, whole
-from nst_jax.images import draw_image
+from nst_jax.cli.flags import Parser, exit_code, whole
+from nst_jax.devices.backend import device_name
+from nst_jax.io.images import draw_image
 from nst_jax.presets import PRESETS
-from nst_jax.weights import find_weights
+from nst_jax.weights.sources import find_weights
 
 PROGRAM = "benchmarks.profile"
 

@@ -15,18 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from rich.console import Console
 
-from nst_jax.backend import device_name, resolve
-from nst_jax.compiled import kept_programs
+from nst_jax.cli.flags import Parser, arithmetic_line, exit_code, whole
 from nst_jax.config import Config
-from nst_jax.files import check_writable, write_json
-from nst_jax.flags import Parser, arithmetic_line, exit_code, whole
-from nst_jax.images import load_image
+from nst_jax.devices.backend import device_name, resolve
+from nst_jax.devices.compilation_cache import kept_programs
+from nst_jax.io.files import check_writable, write_json
+from nst_jax.io.images import load_image
+from nst_jax.network.vgg import VGG
 from nst_jax.presets import preset
-from nst_jax.problem import build_network
-from nst_jax.running import Snapshot
-from nst_jax.transfer import stylize
-from nst_jax.vgg import VGG
-from nst_jax.weights import find_weights
+from nst_jax.scale.step import build_network
+from nst_jax.transfer.multiscale import Snapshot
+from nst_jax.transfer.stylize import stylize
+from nst_jax.weights.sources import find_weights
 
 PROGRAM = "benchmarks.race"
 _SECONDS = 2.0  # of a turn

@@ -28,8 +28,8 @@ from benchmarks import hlo, machine, output
 from benchmarks.driver import ROOT, Plan, Result, measure
 from benchmarks.modes import MODES
 from benchmarks.speed import prepare
-from nst_jax.files import atomic_write, check_writable, write_json
-from nst_jax.flags import Parser, exit_code, whole
+from nst_jax.cli.flags import Parser, exit_code, whole
+from nst_jax.io.files import atomic_write, check_writable, write_json
 
 PROGRAM = "benchmarks.scaling"
 MEMORY_MODES = (
@@ -204,15 +204,15 @@ def _work(what: str, request: str) -> int:
     import jax.numpy as jnp
     import numpy as np
 
-    from nst_jax import problem
-    from nst_jax.backend import resolve
     from nst_jax.config import Config
-    from nst_jax.images import draw_image
-    from nst_jax.problem import build_network
-    from nst_jax.scale import Whole, begin
-    from nst_jax.sharding import find_devices, lay_out
-    from nst_jax.untrained import untrained_params
-    from nst_jax.vgg import freeze
+    from nst_jax.devices.backend import resolve
+    from nst_jax.devices.sharding import find_devices, lay_out
+    from nst_jax.io.images import draw_image
+    from nst_jax.network.vgg import freeze
+    from nst_jax.scale import step as scale_step
+    from nst_jax.scale.step import build_network
+    from nst_jax.scale.whole import Whole, begin
+    from nst_jax.weights.untrained import untrained_params
 
     size, count, rounds = json.loads(request)
     config = Config(conv="direct" if what == "devices" else "auto")
@@ -247,7 +247,7 @@ def _work(what: str, request: str) -> int:
     layout = lay_out(image.shape, devices)
     given = begin(image, [jnp.asarray(style)], network=network, config=config, layout=layout)
     with jax.default_matmul_precision(config.matmul_precision):
-        compiled = problem.advance.lower(given[0], 1, *given[1:], layout=layout).compile()
+        compiled = scale_step.advance.lower(given[0], 1, *given[1:], layout=layout).compile()
     sent = list(_sent(compiled.as_text() or ""))
     analysis: Any = compiled.memory_analysis()
     scale = Whole(

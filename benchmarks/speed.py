@@ -21,10 +21,10 @@ from rich.console import Console
 from benchmarks import machine, output
 from benchmarks.driver import Cache, Plan, Result, measure, worker_environment
 from benchmarks.modes import DEFAULT_MODES, MODES, Platform
+from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, Parser, exit_code, whole
+from nst_jax.crosscheck.report import check_plotting
 from nst_jax.errors import InputError
-from nst_jax.files import check_writable
-from nst_jax.flags import EXIT_FAILURE, EXIT_USAGE, Parser, exit_code, whole
-from nst_jax.report import check_plotting
+from nst_jax.io.files import check_writable
 
 PROGRAM = "benchmarks.speed"
 SIZES = (256, 400, 512, 1024)

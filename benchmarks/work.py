@@ -8,7 +8,7 @@ may exceed what the machine can multiply.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nst_jax.architecture import ARCHITECTURES, Conv, NetworkName
+from nst_jax.network.architecture import ARCHITECTURES, Conv, NetworkName
 
 NETWORK: NetworkName = "vgg19"
 # The preset's layers: the first of each block, content and style alike.

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, get_args
 
 import nst_jax
-from nst_jax.flags import format_setting
+from nst_jax.cli.flags import format_setting
 
 project = "nst_jax"
 author = project_copyright = "the authors of nst_jax"

@@ -11,49 +11,49 @@ from nst_jax.config import Config as Config
 from nst_jax.config import Layer as Layer
 from nst_jax.config import layers as layers
 from nst_jax.errors import InputError as InputError
-from nst_jax.losses import content_loss as content_loss
-from nst_jax.losses import style_loss as style_loss
-from nst_jax.losses import style_target as style_target
-from nst_jax.moments import StyleStatistics as StyleStatistics
-from nst_jax.moments import gram_matrix as gram_matrix
-from nst_jax.moments import style_statistics as style_statistics
-from nst_jax.objective import Losses as Losses
-from nst_jax.objective import Targets as Targets
-from nst_jax.objective import make_targets as make_targets
-from nst_jax.objective import style_transfer_loss as style_transfer_loss
-from nst_jax.optimize import State as State
-from nst_jax.optimize import init as init
-from nst_jax.optimize import run as run
-from nst_jax.optimize import step as step
-from nst_jax.perceptual import describe_style as describe_style
-from nst_jax.perceptual import perceptual_loss as perceptual_loss
+from nst_jax.losses.objective import Losses as Losses
+from nst_jax.losses.objective import Targets as Targets
+from nst_jax.losses.objective import make_targets as make_targets
+from nst_jax.losses.objective import style_transfer_loss as style_transfer_loss
+from nst_jax.losses.perceptual import describe_style as describe_style
+from nst_jax.losses.perceptual import perceptual_loss as perceptual_loss
+from nst_jax.losses.regularizers import total_variation as total_variation
+from nst_jax.losses.statistics import StyleStatistics as StyleStatistics
+from nst_jax.losses.statistics import gram_matrix as gram_matrix
+from nst_jax.losses.statistics import style_statistics as style_statistics
+from nst_jax.losses.terms import content_loss as content_loss
+from nst_jax.losses.terms import style_loss as style_loss
+from nst_jax.losses.terms import style_target as style_target
+from nst_jax.network.vgg import VGG as VGG
+from nst_jax.network.vgg import VGG16 as VGG16
+from nst_jax.network.vgg import VGG19 as VGG19
+from nst_jax.network.vgg import build_vgg16 as build_vgg16
+from nst_jax.network.vgg import build_vgg19 as build_vgg19
+from nst_jax.network.vgg import parameters as parameters
+from nst_jax.optimizers.minimize import State as State
+from nst_jax.optimizers.minimize import init as init
+from nst_jax.optimizers.minimize import run as run
+from nst_jax.optimizers.minimize import step as step
 from nst_jax.presets import PRESETS as PRESETS
 from nst_jax.presets import preset as preset
-from nst_jax.regularizers import total_variation as total_variation
-from nst_jax.running import Snapshot as Snapshot
-from nst_jax.transfer import stylize as stylize
-from nst_jax.vgg import VGG as VGG
-from nst_jax.vgg import VGG16 as VGG16
-from nst_jax.vgg import VGG19 as VGG19
-from nst_jax.vgg import build_vgg16 as build_vgg16
-from nst_jax.vgg import build_vgg19 as build_vgg19
-from nst_jax.vgg import parameters as parameters
+from nst_jax.transfer.multiscale import Snapshot as Snapshot
+from nst_jax.transfer.stylize import stylize as stylize
 
 if typing.TYPE_CHECKING:
-    from nst_jax.images import load_image as load_image
-    from nst_jax.images import save_image as save_image
-    from nst_jax.weights import load_network as load_network
-    from nst_jax.weights import load_vgg16 as load_vgg16
-    from nst_jax.weights import load_vgg19 as load_vgg19
+    from nst_jax.io.images import load_image as load_image
+    from nst_jax.io.images import save_image as save_image
+    from nst_jax.weights.sources import load_network as load_network
+    from nst_jax.weights.sources import load_vgg16 as load_vgg16
+    from nst_jax.weights.sources import load_vgg19 as load_vgg19
 
 __version__ = "0.1.0"
 
 _LATER = {
-    "load_image": "nst_jax.images",
-    "save_image": "nst_jax.images",
-    "load_network": "nst_jax.weights",
-    "load_vgg16": "nst_jax.weights",
-    "load_vgg19": "nst_jax.weights",
+    "load_image": "nst_jax.io.images",
+    "save_image": "nst_jax.io.images",
+    "load_network": "nst_jax.weights.sources",
+    "load_vgg16": "nst_jax.weights.sources",
+    "load_vgg19": "nst_jax.weights.sources",
 }
 
 

@@ -12,15 +12,15 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from nst_jax.architecture import ARCHITECTURES, Architecture, NetworkName
-from nst_jax.conv import Convolution
 from nst_jax.errors import InputError
-from nst_jax.iterates import Picture
-from nst_jax.losses import ContentLoss, StyleLoss
-from nst_jax.pooling import Pooling
-from nst_jax.pyramid import Side
-from nst_jax.regularizers import TotalVariation
-from nst_jax.vgg import Padding, Remat
+from nst_jax.geometry import Side
+from nst_jax.losses.regularizers import TotalVariation
+from nst_jax.losses.terms import ContentLoss, StyleLoss
+from nst_jax.network.architecture import ARCHITECTURES, Architecture, NetworkName
+from nst_jax.network.conv import Convolution
+from nst_jax.network.pooling import Pooling
+from nst_jax.network.vgg import Padding, Remat
+from nst_jax.optimizers.averaging import Picture
 
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]

@@ -109,7 +109,7 @@ def offline(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def own_programs(monkeypatch):
     """For tests of the folder of compiled programs: not that of all tests."""
-    from nst_jax.ready import cache_settings
+    from nst_jax.devices.executable_cache import cache_settings
 
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
@@ -177,7 +177,7 @@ def random_vgg16():
 
 
 def draw_params(network):
-    from nst_jax.architecture import ARCHITECTURES
+    from nst_jax.network.architecture import ARCHITECTURES
 
     rng = np.random.default_rng(0)
     return {
@@ -203,8 +203,8 @@ def state16():
 
 
 def draw_state(network):
-    from nst_jax.architecture import ARCHITECTURES
-    from nst_jax.state_dict import torchvision_keys
+    from nst_jax.network.architecture import ARCHITECTURES
+    from nst_jax.weights.state_dict import torchvision_keys
 
     rng, found = np.random.default_rng(0), {}
     keys = torchvision_keys(ARCHITECTURES[network])
@@ -220,7 +220,7 @@ def draw_state(network):
 @pytest.fixture(scope="session")
 def untrained():
     """An untrained VGG-19, drawn from the seed 0; calibrating it takes seconds."""
-    from nst_jax.untrained import untrained_params
+    from nst_jax.weights.untrained import untrained_params
 
     return untrained_params(0, "vgg19")
 
@@ -228,7 +228,7 @@ def untrained():
 @pytest.fixture(scope="session")
 def untrained_file(untrained, tmp_path_factory):
     """The same as a file of weights, alone in a folder like the cache's."""
-    from nst_jax.weights_file import FORMATS, save_weights
+    from nst_jax.weights.converted_file import FORMATS, save_weights
 
     path = tmp_path_factory.mktemp("untrained") / "vgg19.safetensors"
     metadata = {"format": FORMATS["vgg19"], "source": "untrained", "source_sha256": "0" * 64}

@@ -1,4 +1,4 @@
-"""What the package is by its own source: its modules, public names and imports."""
+"""What the package is by its own source: its rooms, modules, public names and imports."""
 
 import ast
 import types
@@ -8,7 +8,15 @@ import nst_jax
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nst_jax"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def _name(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+# A room is a folder of modules, or a module at the top; its modules are named from the package on.
+MODULES = sorted(_name(path) for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
+PACKAGES = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
 PUBLIC = {
     name: getattr(nst_jax, name)
     for name in dir(nst_jax)
@@ -16,8 +24,12 @@ PUBLIC = {
 }
 
 
+def room(module):
+    return module.partition(".")[0]
+
+
 def parsed(module):
-    return ast.parse((PACKAGE / f"{module}.py").read_text())
+    return ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
 
 
 def imports(tree):
@@ -34,8 +46,8 @@ def imports(tree):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module]
-            if node.module == "nst_jax":
-                names = [f"nst_jax.{alias.name}" for alias in node.names]
+            if node.module.removeprefix("nst_jax.") in ("nst_jax", *PACKAGES):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
@@ -43,5 +55,6 @@ def imports(tree):
 
 
 def needs(module):
-    own = (name for name, _ in imports(parsed(module)) if name.startswith("nst_jax."))
-    return {name.split(".")[1] for name in own} & set(MODULES)
+    """Return the modules of the package that a module imports, at once or later."""
+    own = {name for name, _ in imports(parsed(module)) if name.partition(".")[0] == "nst_jax"}
+    return {name.removeprefix("nst_jax.") for name in own} - {"nst_jax.__version__", "__version__"}

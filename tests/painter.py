@@ -13,22 +13,22 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from nst_jax import agreement, processes
+from nst_jax.distributed import collectives, launch
 from ports import free_port
 
 
 def paint(flags):
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-    agreement.agree(False)  # all can be stopped now
-    if agreement.is_first():
+    collectives.agree(False)  # all can be stopped now
+    if collectives.is_first():
         print("ready", flush=True)
     time.sleep(flags.idle)
     ends, code = time.monotonic() + 60, 0
     while not code and time.monotonic() < ends:
         time.sleep(0.05)
-        code = 143 * agreement.agree(bool(stop))
-    processes.leave()
+        code = 143 * collectives.agree(bool(stop))
+    launch.leave()
     return code
 
 
@@ -37,7 +37,7 @@ def main(argv):
     for word in argv:
         name, _, value = word.partition("=")
         setattr(flags, name, int(value))
-    return processes.together(
+    return launch.together(
         lambda: paint(flags),
         program="painter",
         advice="start again with the same command",

@@ -11,9 +11,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks import ahead, hlo, work
 from commands import run
-from nst_jax.backend import resolve
-from nst_jax.lowering import lower_step
+from nst_jax.devices.backend import resolve
 from nst_jax.presets import preset
+from nst_jax.scale.ahead_of_time import lower_step
 
 pytestmark = pytest.mark.optimized
 

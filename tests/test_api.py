@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 import nst_jax
-from package import MODULES, PUBLIC, ROOT, imports, needs, parsed
+from package import MODULES, PACKAGES, PUBLIC, ROOT, imports, needs, parsed, room
 
 FUNCTIONS = {name: x for name, x in PUBLIC.items() if callable(x) and not inspect.isclass(x)}
 # What is asked for, not how: these may be given by position although they have a default.
@@ -78,7 +78,8 @@ def shapes(annotation):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_arrays_have_shapes_and_images_have_units(name):
-    node = dict(public_functions(sys.modules[FUNCTIONS[name].__module__].__name__.split(".")[-1]))
+    module = FUNCTIONS[name].__module__.removeprefix("nst_jax.")
+    node = dict(public_functions(module))
     source = ast.unparse(node[name].args)
     bare = re.findall(r": (?:jax\.Array|np\.ndarray|Array)\b", source)
     assert not bare, source
@@ -132,36 +133,64 @@ def reached(module):
     return found
 
 
+# From the ground up: a room knows those before it, and nothing of those behind it.
+ROOMS = (
+    *("errors", "geometry", "network", "distributed", "io", "losses", "optimizers"),
+    *("config", "presets", "devices", "weights", "scale", "transfer"),
+    *("pytorch_reference", "cli", "crosscheck", "__main__"),
+)
+
+
+def test_the_rooms():
+    assert {room(module) for module in MODULES} == set(ROOMS)
+    public = {name for name, x in PUBLIC.items() if callable(x)}
+    assert not public & set(ROOMS)  # importing the room would take the function's name
+    for name in PACKAGES:
+        (docstring,) = parsed(f"{name}.__init__").body  # to import a room imports nothing else
+        assert isinstance(docstring, ast.Expr)
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_one_way(module):
+    assert needs(module) <= set(MODULES)
+    for other in needs(module):
+        assert ROOMS.index(room(other)) <= ROOMS.index(room(module)), f"{module} imports {other}"
     assert module not in reached(module)
 
 
-COMMANDS = {"cli", "convert", "crosscheck", "flags", "report", "compiled"}
-COMMANDS |= {"pictures", "session", "one", "many"}
-NETWORK = {"architecture", "vgg"}
-WHOLE = {"objective", "problem", "transfer", "beginning", "presets", "config", *COMMANDS}
+def test_tests_mirror_the_rooms():
+    """A test lies in the folder of its room, and is named after the module if it tests only one."""
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
+    assert folders - {"__pycache__"} == set(PACKAGES)
 
 
 @pytest.mark.parametrize(
-    ("module", "never"),
+    ("name", "known"),
     [
-        ("losses", WHOLE | NETWORK | {"optimize", "pyramid", "images", "weights"}),
-        ("moments", WHOLE | NETWORK | {"optimize", "pyramid", "images", "weights"}),
-        ("regularizers", WHOLE | NETWORK | {"optimize", "pyramid", "images", "weights"}),
-        ("optimize", WHOLE | NETWORK | {"losses", "pyramid", "images", "weights"}),
-        ("pyramid", WHOLE | NETWORK | {"losses", "images", "weights"}),
-        ("images", WHOLE | NETWORK | {"losses", "weights"}),
-        ("vgg", WHOLE | {"losses", "optimize", "pyramid", "images", "weights"}),
-        ("architecture", set(MODULES) - {"errors"}),
-        ("objective", COMMANDS | NETWORK | {"optimize", "pyramid", "images", "weights", "config"}),
-        ("perceptual", COMMANDS | NETWORK | {"optimize", "pyramid", "images", "weights", "config"}),
-        ("weights", COMMANDS | {"losses", "objective", "transfer", "images", "optimize"}),
-        ("transfer", COMMANDS | {"images", "weights"}),
+        ("geometry", set()),
+        ("network", {"errors"}),
+        ("network.architecture", {"errors"}),
+        ("losses", {"errors", "io.arrays"}),
+        ("optimizers", set()),
+        ("io", {"errors", "geometry", "distributed"}),
+        ("io.images", {"errors", "geometry"}),
+        ("weights", {"errors", "network", "io.files", "io.cache_folder"}),
     ],
 )
-def test_what_a_module_knows_nothing_of(module, never):
-    assert not reached(module) & never
+def test_what_a_room_knows(name, known):
+    """Losses know no network, optimizers no losses, pictures and weights no style transfer."""
+    for module in MODULES:
+        if name in (module, room(module)):
+            others = {other for other in reached(module) if room(other) != room(module)}
+            assert all({other, room(other)} & known for other in others), module
+
+
+def test_the_job_on_arrays_knows_no_files_of_pictures_or_weights():
+    for module in MODULES:
+        if room(module) == "transfer":
+            found = reached(module)
+            assert not {"io.images"} & found, module
+            assert not {"weights", "cli", "crosscheck"} & {room(other) for other in found}, module
 
 
 def third_parties(when):
@@ -170,7 +199,7 @@ def third_parties(when):
     The side that is PyTorch throughout is imported only by those who ask for it.
     """
     found = set()
-    for module in {*MODULES, "__init__"} - {"pytorch_reference", "pytorch_record"}:
+    for module in {*MODULES, "__init__"} - {"pytorch_reference", "crosscheck.pytorch_record"}:
         for name, at_import in imports(parsed(module)):
             top = name.split(".")[0]
             if at_import == when and top not in sys.stdlib_module_names and top != "nst_jax":
@@ -191,7 +220,7 @@ def test_runtime_dependencies_are_those_that_are_imported():
 def test_importing_brings_no_torch_and_no_files_and_prints_nothing():
     code = "import sys, nst_jax; print(sorted(set(sys.modules) & set(sys.argv[1:])))"
     unwanted = ["torch", "torchvision", "PIL", "safetensors", "platformdirs", "matplotlib", "orbax"]
-    unwanted += [f"nst_jax.{name}" for name in ("images", "weights", "download", "cli")]
+    unwanted += [f"nst_jax.{name}" for name in ("io.images", "weights", "cli", "crosscheck")]
     done = subprocess.run(
         [sys.executable, "-c", code, *unwanted], capture_output=True, text=True, check=True
     )
@@ -199,7 +228,9 @@ def test_importing_brings_no_torch_and_no_files_and_prints_nothing():
 
 
 def test_importing_starts_no_device():
-    code = "import nst_jax, nst_jax.cli; from jax._src import xla_bridge as x; print(x._backends)"
+    code = (
+        "import nst_jax, nst_jax.cli.main; from jax._src import xla_bridge as x; print(x._backends)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "{}\n"
 
@@ -211,7 +242,9 @@ def test_wheel_and_sdist(tmp_path):
     (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
     names = zipfile.ZipFile(wheel).namelist()
     package = {name for name in names if ".dist-info/" not in name}
-    assert package == {f"nst_jax/{m}.py" for m in (*MODULES, "__init__")} | {"nst_jax/py.typed"}
+    modules = [*MODULES, "__init__", *(f"{name}.__init__" for name in PACKAGES)]
+    files = {f"nst_jax/{module.replace('.', '/')}.py" for module in modules}
+    assert package == files | {"nst_jax/py.typed"}
     with tarfile.open(sdist) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames()}
     assert {"README.md", "LICENSE", "pyproject.toml", "main.py", "tests/test_api.py"} <= inside

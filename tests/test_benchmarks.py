@@ -17,12 +17,12 @@ from benchmarks import inputs, machine, modes, output, scaling, speed, work, wor
 from benchmarks.driver import Result, add_block
 from benchmarks.worker import Block, Start
 from commands import run
-from nst_jax.images import draw_image
-from nst_jax.weights import save_weights
+from nst_jax.io.images import draw_image
+from nst_jax.weights.sources import save_weights
+from package import ROOT
 
 pytestmark = pytest.mark.optimized
 
-ROOT = Path(__file__).parents[1]
 RATES = {"float32": 2e11, "bfloat16": 4e11, "bandwidth": 2e10}
 REPORT = {
     "date": "2026-01-02T03:04:05+00:00",

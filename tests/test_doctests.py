@@ -3,18 +3,13 @@
 import doctest
 import importlib
 import importlib.util
-from pathlib import Path
 
 import pytest
 
-import nst_jax
+from package import MODULES
 
 TORCH = importlib.util.find_spec("torch") is not None
-MODULES = sorted(
-    path.stem
-    for path in Path(nst_jax.__file__).parent.glob("*.py")
-    if TORCH or not path.stem.startswith("pytorch_")
-)
+TESTED = [module for module in MODULES if TORCH or "pytorch_" not in module]
 WITH_EXAMPLES = {
     "VGG19",
     "content_loss",
@@ -43,21 +38,20 @@ class Finder(doctest.DocTestFinder):
                 yield from self.find(thing, thing.__name__, module, globs={})
 
 
-def examples(stem):
-    name = "nst_jax" if stem == "__init__" else f"nst_jax.{stem}"
-    module = importlib.import_module(name)
+def examples(module):
+    module = importlib.import_module(f"nst_jax.{module}")
     return [test for test in Finder().find_in(module) if test.examples]
 
 
-@pytest.mark.parametrize("stem", MODULES)
-def test_examples(stem):
+@pytest.mark.parametrize("module", TESTED)
+def test_examples(module):
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    for test in examples(stem):
+    for test in examples(module):
         report = []
         runner.run(test, out=report.append)
         assert not report, "".join(report)
 
 
 def test_who_has_examples():
-    found = {test.name.partition(".")[0] for stem in MODULES for test in examples(stem)}
+    found = {test.name.partition(".")[0] for module in TESTED for test in examples(module)}
     assert found >= WITH_EXAMPLES

@@ -7,16 +7,16 @@ import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fast import xla_flags
-from nst_jax import load_image, weights
+from nst_jax import load_image
+from nst_jax.weights import sources
+from package import ROOT
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
 
@@ -27,7 +27,7 @@ def run_here(monkeypatch, capsys, tmp_path, untrained):
 
     def run(script, *flags):
         output = tmp_path / "output.png"
-        monkeypatch.setattr(weights, "untrained_params", lambda *_: untrained)
+        monkeypatch.setattr(sources, "untrained_params", lambda *_: untrained)
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", [script, f"--output={output}", *flags])
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")

@@ -9,13 +9,14 @@ import pytest
 
 from benchmarks import gallery, look, race
 from commands import run
-from nst_jax import build_vgg19, layers, load_image, preset, save_image, weights
+from nst_jax import build_vgg19, layers, load_image, preset, save_image
+from nst_jax.weights import sources
 
 
 @pytest.fixture
 def images(tmp_path, monkeypatch, photographs, untrained):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(weights, "untrained_params", lambda *_: untrained)
+    monkeypatch.setattr(sources, "untrained_params", lambda *_: untrained)
     for name, image in zip(("content.png", "style.png"), photographs, strict=True):
         save_image(tmp_path / name, image)
     return ["--content=content.png", "--size=24", "--weights=untrained"]

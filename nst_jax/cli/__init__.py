@@ -1,0 +1,1 @@
+"""The command lines of the main job and of the conversion."""

@@ -1,0 +1,246 @@
+"""What the command lines share: flags made from the settings, one-line errors, exit codes."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, get_args
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as RichProgress
+
+from nst_jax.cli.output import EXIT_OUTPUT_LOST, lasting_output, make_console
+from nst_jax.config import Config, Layer, check_setting, format_setting
+from nst_jax.errors import InputError
+from nst_jax.network.architecture import ARCHITECTURES
+from nst_jax.weights.converted_file import CONVERT_COMMAND, Weights
+from nst_jax.weights.download import Progress
+from nst_jax.weights.sources import find_weights
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message alone, without the usage text, and exit with 2."""
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+def add_setting_flags(
+    parser: argparse.ArgumentParser,
+    *,
+    names: Collection[str] | None = None,
+    base: Config | None = None,
+    words: bool = False,
+) -> None:
+    """Add a flag for fields of `Config`; those not given stay out of the namespace.
+
+    Args:
+      parser: takes the flags.
+      names: of the fields; by default all that want a flag.
+      base: the settings that hold where no flag is given; by default the preset's.
+      words: whether the words that may stand for a number are taken, as such; see `Config`.
+    """
+    group = parser.add_argument_group(
+        "settings" + ("" if base else " (each overrides the preset's)")
+    )
+    for setting in dataclasses.fields(Config):
+        if setting.metadata["flag"] if names is None else setting.name in names:
+            value = format_setting(getattr(base or Config(), setting.name))
+            text = f"{setting.metadata['help']} ({'' if base else 'preset '}default: {value})"
+            flag = f"--{setting.name.replace('_', '-')}"
+            if setting.type is bool:
+                group.add_argument(
+                    flag,
+                    action=argparse.BooleanOptionalAction,
+                    default=argparse.SUPPRESS,
+                    help=text,
+                )
+                continue
+            group.add_argument(
+                flag,
+                type=_parse_with(setting, words=words),
+                default=argparse.SUPPRESS,
+                metavar=_METAVARS.get(setting.type) or "|".join(get_args(setting.type)),
+                help=text.replace("%", "%%"),
+            )
+
+
+def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings for which `add_setting_flags` has found a flag."""
+    names = {setting.name for setting in dataclasses.fields(Config)}
+    return {name: value for name, value in vars(flags).items() if name in names}
+
+
+# How a setting of each type is written; other types are choices.
+_METAVARS: dict[Any, str] = {
+    int: "N",
+    float: "F",
+    tuple[Layer, ...]: "NAME[:F],…",
+    tuple[float, ...]: "F,…",
+}
+
+
+def _parse_layers(text: str) -> tuple[Layer, ...]:
+    if text in ("", "none"):
+        return ()
+    return tuple(
+        Layer(name.strip(), float(weight) if colon else 1.0)
+        for name, colon, weight in (part.partition(":") for part in text.split(","))
+    )
+
+
+def _parse_numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
+
+
+def _parse_with(setting: "dataclasses.Field[Any]", *, words: bool) -> Callable[[str], Any]:
+    """Return a function from a flag's text to the setting's value, checked; a word stays one."""
+    word = setting.metadata.get("word") if words else None
+    converters: dict[Any, tuple[Callable[[str], Any], str]] = {
+        int: (int, "a whole number"),
+        float: (float, "a number"),
+        tuple[Layer, ...]: (_parse_layers, "layers with weights, as relu1_1:256,relu2_1:64"),
+        tuple[float, ...]: (_parse_numbers, "numbers, as 2,1"),
+    }
+    convert, kind = converters.get(setting.type, (str, ""))
+
+    def parse(text: str) -> Any:
+        if text == word:
+            return text
+        try:
+            value = convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
+        try:
+            check_setting(setting, value)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return value
+
+    return parse
+
+
+def whole(*, least: int = 1) -> Callable[[str], int]:
+    """Return the type of a flag that takes whole numbers from `least` on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
+def load_weights(
+    flags: argparse.Namespace,
+    config: Config,
+    *,
+    taps: Collection[str] = (),
+    complain: Callable[[str], None],
+) -> tuple[Weights, Config]:
+    """Find the weights that --weights and --network name; show the progress of a download.
+
+    Args:
+      flags: with `weights`, `quiet` and, where it was given, `network`.
+      config: settings that hold the flags.
+      taps: see `find_weights`.
+      complain: takes one line where another network is found than the one wanted.
+
+    Returns:
+      The weights, and the settings with their network.
+
+    Raises:
+      InputError: if the weights cannot be had, are of another network than the flag says, or of one
+        that does not have all layers.
+    """
+    with download_bar(make_console(stderr=True, quiet=flags.quiet)) as bar:
+        found = find_weights(
+            flags.weights,
+            network=config.network,
+            seed=config.seed,
+            taps=taps,
+            progress=bar,
+        )
+    wanted = ARCHITECTURES[config.network].title
+    if found.network != config.network:
+        if found.reason:
+            complain(
+                f"{found.title} paints, not {wanted}. Why: {found.reason}. "
+                f"To get {wanted}: {CONVERT_COMMAND}"
+            )
+        elif "network" in flags:
+            raise InputError(
+                f"{flags.weights} is {found.title}, not {wanted}; leave --network out, or give "
+                f"--network={found.network}"
+            )
+    return found, dataclasses.replace(config, network=found.network)
+
+
+def arithmetic_line(config: Config) -> str:
+    """Return the header's line that says what a resolved config computes in, and how."""
+    return f"numbers  {config.precision}, {config.conv} convolutions"
+
+
+def exit_code(program: str, job: Callable[[], int]) -> int:
+    """Run `job`; turn what a user can cause into one line on standard error and an exit code.
+
+    Where standard output is lost on the way, the job goes on without; the code says so.
+    """
+    with lasting_output() as lost:
+        code = _exit_code(program, job)
+        if error := lost():
+            print(f"{program}: standard output was lost: {error.strerror}", file=sys.stderr)
+            return code or EXIT_OUTPUT_LOST
+    return code
+
+
+def _exit_code(program: str, job: Callable[[], int]) -> int:
+    try:
+        return job()
+    except InputError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except OSError as error:  # a full disk, a file that vanished
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+@contextmanager
+def download_bar(console: Console) -> Iterator[Progress]:
+    """Yield a callback that shows a download's progress; nothing appears before its first call."""
+    bar = RichProgress(
+        TextColumn("downloading"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    task = bar.add_task("download", total=None)
+
+    def show(have: int, total: int | None) -> None:
+        bar.start()
+        bar.update(task, completed=have, total=total)
+
+    try:
+        yield show
+    finally:
+        if bar.live.is_started:  # else it would print an empty line
+            bar.stop()

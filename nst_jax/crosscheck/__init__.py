@@ -1,0 +1,1 @@
+"""The comparison with the same program in PyTorch, number by number."""

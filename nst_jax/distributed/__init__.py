@@ -1,0 +1,1 @@
+"""Many processes that begin, agree and end together."""

@@ -1,0 +1,1 @@
+"""Pictures, arrays, files and checkpoints."""

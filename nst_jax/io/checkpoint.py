@@ -1,0 +1,276 @@
+"""Save where a run stands, and go on from there: with Orbax, each device its own part of the state.
+
+Orbax writes beside the older checkpoints and renames at the end: a killed save leaves them intact.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from filelock import FileLock, Timeout
+from jaxtyping import Array, PyTree, UInt32
+
+from nst_jax.distributed.collectives import agree, is_first
+from nst_jax.errors import InputError
+from nst_jax.io.files import check_writable, write_json
+from nst_jax.io.provenance import difference
+
+_JOB, _LOCK = "job.json", "job.lock"
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      step: the updates that were made.
+      state: on the devices where it was wanted.
+      extra: what was saved beside it, as JSON has it.
+    """
+
+    step: int
+    state: PyTree[Array]
+    extra: dict[str, Any]
+
+
+class Store:
+    """A folder with the last two checkpoints of one job. All processes use it together.
+
+    Args:
+      folder: made if absent; the same for all processes, on a file system that they share.
+      fingerprint: what makes the job this one: settings and digests of the images, by name, as JSON
+        has them. The folder of another job is refused.
+      chosen: what was left to the machine and has been chosen for this job, as JSON has it; kept
+        for `recall`.
+      complain: takes one line about a checkpoint that cannot be read.
+
+    Raises:
+      InputError: if the folder cannot be used, is another job's or in use by another run, or Orbax
+        is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        fingerprint: Mapping[str, Any],
+        chosen: Mapping[str, Any] = MappingProxyType({}),
+        complain: Callable[[str], None],
+    ):
+        self._ocp = _import_orbax()
+        self._folder, self._complain = Path(folder).absolute(), complain
+        self._lock = FileLock(self._folder / _LOCK, timeout=0)  # of one run at a time
+        about = {"fingerprint": dict(fingerprint), "chosen": dict(chosen)}
+        self._claim(json.loads(json.dumps(about)))
+        with _quiet():
+            self._manager = self._open()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the folder. Nothing is left to be written: `save` returns when all is."""
+        with _quiet():
+            self._manager.close()
+        self._lock.release()
+
+    @property
+    def newest(self) -> int | None:
+        """The updates that the newest checkpoint has, whether it can be read or not."""
+        step: int | None = self._manager.latest_step()
+        return step
+
+    def save(self, step: int, state: PyTree[Array | np.ndarray], extra: Mapping[str, Any]) -> None:
+        """Save a state; when this returns, it is complete on the disk, and at most two remain.
+
+        Args:
+          step: the updates made so far; larger than any before.
+          state: any pytree of arrays. With several processes all must span the devices of all.
+          extra: what else is to know, as JSON has it; the same in all processes.
+        """
+        args = self._ocp.args
+        about = {"extra": dict(extra), "sum": int(_checksum(state))}
+        with _quiet():
+            self._manager.save(
+                step,
+                args=args.Composite(
+                    state=args.StandardSave(_named(state)), about=args.JsonSave(about)
+                ),
+                force=True,
+            )
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def resume(self, like: Callable[[dict[str, Any]], PyTree[Any]]) -> Saved | None:
+        """Return the newest checkpoint that can be read; None if there is none.
+
+        One that cannot be read is complained of and moved aside, and the one before is taken.
+
+        Args:
+          like: takes `extra` to a pytree with the shapes, types and shardings that the state shall
+            have: of arrays, or of `jax.ShapeDtypeStruct`. The devices may be others than before.
+
+        Raises:
+          InputError: if there are checkpoints, but none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            saved, reason = None, ""
+            try:
+                with _quiet():
+                    saved = self._read(step, like)
+            except Exception as error:  # whatever damage looks like to Orbax and TensorStore
+                if "RESOURCE_EXHAUSTED" in str(error):  # the checkpoint is well
+                    raise
+                reason = (str(error).strip() or repr(error)).partition("\n")[0]
+                reason = reason.partition(". ")[0][:200]
+            if not agree(saved is None):
+                return saved
+            if is_first():
+                self._complain(
+                    f"the checkpoint {self._folder / str(step)} cannot be read "
+                    f"({reason or 'by another process'}); trying the one before"
+                )
+                os.replace(self._folder / str(step), self._aside(step))
+            agree(False)  # it has been moved, for all
+            with _quiet():
+                self._manager.reload()
+        if steps:
+            raise InputError(
+                f"no checkpoint in {str(self._folder)!r} can be read; give another folder to begin "
+                "anew"
+            )
+        return None
+
+    def _aside(self, step: int) -> Path:
+        names = (f"damaged-{step}-{n}" for n in range(len(os.listdir(self._folder)) + 1))
+        return next(path for path in map(self._folder.joinpath, names) if not path.exists())
+
+    def _read(self, step: int, like: Callable[[dict[str, Any]], PyTree[Any]]) -> Saved:
+        args = self._ocp.args
+        about = self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
+        leaves, structure = jax.tree.flatten(like(about["extra"]))
+        wanted = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            for name, x in _named(leaves).items()
+        }
+        found = self._manager.restore(
+            step, args=args.Composite(state=args.StandardRestore(wanted))
+        )["state"]
+        state = jax.tree.unflatten(structure, [found[name] for name in wanted])
+        if int(_checksum(state)) != about["sum"]:
+            raise ValueError("its checksum is wrong")
+        return Saved(step, state, about["extra"])
+
+    def _open(self) -> Any:
+        ocp = self._ocp
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+        )
+        return ocp.CheckpointManager(self._folder, options=options)
+
+    def _claim(self, about: dict[str, Any]) -> None:
+        """Check that the folder is this job's, or make it so; all processes come to one answer."""
+        job, fault = self._folder / _JOB, ""
+        try:
+            if is_first():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                check_writable(job, what="checkpoints")
+                self._lock.acquire()
+            if job.exists():
+                if other := difference(_read_job(job)["fingerprint"], about["fingerprint"]):
+                    fault = (
+                        f"belongs to another job, made from {other}; give what was given then, or "
+                        "another folder"
+                    )
+            elif is_first() and any(path.name != _LOCK for path in self._folder.iterdir()):
+                fault = "is not empty, and no folder of checkpoints; give a new one"
+        except InputError as error:
+            fault = f"cannot be used: {error}"
+        except Timeout:
+            fault = "is in use by another run; wait for its end, or give another folder"
+        except OSError as error:
+            fault = f"cannot be used: {error.strerror}; give another one"
+        except ValueError:
+            fault = f"has a damaged {_JOB}; give another folder"
+        refused = agree(bool(fault))
+        if not refused and is_first() and not job.exists():
+            write_json(job, about)
+        agree(False)
+        if not refused and not job.exists():
+            fault = f"is not shared with process {jax.process_index()}; give one that all see"
+        if agree(bool(fault)):
+            self._lock.release()
+            fault = fault or "is refused by another process, which says why"
+            raise InputError(f"the checkpoint folder {str(self._folder)!r} {fault}")
+
+
+def recall(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what was chosen for the job whose checkpoints a folder holds; nothing if it has none.
+
+    To be looked at before the job is prepared; `Store` finds out what is wrong with the folder.
+    """
+    try:
+        return dict(_read_job(Path(folder) / _JOB)["chosen"])
+    except (OSError, ValueError):
+        return {}
+
+
+def _read_job(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what `Store` keeps of a job; ValueError if it is something else."""
+    about = json.loads(path.read_text())
+    parts = about if isinstance(about, dict) else {}
+    if not all(isinstance(parts.get(name), dict) for name in ("fingerprint", "chosen")):
+        raise ValueError("not written by Store")
+    return parts
+
+
+def _named(state: PyTree[Any]) -> dict[str, Any]:
+    """Name the leaves by their place: whatever the classes of the tree, Orbax sees a dict."""
+    return {f"leaf{i:03}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+
+
+@jax.jit
+def _checksum(state: PyTree[Array | np.ndarray]) -> UInt32[Array, ""]:
+    """Add up all bits, in an order that does not matter: the sum is the same on any devices."""
+    total = jnp.zeros((), jnp.uint32)
+    for i, leaf in enumerate(jax.tree.leaves(state)):
+        whole = leaf if leaf.dtype != jnp.bool_ else leaf.astype(jnp.uint8)
+        unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+        bits = jax.lax.bitcast_convert_type(whole, unsigned[np.dtype(whole.dtype).itemsize])
+        total += jnp.uint32(2 * i + 1) * jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
+    return total
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Orbax's log quiet: it tells its own story of every save, and raises what is wrong."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _import_orbax() -> Any:
+    try:
+        import orbax.checkpoint
+    except ImportError:
+        raise InputError(
+            "checkpoints need Orbax, which is not installed: pip install '.[checkpoint]'"
+        ) from None
+    return orbax.checkpoint

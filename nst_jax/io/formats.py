@@ -1,0 +1,223 @@
+"""Image files that Pillow alone refuses or would read wrongly, one question of a format each."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import IO, Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import Image, PngImagePlugin
+
+from nst_jax.errors import InputError
+from nst_jax.io.arrays import OVERSHOOT
+
+INSTALL_COMMAND = "pip install '.[formats]'"
+HEIC_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+File = io.BufferedReader | io.BytesIO
+_PNG, _JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MOST_PROFILE = 2**26  # bytes
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An open binary file."""
+
+    def read(self) -> bytes:
+        """Return all that follows."""
+
+
+def readable_suffixes(wanted: Iterable[str]) -> set[str]:
+    """Return the suffixes of files that can be read, in lower case with the dot.
+
+    Args:
+      wanted: those in question; where one is HEIC's, pillow-heif is looked for.
+    """
+    if not set(wanted).isdisjoint(HEIC_SUFFIXES):
+        learn_heic()
+    formats = Image.registered_extensions()  # of what Pillow opens or writes
+    return {suffix for suffix, name in formats.items() if name in Image.OPEN}
+
+
+def learn_heic() -> bool:
+    """Let Pillow read HEIC, if the package pillow-heif is installed; say whether it is."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def is_heic(start: bytes) -> bool:
+    """Say whether a file that begins so is HEIC; AVIF, of the same family, is not."""
+    return start[4:8] == b"ftyp" and start[8:11] in (b"hei", b"hev", b"mif", b"msf")
+
+
+def is_tiff(start: bytes) -> bool:
+    """Say whether a file that begins so is a TIFF file."""
+    return start[:4] in _TIFF
+
+
+def is_preview(image: Image.Image, start: bytes) -> bool:
+    """Say whether Pillow reads a preview alone: of a camera's raw file, which is a kind of TIFF.
+
+    Args:
+      image: as it is opened.
+      start: of the file.
+    """
+    tags = getattr(image, "tag_v2", {})
+    return bool(tags.get(254, 0) & 1 and 330 in tags) or start[8:10] == b"CR"
+
+
+def misreads(image: Image.Image) -> bool:
+    """Say whether Pillow misreads a TIFF file that it opens.
+
+    It does not invert 16-bit gray of which 0 is white, and mixes up 16-bit colors that lie apart.
+    """
+    tags = getattr(image, "tag_v2", {})
+    wide = tags.get(258, (8,))[0] == 16
+    return wide and (tags.get(262) == 0 or (tags.get(284) == 2 and tags.get(277, 1) > 1))
+
+
+def within_limits(file: File) -> tuple[File, bytes]:
+    """Take out of a PNG file what is too long for Pillow, which would refuse the picture.
+
+    Args:
+      file: of any format, at its start.
+
+    Returns:
+      The file without texts that are longer than Pillow's limit, and the ICC profile if that is.
+      Mostly it is the same file, and there is no such profile.
+    """
+    spans, profile, kept = [], b"", 0
+    if file.read(8) == _PNG:
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind in (b"iCCP", b"iTXt", b"tEXt", b"zTXt"):
+                text = _inflated(kind, file.read(length))
+                kept += len(text)
+                if max(len(text), kept // 2) > PngImagePlugin.MAX_TEXT_CHUNK:
+                    kept -= len(text)
+                    spans.append((file.tell() - length - 8, file.tell() + 4))
+                    profile = text if kind == b"iCCP" else profile
+                length = 0
+            file.seek(length + 4, io.SEEK_CUR)
+    file.seek(0)
+    if not spans:
+        return file, b""
+    data = file.read()
+    for start, end in reversed(spans):
+        data = data[:start] + data[end:]
+    return io.BytesIO(data), profile
+
+
+def _inflated(kind: bytes, body: bytes) -> bytes:
+    """Return the text or the profile of a PNG file's chunk, up to a length that is in any use."""
+    if kind == b"tEXt":
+        return body
+    _, _, rest = body.partition(b"\0")
+    compressed = rest[1:]
+    if kind == b"iTXt":
+        if rest[:1] != b"\1":
+            return rest
+        _, _, compressed = rest[2:].partition(b"\0")[2].partition(b"\0")
+    try:
+        return zlib.decompressobj().decompress(compressed, _MOST_PROFILE)
+    except zlib.error:
+        return b""  # for Pillow to judge
+
+
+def gamma_levels(info: Mapping[Any, Any]) -> list[int] | None:
+    """Return the sRGB level of each level, where a PNG file says that they are of another gamma.
+
+    As in libpng, a gamma within a twentieth of sRGB's 1/2.2 is sRGB.
+
+    Args:
+      info: what Pillow knows of an image without an ICC profile.
+    """
+    gamma = info.get("gamma", 0)
+    if "srgb" in info or not 0.01 < gamma < 100 or abs(2.2 * gamma - 1) < 0.05:
+        return None
+    linear = (np.arange(256) / 255) ** (1 / gamma)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    found: list[int] = np.rint(255 * srgb).astype(int).tolist()
+    return found
+
+
+def whole_jpeg(file: IO[bytes]) -> Image.Image | None:
+    """Return the picture of a JPEG file that lacks its end; None if rows are missing too.
+
+    Of a picture that is whole it makes no difference what follows.
+
+    Args:
+      file: the file; it is read from its start.
+    """
+    file.seek(0)
+    data = file.read().rstrip(b"\xff")
+    first, *others = (
+        Image.open(io.BytesIO(data + more + _JPEG_END))
+        for more in (b"", b"\xaa" * 64, b"\x55" * 64)
+    )
+    pixels = first.tobytes()
+    return first if all(other.tobytes() == pixels for other in others) else None
+
+
+def to_levels(values: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Turn numbers of any type into 8-bit levels: of floats 1 is white, of integers the largest.
+
+    Raises:
+      ValueError: if that would be no picture: negative integers, or some of 32 bits that would all
+        be black; floats that are far from [0, 1].
+    """
+    least, most = values.min(), values.max()
+    if values.dtype.kind == "f":
+        if not -OVERSHOOT <= least <= most <= 1 + OVERSHOOT:
+            raise ValueError(
+                f"its numbers are {least:g} to {most:g}, and of floats 1 is white: scale them, or "
+                "convert the image to 8 or 16 bits"
+            )
+        white = 1
+    else:
+        white = np.iinfo(values.dtype).max
+        if least < 0 or (white > 65535 and 0 < most < white // 256):
+            raise ValueError(
+                f"its numbers are {least} to {most}, and white is {white}, the largest of "
+                f"{values.dtype}: scale them, or convert the image to 8 or 16 bits"
+            )
+    return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
+
+
+def read_tiff(file: File) -> Image.Image:
+    """Read a TIFF file that Pillow does not open, in mode L, LA, RGB or RGBA of 8 bits.
+
+    Raises:
+      InputError: if the package tifffile is not installed.
+      ValueError: if it has another number of channels, or `to_levels` raises it.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        raise InputError(
+            f"Pillow does not read this kind of TIFF file, but tifffile may: {INSTALL_COMMAND}"
+        ) from None
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        page = tiff.pages.first
+        pixels, most = page.imagewidth * page.imagelength, Image.MAX_IMAGE_PIXELS
+        if most and pixels > 2 * most:
+            raise Image.DecompressionBombError(f"{pixels} pixels are more than {2 * most}")
+        values = page.asarray()
+        if page.axes == "SYX":
+            values = np.moveaxis(values, 0, -1)
+        tags = {code: page.tags[code].value for code in (262, 274, 34675) if code in page.tags}
+    if values.ndim not in (2, 3) or values.shape[2:] not in ((), (1,), (2,), (3,), (4,)):
+        raise ValueError(f"it has the shape {list(values.shape)}")
+    levels = to_levels(values)
+    image = Image.fromarray(255 - levels if tags.get(262) == 0 else levels)
+    image.getexif()[274] = tags.get(274, 1)
+    if 34675 in tags:
+        image.info["icc_profile"] = tags[34675]
+    return image

@@ -1,0 +1,259 @@
+"""What is minimized: content and style targets, and one scalar loss of one image.
+
+Nothing here knows VGG: a feature network is any callable from an image to named maps.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num, PyTree
+
+from nst_jax.io.arrays import check_values
+from nst_jax.losses.statistics import (
+    StyleStatistics,
+    accumulator,
+    blend_statistics,
+    style_statistics,
+)
+from nst_jax.losses.terms import ContentLoss, StyleLoss, style_target
+from nst_jax.losses.terms import content_loss as content_term
+from nst_jax.losses.terms import style_loss as style_term
+
+Image = Float[Array, "*batch height width 3"]
+GivenImage = Float[Array | np.ndarray, "*batch height width 3"]
+FeatureFn = Callable[[Image], Mapping[str, Array]]
+Weight = float | Num[Array, ""]
+Regularizer = Callable[[Image], Float[Array, "*batch"]]
+
+
+class Targets(NamedTuple):
+    """What the image is pulled toward.
+
+    Attributes:
+      content: the content image's feature map `(*batch, h, w, c)` for each content layer.
+      style: what `losses.style_target` makes of the style image for each style layer.
+    """
+
+    content: OrderedDict[str, Array]
+    style: OrderedDict[str, PyTree[Array]]
+
+
+class Losses(NamedTuple):
+    """The loss and its parts, scalars that are summed over a batch.
+
+    Attributes:
+      total: the weighted sum of all that follows.
+      content: sum of the content terms with their layers' weights.
+      style: the same of the style terms.
+      content_terms: unweighted `losses.content_loss` of each content layer.
+      style_terms: unweighted `losses.style_loss` of each style layer.
+      regularizers: unweighted value of each regularizer.
+    """
+
+    total: Float[Array, "*steps"]
+    content: Float[Array, "*steps"]
+    style: Float[Array, "*steps"]
+    content_terms: OrderedDict[str, Float[Array, "*steps"]]
+    style_terms: OrderedDict[str, Float[Array, "*steps"]]
+    regularizers: OrderedDict[str, Float[Array, "*steps"]]
+
+
+def make_targets(
+    features: FeatureFn,
+    content: GivenImage,
+    style: Float[Array | np.ndarray, "*style_batch style_height style_width 3"],
+    *,
+    content_layers: Sequence[str],
+    style_layers: Sequence[str],
+    style_loss: StyleLoss = "moments",
+) -> Targets:
+    """Take the content image's feature maps and the style image's statistics.
+
+    Args:
+      features: the network; it must return at least the layers named below.
+      content: sRGB in [0, 1], NHWC or HWC.
+      style: the same, of any size; one style image serves a whole batch of contents.
+      content_layers: names of the maps to keep.
+      style_layers: names of the maps to take statistics of.
+      style_loss: the formula that they are for; see `losses.style_loss`.
+
+    Raises:
+      KeyError: if `features` does not return one of the layers.
+      InputError: if the values are not those of an image; see `arrays.check_values`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import make_targets
+      >>> features = lambda image: {"pixels": image}  # any network
+      >>> content, style = jnp.ones((4, 6, 3)), jnp.ones((5, 5, 3))
+      >>> targets = make_targets(
+      ...     features, content, style, content_layers=["pixels"], style_layers=["pixels"]
+      ... )
+      >>> targets.content["pixels"].shape, targets.style["pixels"].mean.tolist()
+      ((4, 6, 3), [1.0, 1.0, 1.0])
+    """
+    content, style = jnp.asarray(content), jnp.asarray(style)
+    check_values(content, name="the content image")
+    check_values(style, name="the style image")
+    maps, style_maps = features(content), features(style)
+    kept, like = describe(maps, content_layers=content_layers, style_layers=style_layers)
+    _, statistics = describe(style_maps, content_layers=(), style_layers=style_layers)
+    return assemble_targets(kept, like, [statistics], style_loss=style_loss)
+
+
+def describe(
+    maps: Mapping[str, Array], *, content_layers: Iterable[str], style_layers: Iterable[str]
+) -> tuple[OrderedDict[str, Array], OrderedDict[str, StyleStatistics]]:
+    """Return what targets take of an image's feature maps: some as they are, of some statistics.
+
+    Args:
+      maps: (*batch, h, w, c) each, by name.
+      content_layers: names of the maps to keep.
+      style_layers: names of the maps to take statistics of.
+
+    Raises:
+      KeyError: if one of the layers is not among the maps.
+    """
+    return (
+        OrderedDict((name, maps[name]) for name in content_layers),
+        OrderedDict((name, style_statistics(maps[name])) for name in style_layers),
+    )
+
+
+def assemble_targets(
+    content: OrderedDict[str, Array],
+    like: Mapping[str, StyleStatistics],
+    statistics: Sequence[Mapping[str, StyleStatistics]],
+    *,
+    style_loss: StyleLoss = "moments",
+    style_blend: Sequence[Weight] = (),
+) -> Targets:
+    """Make targets of what is known of the content image and of one or several style images.
+
+    Args:
+      content: the content image's feature map for each content layer.
+      like: the content image's own statistics for each style layer, whose batch and number of
+        positions the targets take.
+      statistics: those of each style image.
+      style_loss: see `make_targets`.
+      style_blend: each style's share; equal if there is none.
+    """
+    shares = style_blend or (1.0,) * len(statistics)
+    style: OrderedDict[str, PyTree[Array]] = OrderedDict()
+    for name, own in like.items():
+        blended = blend_statistics([each[name] for each in statistics], shares)
+        target = style_target(blended, kind=style_loss, positions=own.positions)
+        style[name] = _spread(target, blended.mean.ndim - 1, own.mean.shape[:-1])
+    return Targets(content, style)
+
+
+def _spread(target: PyTree[Array], axes: int, batch: tuple[int, ...]) -> PyTree[Array]:
+    """Give a target, whose first `axes` are a batch's, the batch of the content images."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape[axes:])), target)
+
+
+def style_transfer_loss(
+    image: GivenImage,
+    targets: Targets,
+    *,
+    features: FeatureFn,
+    content_weight: Weight = 3.0,
+    style_weight: Weight = 1.0,
+    content_loss: ContentLoss = "relative",
+    style_loss: StyleLoss = "moments",
+    content_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
+    style_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
+    regularizers: Mapping[str, tuple[Weight, Regularizer]] = MappingProxyType({}),
+) -> tuple[Float[Array, ""], Losses]:
+    """Compute content_weight * content + style_weight * style + regularizers, and all terms.
+
+    Gatys et al., arXiv 1508.06576, eq. 7, with the formulas of `losses.terms`. Differentiate it
+    with `jax.grad(..., has_aux=True)` in its first argument.
+
+    Args:
+      image: sRGB, NHWC or HWC; of the same size as the content image that made `targets`.
+      targets: from `make_targets`.
+      features: the same network as there.
+      content_weight: factor of the content loss.
+      style_weight: factor of the style loss.
+      content_loss: formula of its terms.
+      style_loss: formula of its terms, the one that made `targets`.
+      content_layer_weights: factor of a layer's term in the content loss; 1 for those not named.
+      style_layer_weights: the same for the style loss.
+      regularizers: functions from the image to a value for each image of the batch, by name, with
+        their weights; as those of `nst_jax.losses.regularizers`.
+
+    Returns:
+      The loss, and all its parts; scalars, in float32 at least.
+
+    Raises:
+      KeyError: if `features` does not return one of the layers of `targets`.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import make_targets, style_transfer_loss
+      >>> features = lambda image: {"pixels": image}
+      >>> content = jnp.full((4, 6, 3), 0.5)
+      >>> targets = make_targets(
+      ...     features, content, content, content_layers=["pixels"], style_layers=[]
+      ... )
+      >>> loss, parts = style_transfer_loss(
+      ...     2 * content, targets, features=features, content_weight=2.0
+      ... )
+      >>> float(loss), float(parts.content), float(parts.style)
+      (2.0, 1.0, 0.0)
+      >>> gradient, parts = jax.grad(style_transfer_loss, has_aux=True)(
+      ...     content, targets, features=features
+      ... )
+      >>> float(abs(gradient).max())
+      0.0
+    """
+    image = jnp.asarray(image)
+    maps = features(image)
+    content_terms = OrderedDict(
+        (name, content_term(maps[name], target, kind=content_loss).sum())
+        for name, target in targets.content.items()
+    )
+    style_terms = OrderedDict(
+        (name, style_term(maps[name], target, kind=style_loss).sum())
+        for name, target in targets.style.items()
+    )
+    others = OrderedDict((name, f(image).sum()) for name, (_, f) in regularizers.items())
+    losses = weigh(
+        content_terms,
+        style_terms,
+        others,
+        content_weight=content_weight,
+        style_weight=style_weight,
+        content_layer_weights=content_layer_weights,
+        style_layer_weights=style_layer_weights,
+        regularizer_weights={name: weight for name, (weight, _) in regularizers.items()},
+        zero=jnp.zeros((), accumulator(image)),
+    )
+    return losses.total, losses
+
+
+def weigh(
+    content_terms: OrderedDict[str, Float[Array, ""]],
+    style_terms: OrderedDict[str, Float[Array, ""]],
+    regularizers: OrderedDict[str, Float[Array, ""]],
+    *,
+    content_weight: Weight,
+    style_weight: Weight,
+    content_layer_weights: Mapping[str, Weight],
+    style_layer_weights: Mapping[str, Weight],
+    regularizer_weights: Mapping[str, Weight],
+    zero: Float[Array, ""],
+) -> Losses:
+    """Add up terms with their weights, those of `style_transfer_loss`; `zero` is a sum of none."""
+    content = sum((content_layer_weights.get(n, 1.0) * x for n, x in content_terms.items()), zero)
+    style = sum((style_layer_weights.get(n, 1.0) * x for n, x in style_terms.items()), zero)
+    total = content_weight * content + style_weight * style
+    total = sum((regularizer_weights[name] * x for name, x in regularizers.items()), total)
+    return Losses(total, content, style, content_terms, style_terms, regularizers)

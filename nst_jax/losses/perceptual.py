@@ -1,0 +1,127 @@
+"""Content and style as a loss for training other networks, on batches of what they put out."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nst_jax.io.arrays import check_values
+from nst_jax.losses.objective import (
+    FeatureFn,
+    GivenImage,
+    Losses,
+    Weight,
+    assemble_targets,
+    describe,
+    style_transfer_loss,
+)
+from nst_jax.losses.statistics import StyleStatistics
+from nst_jax.losses.terms import ContentLoss, StyleLoss
+
+
+def describe_style(
+    features: FeatureFn, style: GivenImage, *, layers: Sequence[str]
+) -> OrderedDict[str, StyleStatistics]:
+    """Take a style image's statistics, once, for `perceptual_loss`.
+
+    Args:
+      features: the network; it must return at least these layers.
+      style: sRGB in [0, 1], HWC of any size; or NHWC with one for each image of later batches.
+      layers: names of the maps to take statistics of.
+
+    Returns:
+      `StyleStatistics` for each layer.
+
+    Raises:
+      KeyError: if `features` does not return one of the layers.
+      InputError: if the values are not those of an image; see `arrays.check_values`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import describe_style
+      >>> features = lambda images: {"pixels": images}  # any network
+      >>> style = describe_style(features, jnp.ones((5, 5, 3)), layers=["pixels"])
+      >>> style["pixels"].mean.tolist(), float(style["pixels"].positions)
+      ([1.0, 1.0, 1.0], 25.0)
+    """
+    style = jnp.asarray(style)
+    check_values(style, name="the style image")
+    return describe(features(style), content_layers=(), style_layers=layers)[1]
+
+
+def perceptual_loss(
+    images: GivenImage,
+    contents: GivenImage,
+    *,
+    features: FeatureFn,
+    style: Mapping[str, StyleStatistics] = MappingProxyType({}),
+    content_layers: Sequence[str],
+    content_weight: Weight = 1.0,
+    style_weight: Weight = 1.0,
+    content_loss: ContentLoss = "relative",
+    style_loss: StyleLoss = "moments",
+    content_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
+    style_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
+) -> tuple[Float[Array, ""], Losses]:
+    """Compare images with others by a network's features, and with a style's statistics.
+
+    Johnson, Alahi and Fei-Fei, arXiv 1603.08155, section 3.2: their feature reconstruction loss is
+    `content_loss="mean"`, their style reconstruction loss `style_loss="gatys-code"`, which is the
+    same number. The defaults are our own recipe's formulas, which no factor of the activations
+    changes. Differentiate it in `images`, or in the parameters that made them; `contents` get no
+    gradient.
+
+    Args:
+      images: sRGB, NHWC or HWC, as a network in training puts them out.
+      contents: what they should have the content of; of the same shape.
+      features: the network; it must return at least the layers named here and in `style`.
+      style: from `describe_style`; without it there is no style loss, and this is the perceptual
+        loss of super-resolution and the like.
+      content_layers: names of the maps to compare.
+      content_weight: factor of the content loss.
+      style_weight: factor of the style loss.
+      content_loss: see `losses.content_loss`.
+      style_loss: see `losses.style_loss`.
+      content_layer_weights: factor of a layer's term; 1 for those not named.
+      style_layer_weights: the same for the style loss.
+
+    Returns:
+      The loss and its parts, each the mean over the batch, so that its size does not matter.
+
+    Raises:
+      KeyError: if `features` does not return one of the layers.
+      InputError: if the values are not those of an image; see `arrays.check_values`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import perceptual_loss
+      >>> features = lambda images: {"pixels": images}
+      >>> contents = jnp.full((2, 4, 6, 3), 0.5)
+      >>> loss, parts = perceptual_loss(
+      ...     2 * contents, contents, features=features, content_layers=["pixels"]
+      ... )
+      >>> float(loss), float(parts.content_terms["pixels"])
+      (1.0, 1.0)
+    """
+    contents = jnp.asarray(contents)
+    check_values(contents, name="the content image")
+    maps = jax.lax.stop_gradient(features(contents))
+    kept, like = describe(maps, content_layers=content_layers, style_layers=style)
+    targets = assemble_targets(kept, like, [style], style_loss=style_loss)
+    _, losses = style_transfer_loss(
+        images,
+        targets,
+        features=features,
+        content_weight=content_weight,
+        style_weight=style_weight,
+        content_loss=content_loss,
+        style_loss=style_loss,
+        content_layer_weights=content_layer_weights,
+        style_layer_weights=style_layer_weights,
+    )
+    count = images.shape[0] if images.ndim > 3 else 1
+    losses = jax.tree.map(lambda sum_: sum_ / count, losses)
+    return losses.total, losses

@@ -1,0 +1,253 @@
+"""The terms of style transfer: pure functions of feature maps, each with its normalizer cited.
+
+All of them sum in float32 at least, whatever the feature maps are stored in. Leading batch
+dimensions are kept, so each image of a batch has its own value.
+"""
+
+import math
+from typing import Literal, assert_never
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from nst_jax.losses.statistics import (
+    StyleStatistics,
+    accumulator,
+    covariance,
+    style_statistics,
+)
+from nst_jax.losses.wasserstein import (
+    Gaussian,
+    gaussian,
+    gaussian_distance,
+    relative_wasserstein_loss,
+    wasserstein_loss,
+)
+
+ContentLoss = Literal["relative", "mean", "half-sum"]
+StyleLoss = Literal[
+    "moments",
+    "relative-gram",
+    "pytorch",
+    "gatys-paper",
+    "gatys-code",
+    "neural-style",
+    "wasserstein",
+    "relative-wasserstein",
+]
+
+# What "moments" divides by is at least this share of the style's second moment. At the recipe's
+# layers the covariance's share is 0.0078 to 0.5 for paintings, drawings and photographs, and 1e-12
+# to 1e-8 for plain paper and flat colors at relu1_1 (docs/presets.md).
+LEAST_SHARE = 0.005
+
+
+def content_loss(
+    features: Float[Array, "*batch h w c"],
+    target: Float[Array, "*batch h w c"],
+    *,
+    kind: ContentLoss = "relative",
+) -> Float[Array, "*batch"]:
+    """Compute the squared difference of two feature maps.
+
+    Args:
+      features: of the image.
+      target: of the content image.
+      kind: "mean": over channels and positions, as most programs have it. "half-sum": half the sum,
+        Gatys et al., arXiv 1508.06576, eq. 1. "relative": the mean over that of the target's own
+        square, so that no factor of the activations changes it; where that is zero, the sum itself.
+
+    Returns:
+      One value of at least 0 for each image of the batch, in float32 at least.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import content_loss
+      >>> ones = jnp.ones((4, 5, 2))
+      >>> float(content_loss(1.5 * ones, ones, kind="mean"))
+      0.25
+      >>> float(content_loss(3 * ones, 2 * ones))  # relative: 1 over 2 squared
+      0.25
+    """
+    acc = accumulator(features)
+    target = target.astype(acc)
+    axes = (-3, -2, -1)
+    count = math.prod(features.shape[-3:])
+    square = jnp.sum((features.astype(acc) - target) ** 2, axis=axes)
+    return content_loss_of(square, jnp.sum(target**2, axis=axes), count, kind=kind)
+
+
+def content_loss_of(
+    square: Float[Array, "*batch"],
+    target_square: Float[Array, "*batch"],
+    count: int,
+    *,
+    kind: ContentLoss = "relative",
+) -> Float[Array, "*batch"]:
+    """Compute `content_loss` from sums over a map, which may come in parts.
+
+    Args:
+      square: the sum of the squared differences.
+      target_square: the sum of the target's squares.
+      count: of the values that were summed, C H W.
+      kind: see `content_loss`.
+    """
+    match kind:
+        case "mean":
+            return square / float(count)  # more than an int32, for the largest pictures
+        case "half-sum":
+            return square / 2
+        case "relative":
+            return square / _unit(target_square)
+
+
+def style_target(
+    statistics: StyleStatistics,
+    *,
+    positions: int | float | Float[Array, ""],
+    kind: StyleLoss = "moments",
+) -> PyTree[Array]:
+    """Turn a style's statistics into what `style_loss` of this kind compares with.
+
+    Args:
+      statistics: of the style, or a blend.
+      positions: H W of the *image's* map at this layer; only "pytorch" asks, as its Gram matrices
+        are sums: those of a style image of another size are brought to the image's.
+      kind: see `style_loss`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import style_statistics, style_target
+      >>> style = style_statistics(jnp.ones((4, 5, 2)))
+      >>> style_target(style, positions=20, kind="gatys-code").tolist()  # of 20 positions, the mean
+      [[1.0, 1.0], [1.0, 1.0]]
+      >>> style_target(style, positions=80, kind="pytorch").tolist()  # the sum over 80
+      [[80.0, 80.0], [80.0, 80.0]]
+    """
+    second = statistics.gram / statistics.positions
+    match kind:
+        case "pytorch":  # by exactly 1 where both have one size
+            return statistics.gram * (positions / statistics.positions)
+        case "wasserstein" | "relative-wasserstein":
+            return gaussian(statistics.mean, second)
+        case "moments":
+            return Gaussian(statistics.mean, covariance(statistics.mean, second))
+        case _:
+            return second
+
+
+def style_loss(
+    features: Float[Array, "*batch h w c"], target: PyTree[Array], *, kind: StyleLoss = "moments"
+) -> Float[Array, "*batch"]:
+    """Compare the features' statistics with a style's.
+
+    With G = F Fᵀ of the image's map (C channels, N positions), S = G / N, and A and T the same of
+    the style; μ, ν the means of both and Σ, Φ their covariances, S − μμᵀ; D = Σ (S − T)²:
+
+    ==================== ===================================== =========================
+    kind                 value                                 source
+    ==================== ===================================== =========================
+    moments              Σ (μ − ν)² / Σ ν² + Σ (Σ − Φ)² / Σ Φ² ours, the recipe default
+    relative-gram        D / Σ T²                              ours
+    pytorch              mean((G − A)²) / (C N) = D N / C³     the program reimplemented
+    gatys-paper          Σ (G − A)² / (4 C² N²) = D / (4 C²)   arXiv 1508.06576, eq. 4
+    gatys-code           mean((S − T)²) = D / C²               leongatys
+    neural-style         mean((S/C − T/C)²) = D / C⁴           jcjohnson, the tutorial
+    wasserstein          `wasserstein.wasserstein_loss`        crowsonkb
+    relative-wasserstein the same over the style's mean square ours
+    ==================== ===================================== =========================
+
+    Those named are leongatys/PytorchNeuralStyleTransfer, jcjohnson/neural-style, PyTorch's neural
+    style tutorial and crowsonkb/style-transfer-pytorch.
+
+    No factor of the activations changes "moments" and the relative ones, and only "pytorch" grows
+    with the image's size.
+
+    "moments" divides by Σ ν² and Σ Φ², but by no less than 0.005 tr T and 0.005 Σ T². So a style
+    without contrast, whose covariance Φ is almost nothing, weighs on a picture by its mean as well.
+    A relative loss of a style whose map is zero divides by 1.
+
+    Args:
+      features: of the image.
+      target: from `style_target` of the same kind.
+      kind: one of the table.
+
+    Returns:
+      One value for each image of the batch, in float32 at least.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from nst_jax import style_loss, style_statistics, style_target
+      >>> ones = jnp.ones((4, 5, 2))
+      >>> target = style_target(style_statistics(2 * ones), positions=20, kind="gatys-code")
+      >>> float(style_loss(ones, target, kind="gatys-code"))  # (1 - 4) squared
+      9.0
+      >>> float(style_loss(2 * ones, target, kind="gatys-code"))
+      0.0
+    """
+    if kind == "wasserstein":
+        return wasserstein_loss(features, target)
+    if kind == "relative-wasserstein":
+        return relative_wasserstein_loss(features, target)
+    return style_loss_of(style_statistics(features), target, kind=kind)
+
+
+def style_loss_of(
+    statistics: StyleStatistics, target: PyTree[Array], *, kind: StyleLoss = "moments"
+) -> Float[Array, "*batch"]:
+    """Compute `style_loss` from sums over a map, which may come in parts.
+
+    Args:
+      statistics: of the image's map; for the Wasserstein losses of the map less the target's mean,
+        as the difference of large sums would have few digits left.
+      target: from `style_target` of the same kind.
+      kind: see `style_loss`.
+    """
+    channels, positions = statistics.mean.shape[-1], statistics.positions
+    axes = (-2, -1)
+    match kind:
+        case "moments":
+            return _moments_loss(statistics, target)
+        case "pytorch":
+            return jnp.mean((statistics.gram - target) ** 2, axis=axes) / (channels * positions)
+        case "wasserstein" | "relative-wasserstein":
+            mean = statistics.mean + target.mean
+            centered = covariance(statistics.mean, statistics.gram / positions)
+            relative = kind == "relative-wasserstein"
+            return gaussian_distance(mean, centered, target, relative=relative)
+    square = jnp.sum((statistics.gram / positions - target) ** 2, axis=axes)
+    match kind:
+        case "relative-gram":
+            return square / _unit(jnp.sum(target**2, axis=axes))
+        case "gatys-paper":
+            return square / (4.0 * channels**2)
+        case "gatys-code":
+            return square / float(channels**2)
+        case "neural-style":
+            return square / float(channels**4)  # as an integer it would be too large for 32 bits
+        case _:
+            assert_never(kind)
+
+
+def _moments_loss(statistics: StyleStatistics, target: Gaussian) -> Float[Array, "*batch"]:
+    mean = statistics.mean
+    ours = covariance(mean, statistics.gram / statistics.positions)
+    of_mean = jnp.sum((mean - target.mean) ** 2, axis=-1)
+    of_covariance = jnp.sum((ours - target.covariance) ** 2, axis=(-2, -1))
+    # Without contrast the covariance is almost nothing, and so is the mean of activations that
+    # cancel; neither is a measure then. The second moment has both.
+    second = target.covariance + target.mean[..., :, None] * target.mean[..., None, :]
+    mean_unit = jnp.maximum(
+        jnp.sum(target.mean**2, axis=-1),
+        LEAST_SHARE * jnp.trace(second, axis1=-2, axis2=-1),
+    )
+    covariance_unit = jnp.maximum(
+        jnp.sum(target.covariance**2, axis=(-2, -1)),
+        LEAST_SHARE * jnp.sum(second**2, axis=(-2, -1)),
+    )
+    return of_mean / _unit(mean_unit) + of_covariance / _unit(covariance_unit)
+
+
+def _unit(x: Array) -> Array:
+    # There is no measure of a map of zeros.
+    return jnp.where(x > 0, x, 1)

@@ -1,0 +1,186 @@
+"""L-BFGS by the rules of `torch.optim.LBFGS` without line search, as an optax transformation.
+
+The classic style transfer programs run it. `optax.lbfgs` is another algorithm: it searches a line,
+keeps every pair, and scales its first step by the gradient's L2 norm.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+from optax import tree  # its vdot multiplies at full precision: TF32 would spoil the curvature
+
+from nst_jax.optimizers.loops import in_rounds
+
+# A pair of a step s and the gradient's change y is kept if s·y is above this, as in torch.
+_LEAST_CURVATURE = 1e-10
+
+
+class TorchLBFGSState(NamedTuple):
+    """What `torch_lbfgs` remembers; 2 m + 2 copies of the variable for m = `memory_size`.
+
+    Attributes:
+      iteration: updates made, torch's n_iter.
+      gradient: the last one.
+      step: the last one, before the tolerances.
+      steps: s of the kept pairs, along a new first axis; pair number k is in row k % m.
+      changes: y of the same pairs.
+      rho: 1 / (s·y) of the same pairs.
+      pairs: how many have been kept so far.
+      scale: of the first estimate of the inverse Hessian, s·y / y·y of the newest pair.
+      value: the last loss.
+      stopped: whether `torch.optim.LBFGS.step` would have returned early at this update.
+    """
+
+    iteration: Int[Array, ""]
+    gradient: PyTree[Array]
+    step: PyTree[Array]
+    steps: PyTree[Array]
+    changes: PyTree[Array]
+    rho: Float[Array, " m"]
+    pairs: Int[Array, ""]
+    scale: Float[Array, ""]
+    value: Float[Array, ""]
+    stopped: Bool[Array, ""]
+
+
+def torch_lbfgs(
+    learning_rate: float | Float[Array, ""] = 1.0,
+    *,
+    memory_size: int = 100,
+    tolerance_grad: float = 1e-7,
+    tolerance_change: float = 1e-9,
+    block: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+    """Return L-BFGS that takes the steps of `torch.optim.LBFGS(line_search_fn=None)`.
+
+    Liu and Nocedal, 1989, with torch's rules: the first step is the gradient times
+    min(1, 1/‖g‖₁) `learning_rate`, the later ones are the quasi-Newton direction times
+    `learning_rate`; a pair with s·y ≤ 1e-10 is left out. One update is one evaluation of the loss,
+    which is how the field counts; torch's `max_iter` only says how many of them one call of its
+    `step` makes. Without a line search the loss may grow.
+
+    An update is zero where torch would make none: no entry of the gradient is larger than
+    `tolerance_grad`, or the direction does not descend by more than `tolerance_change`. Torch's
+    `step` also returns after an update that is small, or that hardly changed the loss;
+    the programs that call it in a loop then go on, and so does this. `TorchLBFGSState.stopped`
+    tells of either. (A small change of the loss is seen one update late, when the loss is known.)
+
+    Args:
+      learning_rate: torch's `lr`.
+      memory_size: torch's `history_size`, pairs to remember; at least 1.
+      tolerance_grad: see above.
+      tolerance_change: see above.
+      block: how many pairs are gone through before it is asked whether more follow; the result is
+        the same. A GPU has to tell the host each time (see `backend.block`).
+
+    Returns:
+      An optax transformation whose `update` takes any pytree, and the loss as `value`, which only
+      `stopped` depends on.
+    """
+
+    def init(params: PyTree[Array]) -> TorchLBFGSState:
+        kind = jnp.result_type(*jax.tree.leaves(params))
+        blank = jax.tree.map(jnp.zeros_like, params)
+        rows = jax.tree.map(lambda x: jnp.zeros((memory_size, *x.shape), x.dtype), params)
+        return TorchLBFGSState(
+            iteration=jnp.zeros((), jnp.int32),
+            gradient=blank,
+            step=blank,
+            steps=rows,
+            changes=rows,
+            rho=jnp.zeros((memory_size,), kind),
+            pairs=jnp.zeros((), jnp.int32),
+            scale=jnp.ones((), kind),
+            value=jnp.full((), jnp.inf, kind),
+            stopped=jnp.zeros((), bool),
+        )
+
+    def update(
+        gradient: PyTree[Array],
+        state: TorchLBFGSState,
+        params: PyTree[Array] | None = None,
+        *,
+        value: Float[Array, ""] | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree[Array], TorchLBFGSState]:
+        flat = tree.norm(gradient, ord="inf") <= tolerance_grad
+        change = tree.sub(gradient, state.gradient)
+        curvature = tree.vdot(change, state.step)
+        keep = ~flat & (state.iteration > 0) & (curvature > _LEAST_CURVATURE)
+        row = state.pairs % memory_size
+
+        def put(rows: Array, new: Array) -> Array:
+            return rows.at[row].set(jnp.where(keep, new, rows[row]))
+
+        steps = jax.tree.map(put, state.steps, state.step)
+        changes = jax.tree.map(put, state.changes, change)
+        rho = put(state.rho, 1 / curvature)
+        pairs = state.pairs + keep
+        scale = jnp.where(keep, curvature / tree.vdot(change, change), state.scale)
+
+        direction = _direction(gradient, steps, changes, rho, pairs, scale, block=block)
+        first = jnp.minimum(1, 1 / tree.norm(gradient, ord=1))
+        length = learning_rate * jnp.where(state.iteration == 0, first, 1)
+        step = tree.scale(length, direction)
+        still = flat | (tree.vdot(gradient, direction) > -tolerance_change)
+        updates = tree.where(still, tree.zeros_like(step), step)
+
+        loss = state.value if value is None else jnp.asarray(value, state.value.dtype)
+        # False for the first loss, whose predecessor is infinite, and where none is given.
+        unchanged = jnp.abs(loss - state.value) < (0 if value is None else tolerance_change)
+        return updates, TorchLBFGSState(
+            # Where the gradient is flat, torch returns before it looks at anything.
+            iteration=state.iteration + ~flat,
+            gradient=tree.where(flat, state.gradient, gradient),
+            step=tree.where(flat, state.step, step),
+            steps=steps,
+            changes=changes,
+            rho=rho,
+            pairs=pairs,
+            scale=scale,
+            value=loss,
+            stopped=still | unchanged | (tree.norm(step, ord="inf") <= tolerance_change),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _direction(
+    gradient: PyTree[Array],
+    steps: PyTree[Array],
+    changes: PyTree[Array],
+    rho: Float[Array, " m"],
+    pairs: Int[Array, ""],
+    scale: Float[Array, ""],
+    *,
+    block: int,
+) -> PyTree[Array]:
+    """Apply the negative inverse Hessian: the two loops of Nocedal and Wright, algorithm 7.4."""
+    memory_size = rho.shape[0]
+    kept = jnp.minimum(pairs, memory_size)
+
+    def backward(i: Array, carry: tuple[PyTree[Array], Array]) -> tuple[PyTree[Array], Array]:
+        q, alphas = carry
+        # The newest first; behind the oldest nothing is set.
+        row = jnp.where(i < kept, (pairs - 1 - i) % memory_size, memory_size)
+        alpha = jnp.where(i < kept, rho[row] * tree.vdot(_row(steps, row), q), 0)
+        return tree.add_scale(q, -alpha, _row(changes, row)), alphas.at[row].set(alpha)
+
+    def forward(i: Array, r: PyTree[Array]) -> PyTree[Array]:
+        row = (pairs - kept + i) % memory_size  # the oldest first
+        beta = rho[row] * tree.vdot(_row(changes, row), r)
+        return tree.add_scale(r, jnp.where(i < kept, alphas[row] - beta, 0), _row(steps, row))
+
+    # The length is a run-time value: an empty memory costs nothing, and nothing recompiles.
+    rounds = -(-kept // block)
+    start = (jax.tree.map(jnp.negative, gradient), jnp.zeros_like(rho))
+    q, alphas = in_rounds(rounds, block, backward, start)
+    direction: PyTree[Array] = in_rounds(rounds, block, forward, tree.scale(scale, q))
+    return direction
+
+
+def _row(rows: PyTree[Array], index: Array) -> PyTree[Array]:
+    return jax.tree.map(lambda x: x[index], rows)

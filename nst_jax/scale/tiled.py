@@ -1,0 +1,342 @@
+"""A scale whose picture is computed tile by tile, exactly, with the picture in host memory.
+
+All that the loss takes of the picture are sums over positions: of products of channels (Gram
+matrices), of squared differences from the content's maps, of differences of neighbors. So a step is
+two passes over windows (`scale.windows`). The first adds up the statistics of the style layers.
+Their loss and its derivative by the statistics are then known, and with these as constants the loss
+is itself a sum over positions, whose gradient the second pass adds up window by window. The result
+is the gradient of the whole picture, but for the order in which numbers are added.
+
+A step takes the first pass and the margins on top of an ordinary one. Memory is that of one window;
+the picture, the optimizer's averages and the content's maps lie in host memory.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+from jaxtyping import Array, Float, PyTree
+
+from nst_jax.config import Config, Space
+from nst_jax.errors import InputError
+from nst_jax.losses.objective import Losses, assemble_targets
+from nst_jax.losses.statistics import StyleStatistics
+from nst_jax.network.vgg import VGG
+from nst_jax.optimizers import minimize
+from nst_jax.scale.hyperparameters import (
+    Numbers,
+    Program,
+    keeper,
+    make_optimizer,
+    projection,
+    split_config,
+    to_srgb,
+)
+from nst_jax.scale.step import start
+from nst_jax.scale.tiled_loss import (
+    KEPT_BYTES,
+    Maps,
+    Statistics,
+    Targets,
+    content_bytes,
+    describe_content,
+    differentiate,
+    losses_of,
+    measure,
+    pull,
+    shifts,
+)
+from nst_jax.scale.warm_start import carry
+from nst_jax.scale.windows import Cover, Window, cover, round_up
+
+_STRIP = 2**22  # px that the optimizer updates at once
+
+
+class Tiled:
+    """A scale in tiles; see `nst_jax.scale.whole.Scale`."""
+
+    def __init__(
+        self,
+        content: Float[Array, "height width 3"],
+        styles: Sequence[Float[Array, "_ _ 3"]],
+        *,
+        network: VGG,
+        config: Config,
+        picture: Float[Array, "height width 3"],
+        before: minimize.State | None = None,
+    ):
+        """Take the targets, window by window; the arguments are those of `scale.Whole`.
+
+        Raises:
+          InputError: for what cannot be tiled; see `check_tiled`.
+        """
+        check_tiled(content.shape, config)
+        self._network, self._precision = network, config.matmul_precision
+        self._numbers, self._program = split_config(config)
+        self._cover = tiles(content.shape, config)
+        self._content = np.asarray(content)
+        # The content's maps of each window, if they are kept.
+        self._maps: list[Maps] | None = None
+        with jax.default_matmul_precision(self._precision):
+            self._targets = Targets(self._style_targets(styles, config), self._content_squares())
+        self._numbers = self._numbers._replace(style_blend=())  # it is in the targets now
+        self._shift = shifts(self._targets.style, self._program.style_loss)
+        self._state = self._begin(np.asarray(picture), before)
+
+    def _style_targets(
+        self, styles: Sequence[Array], config: Config
+    ) -> OrderedDict[str, PyTree[Array]]:
+        program, blank = self._program, jnp.zeros(())
+        positions = config.architecture.positions
+        found = [
+            _sum_statistics(
+                self._network,
+                np.asarray(style),
+                tiles(style.shape, config),
+                program,
+                shift={},
+                space="srgb",
+            )
+            for style in styles
+        ]
+        like = {
+            name: StyleStatistics(
+                blank, jnp.zeros(1), jnp.asarray(float(positions(name, *self._cover.picture)))
+            )
+            for name in program.style_layers
+        }
+        return assemble_targets(
+            OrderedDict(),
+            like,
+            found,
+            style_loss=program.style_loss,
+            style_blend=self._numbers.style_blend,
+        ).style
+
+    def _content_squares(self) -> tuple[Float[Array, ""], ...]:
+        if content_bytes(self._program) <= KEPT_BYTES:
+            self._maps = []
+        total: Any = None
+        for window in self._cover.windows:
+            maps, part = describe_content(
+                self._network,
+                self._cover.cut(self._content, window),
+                np.asarray(window.bounds, np.int32),
+                self._program,
+                self._cover.picture,
+            )
+            if self._maps is not None:
+                self._maps.append(jax.tree.map(np.asarray, maps))
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+        squares: tuple[Array, ...] = total
+        return squares
+
+    def advance(self, steps: int) -> tuple[np.ndarray, Losses]:
+        """Make steps, one after the other."""
+        records = []
+        with jax.default_matmul_precision(self._precision):
+            for _ in range(steps):
+                losses, gradient = self.evaluate()
+                self._update(losses, gradient)
+                records.append(losses)
+            picture = self.picture()
+        stacked: Losses = jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *records)
+        return picture, stacked
+
+    def state(self) -> minimize.State:
+        """Return the state; its arrays are the scale's own."""
+        return self._state
+
+    def kept(self) -> minimize.State:
+        """Return the state."""
+        return self._state
+
+    def blank(self, rows: int) -> Any:
+        """Return the shapes of the state."""
+        here = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), self._state
+        )
+
+    def restore(self, state: minimize.State) -> None:
+        """Go on from a state that was kept."""
+        self._state = jax.tree.map(np.array, state)
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is only one process."""
+        return bool(jax.process_count() == 1)
+
+    def evaluate(self) -> tuple[Losses, np.ndarray]:
+        """Return the losses and the gradient at the variable."""
+        variable, program, picture = self._state.variable, self._program, self._cover.picture
+        statistics = _sum_statistics(
+            self._network, variable, self._cover, program, shift=self._shift, space=program.space
+        )
+        constants = differentiate(statistics, self._targets, self._numbers, program, picture)
+        gradient, sums, waiting = np.zeros_like(variable), None, None
+        for index, window in enumerate(self._cover.windows):
+            own, part = pull(
+                self._network,
+                self._cover.cut(variable, window),
+                self._content_of(index, window),
+                np.asarray(window.bounds, np.int32),
+                self._shift,
+                constants,
+                program,
+                picture,
+            )
+            sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
+            # The device computes one window while the host adds the one before.
+            self._add(gradient, waiting)
+            waiting = window, own
+        self._add(gradient, waiting)
+        assert sums is not None
+        return losses_of(statistics, sums, self._targets, self._numbers, program, picture), gradient
+
+    def _content_of(self, index: int, window: Window) -> Any:
+        if self._maps is not None:
+            return self._maps[index]
+        return self._cover.cut(self._content, window)
+
+    def _add(self, gradient: np.ndarray, waiting: tuple[Window, Array] | None) -> None:
+        if waiting:
+            window, own = waiting
+            self._cover.cut(gradient, window)[...] += np.asarray(own)
+
+    def _update(self, losses: Losses, gradient: np.ndarray) -> None:
+        image, before = self._content.shape, self._state  # its counts are those of every strip
+        for strip in self._strips():
+            mine = functools.partial(_cut, strip=strip, image=image)
+            own = jax.tree.map(mine, before)
+            part = _apply(own, mine(gradient), losses.total, self._numbers, self._program)
+            self._state = _put(before, part, strip, image)
+
+    def _strips(self) -> Iterator[slice]:
+        """Yield rows that the optimizer may update apart from the others."""
+        height, width, _ = self._content.shape
+        # All that Adam does is done for each value by itself; L-BFGS takes products of pictures.
+        rows = max(1, _STRIP // width) if self._program.optimizer == "adam" else height
+        for first in range(0, height, rows):
+            yield slice(first, first + rows)
+
+    def _begin(self, picture: np.ndarray, before: minimize.State | None) -> minimize.State:
+        begin = functools.partial(start, numbers=self._numbers, program=self._program)
+        state = jax.tree.map(
+            lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(begin, self._content)
+        )
+        for strip in self._strips():
+            part = begin(_cut(picture, strip=strip, image=picture.shape))
+            state = _put(state, part, strip, picture.shape)
+        # What comes back is JAX's own memory, which is not to be written to.
+        begun: minimize.State = jax.tree.map(np.array, carry(before, state)) if before else state
+        return begun
+
+    def picture(self) -> np.ndarray:
+        """Return the picture that the steps so far have made."""
+        picture = np.empty_like(self._content)
+        for strip in self._strips():
+            mine = functools.partial(_cut, strip=strip, image=picture.shape)
+            kept, variable = jax.tree.map(mine, (self._state.kept, self._state.variable))
+            picture[strip] = _read(kept, variable, self._program)
+        return picture
+
+
+def check_tiled(shape: tuple[int, ...], config: Config) -> None:
+    """Raise InputError for what cannot be computed in tiles."""
+    if len(shape) == 4:
+        raise InputError(
+            f"the content image is a batch of {shape[0]}, but tiles are for one picture at a time; "
+            "leave tile out"
+        )
+    if config.optimizer == "lbfgs":
+        raise InputError(
+            "the optimizer is lbfgs, whose line search cannot be computed in tiles; allowed are "
+            "adam and lbfgs-torch, or leave tile out"
+        )
+
+
+def margin(config: Config) -> int:
+    """How far a window must reach beyond its part for exact maps, in px; a multiple of 16.
+
+    A position of a map sees one more on each side with every convolution before it; nothing else
+    reaches beyond the px that are its own.
+    """
+    table = config.architecture
+    return round_up(sum(table.stride(conv.name) for conv in table.convs_to(config.taps[-1])))
+
+
+def needs_tiles(shape: tuple[int, ...], config: Config) -> bool:
+    """Say whether a picture of this shape has more than one tile."""
+    return config.tile > 0 and len(tiles(shape, config).windows) > 1
+
+
+def tiles(shape: tuple[int, ...], config: Config) -> Cover:
+    """Return the windows that a picture of this shape is computed in."""
+    return cover(shape[-3], shape[-2], tile=config.tile, margin=margin(config))
+
+
+def _cut(x: Any, *, strip: slice, image: tuple[int, ...]) -> Any:
+    """Take the rows of an array of pictures; leave any other as it is."""
+    return x[..., strip, :, :] if x.shape[-3:] == image else x
+
+
+def _put(tree: minimize.State, part: minimize.State, strip: slice, image: Any) -> minimize.State:
+    """Write rows into the arrays of pictures; take any other array from the part."""
+    jax.block_until_ready(part)  # it may be computed from the memory that is written to
+
+    def put(x: Any, new: Array) -> Any:
+        if x.shape[-3:] != image:
+            return np.array(new)
+        x[..., strip, :, :] = np.asarray(new)
+        return x
+
+    written: minimize.State = jax.tree.map(put, tree, part)
+    return written
+
+
+def _sum_statistics(
+    network: VGG,
+    image: np.ndarray,
+    covered: Cover,
+    program: Program,
+    shift: Mapping[str, Array],
+    space: Space,
+) -> Statistics:
+    """Add up the statistics of all windows of an image."""
+    total: Any = None if program.style_layers else OrderedDict()
+    for window in covered.windows if program.style_layers else ():
+        bounds = np.asarray(window.bounds, np.int32)
+        cut = covered.cut(image, window)
+        part = measure(network, cut, bounds, shift, program, covered.picture, space)
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+    found: Statistics = total
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _apply(
+    state: minimize.State,
+    gradient: Float[Array, "..."],
+    value: Float[Array, ""],
+    numbers: Numbers,
+    program: Program,
+) -> minimize.State:
+    return minimize.update(
+        state,
+        value,
+        gradient,
+        optimizer=make_optimizer(numbers, program),
+        project=projection(program),
+        keep=keeper(program),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def _read(kept: Any, variable: Float[Array, "..."], program: Program) -> Array:
+    return to_srgb(keeper(program).read(kept, variable), program.space)

@@ -1,0 +1,315 @@
+"""What a run will need, said before its first step.
+
+Memory comes from the compiled program's own analysis, time from a few steps that are made.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from nst_jax.config import Config
+from nst_jax.devices.backend import default_device
+from nst_jax.devices.sharding import rows_of_a_device
+from nst_jax.errors import InputError
+from nst_jax.geometry import Shape
+from nst_jax.network.vgg import freeze
+from nst_jax.scale.ahead_of_time import blank_network, compile_pull, compile_step
+from nst_jax.scale.tiled import needs_tiles, tiles
+from nst_jax.scale.whole import begin_scale
+from nst_jax.scale.windows import Cover
+from nst_jax.transfer.schedule import Plan, plan, style_shape
+
+# What a process takes beside the program: the interpreter, JAX, the compiler, and the network as it
+# was read; and for each pixel of the picture, the images, the targets on their way, what is shown.
+# Measured on a CPU: with them the forecast is 2 to 8 % above the peak from 256 to 1024 px.
+_PROCESS_BYTES, _PIXEL_BYTES = 850 * 10**6, 300
+_CGROUP = Path("/sys/fs/cgroup")  # version 2
+# A share that is left free: allocators lose some, and other processes live too.
+_RESERVE = 0.05
+# Bytes for each pixel that no program of ours takes half of (docs/scaling.md); where they fit, no
+# analysis is made.
+_BOUND = 6000
+
+
+class Need(NamedTuple):
+    """What a run needs where its largest scale is computed.
+
+    Attributes:
+      device: bytes on each device.
+      host: bytes of host memory; on a CPU both are the same memory.
+    """
+
+    device: int
+    host: int
+
+
+def need(
+    shape: Shape,
+    styles: Sequence[Shape],
+    *,
+    config: Config,
+    batch: int = 0,
+    devices: int = 1,
+) -> Need:
+    """Compile the largest program of a run and return the memory that it asks for.
+
+    Nothing is computed. The command line's run takes the same compiled program.
+
+    Args:
+      shape: (height, width) of the picture in px.
+      styles: (height, width) of each style image as it is given.
+      config: resolved settings.
+      batch: how many pictures at once; 0: one, without a batch's dimension.
+      devices: how many they are spread over.
+    """
+    looks = [style_shape(style, shape, config) for style in styles]
+    if not batch and needs_tiles((*shape, 3), config):
+        return _need_tiled(shape, looks, config)
+    if devices > 1:
+        shape = (rows_of_a_device(shape[0], devices), shape[1]) if not batch else shape
+        batch = -(-batch // devices)
+    lead = (batch,) if batch else ()
+    step = compile_step((*lead, *shape), [(*lead, *look) for look in looks], config=config)
+    pixels = (batch or 1) * shape[0] * shape[1]
+    # Simulated devices share the memory.
+    there = devices if default_device().platform == "cpu" else 1
+    return Need(there * (_bytes(step) + _PIXEL_BYTES * pixels), _PROCESS_BYTES)
+
+
+def _need_tiled(shape: Shape, looks: Sequence[Shape], config: Config) -> Need:
+    pull, kept = compile_pull(shape, len(looks), config=config)
+    pair = 2 * config.memory_size if config.optimizer != "adam" else 2
+    # The content as it was read and resized, the picture, its gradient, its average, what is shown
+    # and saved, and what the optimizer remembers; the content's maps with the windows' margins.
+    pictures = 12 * (9 + pair)
+    host = int(math.prod(shape) * (pictures + kept * _overlap(tiles((*shape, 3), config))))
+    return Need(_bytes(pull), _PROCESS_BYTES + host)
+
+
+def _bytes(compiled: Any) -> int:
+    found = compiled.memory_analysis()
+    return int(
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        + found.temp_size_in_bytes
+        - found.alias_size_in_bytes
+    )
+
+
+def free_memory() -> Need:
+    """Return the bytes that are free on the default device and on the host.
+
+    On a CPU both are the host's. Where a device does not tell, its memory counts as endless.
+    """
+    host = int((1 - _RESERVE) * min(psutil.virtual_memory().available, _cgroup_free()))
+    device = default_device()
+    if device.platform == "cpu":
+        return Need(host, host)
+    stats = device.memory_stats() or {}
+    limit = stats.get("bytes_limit", 2**62) - stats.get("bytes_in_use", 0)
+    return Need(int((1 - _RESERVE) * limit), host)
+
+
+def _cgroup_free() -> int:
+    """Return what a container's limit leaves; much if there is none."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = (_CGROUP / "memory.current").read_text()
+        return 2**62 if limit == "max" else max(0, int(limit) - int(used))
+    except (OSError, ValueError):
+        return 2**62
+
+
+def memories(wanted: Need, free: Need) -> list[tuple[str, int, int]]:
+    """Return each memory's name, the bytes that are wanted of it, and those that are free."""
+    platform = default_device().platform
+    if platform == "cpu":  # both are one
+        return [("host", wanted.device + wanted.host, free.host)]
+    return [(platform, wanted.device, free.device), ("host", wanted.host, free.host)]
+
+
+def fits(wanted: Need, free: Need) -> bool:
+    """Say whether there is enough memory."""
+    return all(need <= there for _, need, there in memories(wanted, free))
+
+
+def surely_fits(shape: Shape, config: Config, *, batch: int = 1) -> bool:
+    """Say, without compiling anything, whether a run needs so little that it fits in any case."""
+    pairs = 2 * config.memory_size if config.optimizer != "adam" else 0
+    wide = 2 if config.dtype == "float64" else 1
+    count = int(wide * batch * np.prod(shape) * (_BOUND + 12 * pairs))
+    return fits(Need(2 * count, _PROCESS_BYTES), free_memory())
+
+
+def largest(
+    need_of: Callable[[int], Need], *, free: Need, least: int = 256, most: int = 2**15
+) -> int:
+    """Return the largest size in px, about, that fits; 0 if none does.
+
+    Memory grows with the square of the size: two sizes are looked at, and the one that follows from
+    them, which is made smaller until it fits by its own analysis.
+
+    Args:
+      need_of: the need at a size.
+      free: from `free_memory`.
+      least: the smaller of the two sizes.
+      most: where the search ends.
+    """
+
+    def share(size: int) -> float:
+        """Return the larger of the shares of what is free."""
+        return max(need / there for _, need, there in memories(need_of(size), free))
+
+    one, two = share(least), share(2 * least)
+    slope = max(two - one, 1e-9) / (3 * least**2)
+    size = min(most, int(max(0.0, (1 - one) / slope + least**2) ** 0.5))
+    while size >= 16 and share(size) > 1:
+        size = int(0.97 * size)
+    return size if size >= 16 else 0
+
+
+def settle(
+    shape_of: Callable[[int], Shape],
+    styles: Sequence[Shape],
+    *,
+    config: Config,
+    biggest: bool = False,
+    batch: int = 0,
+    devices: int = 1,
+) -> Config:
+    """Return the settings with which a run fits into what is free; mostly they are those given.
+
+    A run that fits in any case compiles nothing here.
+
+    Args:
+      shape_of: takes a size to the picture's (height, width) in px.
+      styles: (height, width) of each style image as it is given.
+      config: with every auto resolved but that of remat.
+      biggest: take the largest size that fits in place of the config's.
+      batch: see `need`.
+      devices: see `need`.
+
+    Raises:
+      InputError: if it does not fit; it names the size that would.
+    """
+    free = free_memory()
+    ways = ["none", "blocks"] if config.remat == "auto" else [config.remat]
+
+    def need_of(size: int, remat: Any) -> Need:
+        way = replace(config, remat=remat)
+        return need(shape_of(size), styles, config=way, batch=batch, devices=devices)
+
+    if biggest:
+        sizes = {way: largest(functools.partial(need_of, remat=way), free=free) for way in ways}
+        way = max(ways, key=lambda way: sizes[way])
+        if not sizes[way]:
+            raise InputError(refusal(0, shape_of(config.size), need_of(config.size, ways[0]), free))
+        chosen: Any = way
+        return replace(config, size=sizes[way], remat=chosen)
+    if surely_fits(shape_of(config.size), config, batch=max(1, batch)):
+        return replace(config, remat=ways[0])  # type: ignore[arg-type]
+    for way in ways:
+        if fits(need_of(config.size, way), free):
+            return replace(config, remat=way)  # type: ignore[arg-type]
+    size = largest(functools.partial(need_of, remat=ways[0]), free=free)
+    raise InputError(refusal(size, shape_of(config.size), need_of(config.size, ways[0]), free))
+
+
+class Pace(NamedTuple):
+    """How long steps take.
+
+    Attributes:
+      seconds: of all steps of a run, about.
+      last: of one step at the last scale.
+    """
+
+    seconds: float
+    last: float
+
+
+def pace(
+    shape: Shape,
+    styles: Sequence[Shape],
+    *,
+    config: Config,
+    devices: Sequence[Any] | None = None,
+    most_pixels: int = 2**19,
+) -> Pace:
+    """Make a few steps at the largest scale that is not too large, and reckon from its pixels.
+
+    Larger scales take somewhat longer than their pixels say where memory is the limit: seen on a
+    CPU, a fifth at four times the pixels.
+
+    Args:
+      shape: (height, width) of the picture in px.
+      styles: of each style image as it is given.
+      config: resolved settings.
+      devices: see `begin_scale`.
+      most_pixels: of the scale that steps are made at; a smaller one if there is none.
+    """
+    scales: Plan = plan(*shape, config)
+    tried = [here for here, _ in scales if here[0] * here[1] <= most_pixels] or [scales[0][0]]
+    height, width = tried[-1]
+    rng = np.random.default_rng(0)
+    picture = jnp.asarray(rng.uniform(size=(height, width, 3)), config.image_dtype)
+    looks = [
+        jnp.asarray(rng.uniform(size=(*style_shape(style, tried[-1], config), 3)), picture.dtype)
+        for style in styles
+    ]
+    # The numbers in the network do not change the time.
+    network = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), blank_network(config))
+    frozen = freeze(network, taps=config.taps)
+    scale = begin_scale(
+        picture, looks, network=frozen, config=config, picture=picture, devices=devices
+    )
+    scale.advance(1)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(scale.advance(1))
+        times.append(time.perf_counter() - began)
+    pixel = sorted(times)[1] / _work((height, width), config)
+    seconds = sum(pixel * _work(here, config) * steps for here, steps in scales)
+    return Pace(seconds, pixel * _work(shape, config))
+
+
+def _work(shape: Shape, config: Config) -> float:
+    """Return the pixels that a step computes, those of tiles with what they compute more."""
+    pixels = float(np.prod(shape))
+    if not needs_tiles((*shape, 3), config):
+        return pixels
+    # All pixels of the windows, and a forward pass on top of one with the gradient.
+    return 1.5 * _overlap(tiles((*shape, 3), config)) * pixels
+
+
+def _overlap(covered: Cover) -> float:
+    """Return how many windows a pixel of the picture is in, on average."""
+    return len(covered.windows) * math.prod(covered.size) / math.prod(covered.picture)
+
+
+def refusal(size: int, shape: Shape, wanted: Need, free: Need) -> str:
+    """Say that a run does not fit, and what would.
+
+    Args:
+      size: one that does, from `largest`; 0: none.
+      shape: (height, width) in px of the one that does not.
+      wanted: its need.
+      free: from `free_memory`.
+    """
+    height, width = shape
+    parts = memories(wanted, free)
+    _, need, there = [part for part in parts if part[1] > part[2]][-1]
+    advice = f"--size={size} fits" if size else "no size fits"
+    return (
+        f"{width}x{height} px need {need / 1e9:.1f} GB of memory, but {there / 1e9:.1f} GB are "
+        f"free; {advice}, or give --tile=1024, which takes less"
+    )

@@ -1,0 +1,149 @@
+"""The whole job on arrays: images and a network in, snapshots of the picture out."""
+
+import dataclasses
+from collections.abc import Generator, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nst_jax.config import Config
+from nst_jax.devices.backend import resolve
+from nst_jax.devices.sharding import find_devices
+from nst_jax.errors import InputError
+from nst_jax.io.arrays import ImageLike, as_image
+from nst_jax.network.vgg import VGG, freeze, recast
+from nst_jax.scale.tiled import check_tiled, needs_tiles
+from nst_jax.transfer.multiscale import Checkpoints, Run, Saver, Snapshot, snapshots
+from nst_jax.transfer.schedule import check_inputs, shape_of
+
+_Style = Float[Array, "*_ _ _ 3"]  # each of another size
+
+
+def stylize(
+    content: ImageLike,
+    style: ImageLike | Sequence[ImageLike],
+    *,
+    network: VGG,
+    config: Config | None = None,
+    start: ImageLike | None = None,
+    snapshot_every: int | None = 50,
+    snapshot_seconds: float | None = None,
+    devices: int | Literal["all"] | Sequence[Any] | None = None,
+    checkpoints: Checkpoints | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> Generator[Snapshot, None, None]:
+    """Optimize a picture until it has the content image's features and the styles' statistics.
+
+    It is painted small first, and larger from scale to scale: each begins with the picture of the
+    one before, and Adam with what it knew there.
+
+    Args:
+      content: sRGB floats in [0, 1], HWC, or NHWC for independent pictures of one shape; an array
+        of JAX, NumPy, or of PyTorch and others by DLPack. The result has the size that it has;
+        `images.load_image` resizes.
+      style: the same, of any size, or a list or tuple of such for a blend of several styles; one
+        image serves a whole batch.
+      network: from `load_vgg19` or `load_vgg16`, with the config's dtype unless the precision is
+        auto. It pools, pads and convolves as the config says, however it was built.
+      config: settings; our own recipe by default. `size` and `network` are not used here. With the
+        precision auto a network in float32, as `load_vgg19` makes it, computes in what suits the
+        device, and any other in its own type.
+      start: the first picture, sRGB of any size, in place of what `config.start` names.
+      snapshot_every: a snapshot is yielded at every multiple of this many steps and at the end;
+        None: only at the end.
+      snapshot_seconds: if given, also about this often.
+      devices: spread the rows of the picture, or the pictures of a batch, over so many of JAX's
+        devices, all of them, or these; see `sharding.lay_out`. The result is that of one device but
+        for rounding. By default JAX's default device computes. With devices of several processes
+        all call this with the same arguments.
+      checkpoints: where the run's state is kept, about every `checkpoint_seconds` and when the
+        generator is closed before the end. If there is one, the run goes on from it: on the same
+        devices with the same numbers as if it had not been interrupted.
+      checkpoint_seconds: see there.
+
+    Yields:
+      Snapshots. The last one has `step == count_steps(height, width, config)`, unless a loss was
+      not finite: such a snapshot is the last one.
+
+    Raises:
+      InputError: for images that are too small, or of the wrong shape or type, for shares that are
+        not one for each style, for a network of another type than the config's, or one
+        that ends before a layer of the config's, for a precision
+        that the device does not have, for a batch with L-BFGS, which would make one
+        problem of it, for Winograd's algorithm on many devices, for more devices than there are,
+        for tiles of a batch, on many devices or with optax's L-BFGS, and for float64 without
+        `jax_enable_x64`.
+    """
+    mesh = find_devices(devices)
+    network, config = _settle(network, Config() if config is None else config, devices=len(mesh))
+    if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise InputError("precision is float64; it needs jax.config.update('jax_enable_x64', True)")
+    if network.dtype != config.dtype:
+        raise InputError(
+            f"the network's dtype is {str(network.dtype)!r}, the config's is {config.dtype!r}; "
+            "build the network with the config's"
+        )
+    network.check_taps(config.taps)
+    if snapshot_every is not None and snapshot_every < 1:
+        raise InputError(f"snapshot_every is {snapshot_every}; it must be at least 1")
+    given: list[Any] = list(style) if isinstance(style, list | tuple) else [style]
+    if not given:
+        raise InputError("there is no style image; give at least one")
+    content = as_image(content, role="content", dtype=config.image_dtype)
+    styles = [as_image(image, role="style", dtype=config.image_dtype) for image in given]
+    if content.ndim == 4 and config.optimizer != "adam":
+        raise InputError(
+            f"the content image is a batch of {len(content)}; {config.optimizer} takes one picture "
+            "at a time, of shape (height, width, 3)"
+        )
+    first = None if start is None else as_image(start, role="start", dtype=config.image_dtype)
+    _check_batches(content, [*styles, *([] if first is None else [first])])
+    check_inputs(shape_of(content), [shape_of(image) for image in styles], config)
+    if needs_tiles(content.shape, config):
+        check_tiled(content.shape, config)
+        if mesh != find_devices(None):
+            raise InputError(
+                f"tile is {config.tile}, which is for one device, JAX's default, but devices are "
+                f"{', '.join(map(str, mesh))}; leave one of the two out"
+            )
+    frozen = freeze(network, taps=config.taps)
+    run = Run(content, styles, first, frozen, config, mesh)
+    saver = Saver(checkpoints, checkpoint_seconds)
+    return snapshots(run, snapshot_every, snapshot_seconds, saver)
+
+
+def _check_batches(content: _Style, others: Sequence[_Style]) -> None:
+    """Raise InputError if an image that goes with the content is a batch of another length."""
+    for image in others:
+        if image.ndim == 4 and image.shape[:-3] != content.shape[:-3]:
+            one = "one image" if content.ndim == 3 else f"a batch of {len(content)}"
+            raise InputError(
+                f"the content is {one}, but a style or start is a batch of {len(image)}; allowed "
+                "are one image for all, or one for each"
+            )
+    if len({image.ndim for image in others}) > 1:
+        raise InputError("some of the styles and the start are batches, and some are not")
+
+
+def _settle(network: VGG, config: Config, *, devices: int) -> tuple[VGG, Config]:
+    """Decide what is left to `stylize`; return the network that computes so, and the config."""
+    config = dataclasses.replace(config, network=network.architecture.name)
+    if config.precision == "auto" and network.dtype != jnp.float32:
+        own: Any = str(network.dtype)
+        config = dataclasses.replace(config, precision=own)
+    chosen = resolve(config, devices=devices)
+    assert chosen.conv != "auto"
+    assert chosen.remat != "auto"
+    dtype = chosen.dtype if config.precision == "auto" else network.dtype
+    own_way = recast(
+        network,
+        dtype=dtype,
+        conv=chosen.conv,
+        pooling=config.pooling,
+        pool_scale=config.pool_scale,
+        padding=config.padding,
+        remat=chosen.remat,
+    )
+    return own_way, chosen

@@ -1,0 +1,1 @@
+"""Where a network's parameters come from: files, downloads, packages, a seed."""

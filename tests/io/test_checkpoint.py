@@ -1,0 +1,275 @@
+"""Checkpoints: what is restored is what was saved, also when something was in the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nst_jax.errors import InputError
+from nst_jax.io import checkpoint
+from nst_jax.optimizers import averaging, minimize
+from nst_jax.optimizers.adam import torch_adam
+from nst_jax.optimizers.lbfgs import torch_lbfgs
+from package import ROOT
+
+pytest.importorskip("orbax.checkpoint", reason="not installed: pip install '.[checkpoint]'")
+
+JOB = {"size": 64, "content image": ["01ab"], "style image": ["23cd"], "layers": ("a", "b")}
+
+
+class Folder:
+    """A folder, and what was said of its checkpoints."""
+
+    def __init__(self, path):
+        self.path, self.complaints = path, []
+
+    def store(self, **changes):
+        return checkpoint.Store(
+            self.path, fingerprint={**JOB, **changes}, complain=self.complaints.append
+        )
+
+    def steps(self):
+        return sorted(int(name) for name in os.listdir(self.path) if name.isdecimal())
+
+    def files(self, step, part="state"):
+        paths = [x for x in (self.path / str(step) / part).rglob("*") if x.is_file()]
+        return sorted(paths, key=lambda path: path.stat().st_size)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "a" / "checkpoints")
+
+
+def numbers(value):
+    return {"x": jnp.full((64, 64), value, jnp.float32), "n": jnp.asarray(value, jnp.int32)}
+
+
+def assert_same(found, wanted):
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert (a.dtype, a.sharding) == (b.dtype, b.sharding)
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "keep"),
+    [
+        (torch_adam(0.1), averaging.last()),
+        (torch_lbfgs(memory_size=2), averaging.average(0.9)),
+        (optax.sgd(0.1), averaging.best()),
+    ],
+    ids=["adam", "lbfgs-torch", "sgd"],
+)
+def test_the_rest_is_the_same_bit_for_bit(folder, optimizer, keep):
+    @jax.jit
+    def run(state):
+        def loss(x):
+            value = jnp.sum((x - 0.3) ** 4)
+            return value, value
+
+        return minimize.run(state, 3, loss=loss, optimizer=optimizer, keep=keep)[0]
+
+    start = jnp.linspace(0, 1, 15).reshape(5, 3)
+    state = run(minimize.init(start, optimizer=optimizer, keep=keep))
+    with folder.store() as store:
+        store.save(3, state, {"scale": 1, "name": "ä"})
+    with folder.store() as store:
+        step, found, extra = store.resume(lambda extra: jax.eval_shape(lambda: state))
+    assert (step, extra) == (3, {"scale": 1, "name": "ä"})
+    assert_same(found, state)
+    assert_same(run(found), run(state))
+
+
+def test_the_wanted_state_may_depend_on_what_was_saved_beside_it(folder):
+    with folder.store() as store:
+        assert store.resume(lambda _: numbers(0)) is None
+        store.save(1, jnp.ones((4, 2)), {"shape": [4, 2]})
+        found = store.resume(lambda extra: jnp.zeros(extra["shape"]))
+        assert found.state.shape == (4, 2)
+        with pytest.raises(InputError, match="can be read"):  # not cut or padded
+            store.resume(lambda extra: jnp.zeros((4, 3)))
+
+
+def test_two_are_kept(folder):
+    with folder.store() as store:
+        for step in (2, 5, 9):
+            store.save(step, numbers(step), {})
+    assert folder.steps() == [5, 9]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 65}, "made from size 64, not 65; give what was given then"),
+        ({"layers": ["a"]}, r"made from layers \['a', 'b'\], not \['a'\];"),
+        ({"steps": 3}, "made from steps unknown, not 3;"),
+        ({"size": 65, "style image": ["d"]}, "made from another style image, and more;"),
+        ({"style image": []}, "made from another style image;"),
+    ],
+)
+def test_the_folder_of_another_job_is_refused(folder, changes, message):
+    folder.store().close()
+    folder.store().close()  # the same one is welcome
+    with pytest.raises(InputError, match=message):
+        folder.store(**changes)
+
+
+def test_a_job_is_refused_that_lacks_what_another_one_has(folder):
+    folder.store(steps=3).close()
+    with pytest.raises(InputError, match="made from steps 3, not unknown;"):
+        folder.store()
+
+
+def test_one_run_at_a_time_has_the_folder(folder):
+    with folder.store() as store:
+        with pytest.raises(InputError, match="is in use by another run; wait for its end"):
+            folder.store()
+        store.save(1, numbers(1), {})  # which goes on
+    folder.store().close()
+
+
+def test_what_was_chosen_is_recalled(folder):
+    assert checkpoint.recall(folder.path) == {}
+    for chosen in ({"remat": "blocks", "size": 64}, {"remat": "none"}):
+        checkpoint.Store(folder.path, fingerprint=JOB, chosen=chosen, complain=print).close()
+        assert checkpoint.recall(folder.path) == {"remat": "blocks", "size": 64}  # at first
+
+
+def test_folders_that_cannot_be_used(folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be used"):
+        checkpoint.Store(tmp_path / "file", fingerprint={}, complain=print)
+    with pytest.raises(InputError, match="no folder of checkpoints"):
+        checkpoint.Store(tmp_path, fingerprint={}, complain=print)
+    folder.store().close()
+    for text in ("{", "[]", '{"size": 64}'):
+        (folder.path / "job.json").write_text(text)
+        with pytest.raises(InputError, match=r"damaged job\.json"):
+            folder.store()
+
+
+def cut(paths):
+    for path in paths:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(paths):
+    for path in paths[-1:]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+
+def forge(paths):
+    """What was read is not what was written, and only the checksum knows."""
+    (about,) = (path for path in paths if path.name == "metadata")
+    content = json.loads(about.read_text())
+    about.write_text(json.dumps(content | {"sum": content["sum"] ^ 1}))
+
+
+def remove(paths):
+    for path in paths:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"), [(cut, "state"), (flip, "state"), (remove, "about"), (forge, "about")]
+)
+def test_a_damaged_checkpoint_is_passed_over(folder, damage, part):
+    rng = np.random.default_rng(0)
+    state = numbers(1) | {"noise": jnp.asarray(rng.normal(size=(99, 99)))}
+    with folder.store() as store:
+        store.save(1, state, {"at": "one"})
+        store.save(2, numbers(2) | {"noise": -state["noise"]}, {"at": "two"})
+    damage(folder.files(2, part))
+    with folder.store() as store:
+        step, found, extra = store.resume(lambda _: state)
+        assert (step, extra) == (1, {"at": "one"})
+        assert_same(found, state)
+        assert len(folder.complaints) == 1
+        assert f"the checkpoint {folder.path / '2'} cannot be read (" in folder.complaints[0]
+        assert "\n" not in folder.complaints[0]
+        store.save(2, state, {})  # the same step again
+    assert folder.steps() == [1, 2]
+    assert (folder.path / "damaged-2-0").is_dir()
+
+
+def test_nothing_that_can_be_read_is_an_error(folder):
+    with folder.store() as store:
+        store.save(1, numbers(1), {})
+    cut(folder.files(1))
+    with folder.store() as store, pytest.raises(InputError, match=r"no checkpoint .* can be read"):
+        store.resume(lambda _: numbers(0))
+
+
+def test_the_checksum_sees_every_bit():
+    for kind in ("float32", "float64", "bfloat16", "int32", "uint8", "bool"):
+        with jax.enable_x64(kind == "float64"):
+            ones = jnp.ones((3, 5), kind)
+            sums = [
+                ones,
+                ones.at[2, 3].set(jnp.zeros((), kind)),
+                ones[:, :4],
+                jnp.zeros((3, 5), kind),
+            ]
+            found = [int(checkpoint._checksum([x])) for x in sums]
+            assert len(set(found)) == len(found), kind
+    a, b = jnp.ones(3), jnp.zeros(3)
+    assert checkpoint._checksum([a, b]) != checkpoint._checksum([b, a])
+
+
+def test_without_orbax(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    with pytest.raises(InputError, match=r"pip install '\.\[checkpoint\]'"):
+        folder.store()
+
+
+SAVING = """
+import sys, jax.numpy as jnp
+from nst_jax.io.checkpoint import Store
+with Store(sys.argv[1], fingerprint={"a": 1}, complain=print) as store:
+    for step in range(int(sys.argv[2]), 10_000):
+        store.save(step, {"x": jnp.full((256, 256), step), "n": jnp.asarray(step)}, {"at": step})
+        print(step, flush=True)
+"""
+
+
+def test_a_killed_save_leaves_the_one_before(tmp_path):
+    """Killed at any time, what is restored is complete, and the last one or one after it."""
+    last, rng = 0, np.random.default_rng(0)
+    wanted = {"x": jnp.zeros((256, 256), jnp.int32), "n": jnp.zeros((), jnp.int32)}
+    for _ in range(2):
+        with subprocess.Popen(
+            [sys.executable, "-c", SAVING, str(tmp_path / "c"), str(last + 1)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as saving:
+            try:
+                told = [int(saving.stdout.readline()) for _ in range(3)]
+                time.sleep(rng.uniform(0, 0.2))
+            finally:
+                saving.kill()
+            told += [int(line) for line in saving.stdout]
+        assert saving.returncode == -signal.SIGKILL
+        complaints = []
+        with checkpoint.Store(
+            tmp_path / "c", fingerprint={"a": 1}, complain=complaints.append
+        ) as store:
+            last, state, extra = store.resume(lambda _: wanted)
+        assert complaints == []
+        assert last in (told[-1], told[-1] + 1)
+        assert extra == {"at": last}
+        assert (np.asarray(state["x"]) == last).all()
+        assert state["n"] == last
+        assert all(b == a + 1 for a, b in pairwise(told))

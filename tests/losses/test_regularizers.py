@@ -1,0 +1,120 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nst_jax.losses.regularizers import range_penalty, total_variation
+
+KINDS = ["nine-point", "l2", "l1"]
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(0.5, 0.4, shape)
+
+
+def nine_point(x):
+    """Neighbor by neighbor; the border is its own neighbor."""
+    height, width, channels = x.shape
+    at = lambda i, j: x[min(max(i, 0), height - 1), min(max(j, 0), width - 1)]  # noqa: E731
+    straight = sum(
+        np.sum((at(i + di, j + dj) - at(i, j)) ** 2)
+        for i in range(height)
+        for j in range(width)
+        for di, dj in ((0, 1), (1, 0))
+    ) / (height * width * channels)
+    diagonal = sum(
+        np.sum((at(i + 1, j + 1) - at(i, j)) ** 2 + (at(i + 1, j) - at(i, j + 1)) ** 2)
+        for i in range(-1, height)
+        for j in range(-1, width)
+    ) / ((height + 1) * (width + 1) * channels)
+    return 2 * (straight / 3 + diagonal / 12)
+
+
+def l2(x):
+    height, width, _ = x.shape
+    return 0.5 * sum(
+        np.sum((x[i, j] - x[i, j + 1]) ** 2 + (x[i, j] - x[i + 1, j]) ** 2)
+        for i in range(height - 1)
+        for j in range(width - 1)
+    )
+
+
+def l1(x):
+    return np.abs(np.diff(x, axis=0)).sum() + np.abs(np.diff(x, axis=1)).sum()
+
+
+REFERENCES = {"nine-point": nine_point, "l2": l2, "l1": l1}
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (1, 4, 3), (4, 1, 3), (1, 1, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_neighbor_by_neighbor_in_float64(kind, shape):
+    x = draw(*shape)
+    with jax.enable_x64(True):
+        found = float(total_variation(jnp.asarray(x), kind=kind))
+    np.testing.assert_allclose(found, REFERENCES[kind](x), rtol=1e-12, atol=1e-15)
+
+
+def test_nine_point_is_the_peers_in_torch(torch):
+    from torch.nn import functional
+
+    x = draw(6, 9, 3)
+    padded = functional.pad(torch.from_numpy(x).permute(2, 0, 1)[None], (1,) * 4, "replicate")
+    s1, s2, s3, s4 = slice(1, -1), slice(2, None), slice(None, -1), slice(1, None)
+    square = lambda a, b: (padded[..., *a] - padded[..., *b]).pow(2).mean().item()  # noqa: E731
+    expected = 2 * (
+        square((s1, s2), (s1, s1)) / 3
+        + square((s2, s1), (s1, s1)) / 3
+        + square((s4, s4), (s3, s3)) / 12
+        + square((s4, s3), (s3, s4)) / 12
+    )
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(total_variation(jnp.asarray(x)), expected, rtol=1e-12)
+
+
+def test_l2_has_the_gradient_that_its_program_knows_it_by():
+    x = draw(5, 6, 3)
+    right, down = x[:-1, :-1] - x[:-1, 1:], x[:-1, :-1] - x[1:, :-1]
+    expected = np.zeros_like(x)
+    expected[:-1, :-1] += right + down
+    expected[:-1, 1:] -= right
+    expected[1:, :-1] -= down
+    with jax.enable_x64(True):
+        found = jax.grad(lambda y: total_variation(y, kind="l2"))(jnp.asarray(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flat_pictures_have_none_and_no_gradient(kind):
+    flat = jnp.full((4, 5, 3), 0.3)
+    value, gradient = jax.value_and_grad(lambda x: total_variation(x, kind=kind))(flat)
+    assert value == 0
+    assert not np.asarray(gradient).any()
+
+
+@pytest.mark.parametrize("function", [*KINDS, "range"])
+def test_each_image_of_a_batch_has_its_own_value(function):
+    batch = jnp.asarray(draw(3, 5, 4, 3), jnp.float32)
+
+    def value(x):
+        return range_penalty(x) if function == "range" else total_variation(x, kind=function)
+
+    found = value(batch)
+    assert found.shape == (3,)
+    np.testing.assert_allclose(found, [value(x) for x in batch], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nine-point", "l2", "l1", "range"])
+def test_a_picture_may_have_more_values_than_an_int32_counts(kind):
+    large = jax.ShapeDtypeStruct((75_000, 100_000, 3), jnp.float32)
+    function = range_penalty if kind == "range" else functools.partial(total_variation, kind=kind)
+    assert jax.eval_shape(jax.grad(function), large).shape == large.shape
+
+
+def test_range_penalty():
+    x = np.full((2, 2, 3), 0.5, np.float32)
+    assert range_penalty(jnp.asarray(x)) == 0
+    x[0, 0], x[1, 1, 2] = 1.5, -2.0
+    np.testing.assert_allclose(range_penalty(jnp.asarray(x)), (3 * 0.25 + 4) / 12, rtol=1e-6)

@@ -1,0 +1,173 @@
+"""Tiles against the whole picture at once: the loss with all its parts, the gradient, a run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nst_jax import Config, build_vgg19, layers, preset, stylize
+from nst_jax.devices.backend import resolve
+from nst_jax.errors import InputError
+from nst_jax.network.vgg import freeze
+from nst_jax.scale import step as scale_step
+from nst_jax.scale.tiled import Tiled
+from nst_jax.scale.whole import Whole, begin, begin_scale
+from package import ROOT
+
+SHALLOW = {
+    "content_layers": layers("relu2_1"),
+    "style_layers": layers("relu2_2", relu1_1=2.0),
+    "conv": "direct",
+}
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    smooth = np.cumsum(np.cumsum(rng.normal(size=(121, 97, 3)), 0), 1)
+    content = (smooth - smooth.min()) / np.ptp(smooth)
+    style = rng.uniform(size=(75, 83, 3))
+    picture = np.clip(content + 0.1 * rng.normal(size=content.shape), 0, 1)
+    return [image.astype(np.float32) for image in (content, style, picture)]
+
+
+def compare(images, network, config):
+    """Return relative errors: the largest of all losses, and the gradient's; and the tiles."""
+    config = resolve(config)
+    content, style, picture = map(jnp.asarray, images)
+    given = {"network": freeze(network, taps=config.taps), "config": config, "picture": picture}
+    tiled = Tiled(content, [style], **given)
+    losses, gradient = tiled.evaluate()
+    state, given, program = begin(content, [style], **given)
+
+    @jax.jit
+    def whole(variable, given):
+        return jax.grad(scale_step.variable_loss, has_aux=True)(variable, *given, program)
+
+    with jax.default_matmul_precision(config.matmul_precision):
+        expected, expected_losses = whole(state.variable, given)
+    pairs = zip(jax.tree.leaves(losses), jax.tree.leaves(expected_losses), strict=True)
+    worst = max(abs(float(a) - float(b)) / (abs(float(b)) or 1) for a, b in pairs)
+    distance = np.linalg.norm(gradient - expected) / np.linalg.norm(expected)
+    return worst, distance, tiled
+
+
+# Sums of float32 numbers in another order: a few units of the last place, 6e-8. The gradient of the
+# Wasserstein terms is that of a function of differences of sums.
+BUDGETS = {"wasserstein": 1e-5, "relative-wasserstein": 1e-5}
+
+
+# The others differ from relative-gram by factors alone.
+STYLE_LOSSES = ["moments", "relative-gram", "pytorch", "wasserstein", "relative-wasserstein"]
+
+
+@pytest.mark.parametrize("style_loss", STYLE_LOSSES)
+def test_every_style_loss(random_params, images, style_loss):
+    config = Config(style_loss=style_loss, tile=32, pooling="average", **SHALLOW)
+    network = build_vgg19(random_params)
+    worst, distance, tiled = compare(images, network, config)
+    assert len(tiled._cover.windows) == 6
+    assert worst < 3e-6
+    assert distance < BUDGETS.get(style_loss, 2e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"content_loss": "mean", "tv_loss": "l1", "range_weight": 1.0, "tile": 48},
+        {"content_loss": "half-sum", "tv_loss": "l2", "space": "normalized", "tile": 16},
+        # Its maps are too large to be kept, and one layer has no ReLU.
+        {"content_layers": layers("conv1_1", "relu2_1"), "tv_weight": 0.0, "tile": 100},
+        {"style_layers": (), "tile": 32},
+        {"content_layers": (), "tile": 32},
+    ],
+)
+def test_other_terms_and_tiles(random_params, images, settings):
+    config = Config(**{**SHALLOW, "padding": "replicate", "pooling": "max", **settings})
+    network = build_vgg19(random_params, padding="replicate", pooling="max")
+    worst, distance, _ = compare(images, network, config)
+    assert worst < 3e-6
+    assert distance < 2e-6
+
+
+@pytest.mark.slow
+def test_the_recipe_with_trained_weights_in_float64(package):
+    """All layers to relu5_1 of VGG-16, odd sizes.
+
+    In float32 the gradient is 4e-7 to 8e-6 away: where two of a window's four are equal but for
+    rounding, max pooling takes one or the other.
+    """
+    from nst_jax import load_image, load_vgg16
+
+    with jax.enable_x64(True):
+        content = load_image(ROOT / "png/content.png", shape=(189, 141))
+        style = load_image(ROOT / "png/style.png", size=158)
+        noise = np.random.default_rng(0).normal(0, 0.1, content.shape)
+        images = [np.float64(image) for image in (content, style, np.clip(content + noise, 0, 1))]
+        network = load_vgg16(pooling="max", padding="replicate", dtype="float64")
+        config = Config(tile=32, precision="float64", network="vgg16")
+        worst, distance, tiled = compare(images, network, config)
+    assert len(tiled._cover.windows) == 2
+    # A few thousand units of the last place, 1e-16, of sums of 50000.
+    assert worst < 1e-12
+    assert distance < 1e-12
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs-torch"])
+def test_a_run_in_tiles_is_the_run(random_params, images, optimizer, monkeypatch):
+    """Over two scales, of which only the second has tiles; pieces of the picture are updated."""
+    from nst_jax.scale import tiled as scale_tiled
+
+    monkeypatch.setattr(scale_tiled, "_STRIP", 1000)
+    kinds = []
+
+    def spy(content, *arguments, **options):
+        scale = begin_scale(content, *arguments, **options)
+        kinds.append(type(scale))
+        return scale
+
+    monkeypatch.setattr("nst_jax.transfer.multiscale.begin_scale", spy)
+    content, style, _ = images
+    config = Config(
+        **SHALLOW, min_size=80, first_steps=3, steps=3, optimizer=optimizer, memory_size=3
+    )
+    runs = [
+        list(
+            stylize(
+                content,
+                style,
+                network=build_vgg19(random_params),
+                config=dataclasses.replace(config, tile=tile),
+                snapshot_every=None,
+            )
+        )
+        for tile in (0, 64)
+    ]
+    assert kinds == [Whole, Whole, Whole, Tiled]
+    (whole,), (tiled,) = runs
+    np.testing.assert_allclose(tiled.losses.total, whole.losses.total, rtol=3e-5)
+    distance = np.linalg.norm(tiled.image - whole.image) / np.linalg.norm(whole.image)
+    assert distance < 1e-4  # a few pixels have gradients of no size, whose sign decides
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"optimizer": "lbfgs"}, "line search cannot be computed in tiles"), ({}, "one picture")],
+)
+def test_what_cannot_be_tiled_says_so(random_params, images, settings, message):
+    content, style, _ = images
+    config = Config(**SHALLOW, **settings, tile=16, steps=1, min_size=0)
+    content = content if settings else np.stack([content, content])
+    with pytest.raises(InputError, match=message):
+        stylize(content, style, network=build_vgg19(random_params), config=config)
+
+
+def test_the_preset_pytorch_says_nothing(random_params, images):
+    """Its five content layers are computed anew; a picture of one tile is computed at once."""
+    config = dataclasses.replace(preset("pytorch"), tile=1024, steps=1)
+    given = {"network": build_vgg19(random_params), "config": resolve(config)}
+    content, style, picture = map(jnp.asarray, images)
+    scale = begin_scale(content, [style], picture=picture, **given)
+    assert isinstance(scale, Whole)
