@@ -27,8 +27,8 @@ from jax.experimental import topologies
 from rich.console import Console
 
 from benchmarks import hlo
-from nst_jax.cli.flags import Parser, exit_code, whole
-from nst_jax.config import Config
+from nst_jax.cli.flags import Parser, exit_code, positive_int
+from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.sharding import lay_out
 from nst_jax.errors import InputError
 from nst_jax.io.files import check_writable
@@ -152,7 +152,7 @@ def _described(gpu: Gpu) -> str:
     """
 
 
-def resolved(target: str, config: Config) -> Config:
+def resolved(target: str, config: Config) -> ResolvedConfig:
     """Return the settings as that device has them."""
     gpu = GPUS.get(target)
     return config.resolve(
@@ -161,7 +161,7 @@ def resolved(target: str, config: Config) -> Config:
 
 
 def compile_step(
-    target: str, size: int, *, config: Config, batch: int = 0, devices: int = 1
+    target: str, size: int, *, config: ResolvedConfig, batch: int = 0, devices: int = 1
 ) -> Any:
     """Compile the step of a square picture.
 
@@ -243,7 +243,7 @@ def _parser() -> Parser:
     add("target", choices=[*GPUS, *TPUS], help="the device")
     add(
         "--size",
-        type=whole(least=16),
+        type=positive_int(least=16),
         default=512,
         metavar="N",
         help="side of the picture (default: 512)",
@@ -253,13 +253,25 @@ def _parser() -> Parser:
     add("--precision", default="auto", choices=precisions, help="(default: auto)")
     add(
         "--batch",
-        type=whole(least=0),
+        type=positive_int(least=0),
         default=0,
         metavar="N",
         help="pictures at once (default: one)",
     )
-    add("--devices", type=whole(), default=1, metavar="N", help="that share a picture (default: 1)")
-    add("--top", type=whole(least=0), default=25, metavar="N", help="lines to print (default: 25)")
+    add(
+        "--devices",
+        type=positive_int(),
+        default=1,
+        metavar="N",
+        help="that share a picture (default: 1)",
+    )
+    add(
+        "--top",
+        type=positive_int(least=0),
+        default=25,
+        metavar="N",
+        help="lines to print (default: 25)",
+    )
     add("--keep", metavar="FILE", help="write the compiled program's text")
     return parser
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from nst_jax.cli import main as cli
-from nst_jax.cli.flags import Parser, exit_code, whole
+from nst_jax.cli.flags import Parser, exit_code, positive_int
 from nst_jax.devices.backend import device_name
 from nst_jax.errors import InputError
 from nst_jax.io.files import check_writable, write_json
@@ -37,7 +37,7 @@ def _parser() -> Parser:
     add("--beside", nargs="*", default=[], metavar="PATH", help="pictures for one more column each")
     add(
         "--size",
-        type=whole(least=16),
+        type=positive_int(least=16),
         default=256,
         metavar="N",
         help="longest side in px (default: 256)",

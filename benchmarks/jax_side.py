@@ -14,9 +14,12 @@ from benchmarks.modes import Mode, Platform, jax_config
 from benchmarks.work import DEEPEST
 from nst_jax.devices import compilation_cache
 from nst_jax.errors import InputError
+from nst_jax.geometry import shape_of
 from nst_jax.network.vgg import freeze
-from nst_jax.scale import step as scale_step
-from nst_jax.scale.whole import begin, begin_scale
+from nst_jax.scale.interface import ScaleInputs
+from nst_jax.scale.prepare import begin_scale
+from nst_jax.scale.step import advance, build_network, prepare_step
+from nst_jax.scale.tiled import tiles
 from nst_jax.weights.converted_file import Params, load_weights
 
 
@@ -45,26 +48,32 @@ class Job:
         image = jnp.asarray(content)
         self._images = image, [jnp.asarray(style)]
         # As in the program, nobody holds the weights but in the form that is computed with.
-        network = scale_step.build_network(read(), self._config, deepest=DEEPEST)
+        network = build_network(read(), self._config, deepest=DEEPEST)
         self._network = freeze(network, taps=self._config.taps)
         del network
         self._scale = begin_scale(
-            *self._images, network=self._network, config=self._config, picture=image
+            ScaleInputs(
+                *self._images,
+                image,
+                self._network,
+                self._config,
+                tiles=tiles(shape_of(image), self._config),
+            )
         )
         self._image: Any = None
-        jax.block_until_ready(self._scale.kept())
+        jax.block_until_ready(self._scale.state_to_save())
 
     def program(self) -> str:
         """Return the compiled program of a step as text."""
-        begun = begin(*self._images, network=self._network, config=self._config)
+        state, inputs = prepare_step(*self._images, network=self._network, config=self._config)
         with jax.default_matmul_precision(self._config.matmul_precision):
-            lowered = scale_step.advance.lower(begun[0], 1, *begun[1:])
+            lowered = advance.lower(state, 1, inputs)
         return lowered.compile().as_text() or ""
 
     def run(self, steps: int) -> None:
         """Make steps and wait until they are made."""
         self._image, _ = self._scale.advance(steps)
-        jax.block_until_ready((self._scale.kept(), self._image))
+        jax.block_until_ready((self._scale.state_to_save(), self._image))
 
     def picture(self) -> np.ndarray:
         """Return the picture after the last step, HWC."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from nst_jax.config import Config
+    from nst_jax.config import ResolvedConfig
 
 Platform = Literal["cpu", "gpu"]
 
@@ -98,7 +98,7 @@ DEFAULT_MODES: dict[Platform, tuple[str, ...]] = {
 EAGER = "torch-float32-eager-nchw"
 
 
-def jax_config(mode: Mode, recipe: str = "pytorch") -> Config:
+def jax_config(mode: Mode, recipe: str = "pytorch") -> ResolvedConfig:
     """Return the settings of a mode of this program, with the losses of a preset.
 
     Raises:

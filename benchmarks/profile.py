@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks import hlo
 from benchmarks.jax_side import Job
 from benchmarks.modes import MODES, Mode
-from nst_jax.cli.flags import Parser, exit_code, whole
+from nst_jax.cli.flags import Parser, exit_code, positive_int
 from nst_jax.devices.backend import device_name
 from nst_jax.io.images import draw_image
 from nst_jax.presets import PRESETS
@@ -53,7 +53,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add(
         "--size",
-        type=whole(least=16),
+        type=positive_int(least=16),
         default=256,
         metavar="N",
         help="side of the picture (default: 256)",
@@ -62,8 +62,14 @@ def _parser() -> Parser:
         choices = list(dict.fromkeys(getattr(mode, name) for mode in modes))
         add(f"--{name}", default=default, choices=choices, help=f"(default: {default})")
     add("--preset", default="pytorch", choices=list(PRESETS), help="(default: pytorch)")
-    add("--steps", type=whole(), default=3, metavar="N", help="steps to trace (default: 3)")
-    add("--top", type=whole(least=0), default=25, metavar="N", help="lines to print (default: 25)")
+    add("--steps", type=positive_int(), default=3, metavar="N", help="steps to trace (default: 3)")
+    add(
+        "--top",
+        type=positive_int(least=0),
+        default=25,
+        metavar="N",
+        help="lines to print (default: 25)",
+    )
     add("--keep", metavar="FOLDER", help="keep the trace, for TensorBoard or Perfetto")
     return parser
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from rich.console import Console
 
-from nst_jax.cli.flags import Parser, arithmetic_line, exit_code, whole
+from nst_jax.cli.flags import Parser, arithmetic_line, exit_code, positive_int
 from nst_jax.config import Config
 from nst_jax.devices.backend import device_name, resolve
 from nst_jax.devices.compilation_cache import kept_programs
@@ -94,12 +94,12 @@ def _parser() -> Parser:
     add("--style", default="png/style.png", metavar="PATH", help="(default: %(default)s)")
     add(
         "--size",
-        type=whole(least=16),
+        type=positive_int(least=16),
         default=256,
         metavar="N",
         help="longest side in px (default: 256)",
     )
-    add("--steps", type=whole(), default=2000, metavar="N", help="of Adam (default: 2000)")
+    add("--steps", type=positive_int(), default=2000, metavar="N", help="of Adam (default: 2000)")
     add("--weights", default="auto", metavar="W", help="as in the main job (default: auto)")
     add("--json", metavar="FILE", help="write all numbers, the curves too")
     return parser

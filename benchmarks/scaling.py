@@ -28,7 +28,7 @@ from benchmarks import hlo, machine, output
 from benchmarks.driver import ROOT, Plan, Result, measure
 from benchmarks.modes import MODES
 from benchmarks.speed import prepare
-from nst_jax.cli.flags import Parser, exit_code, whole
+from nst_jax.cli.flags import Parser, exit_code, positive_int
 from nst_jax.io.files import atomic_write, check_writable, write_json
 
 PROGRAM = "benchmarks.scaling"
@@ -49,15 +49,23 @@ def _parser() -> Parser:
     add = parser.add_argument
     add(
         "--sizes",
-        type=whole(least=16),
+        type=positive_int(least=16),
         nargs="+",
         metavar="N",
         help="sides of the square picture in px",
     )
     add("--modes", nargs="+", choices=MODES, default=MEMORY_MODES, metavar="MODE", help="memory")
-    add("--counts", type=whole(), nargs="+", metavar="N", help="pictures at once, or devices")
-    add("--rounds", type=whole(), default=3, metavar="N", help="timed blocks (default: 3)")
-    add("--timeout", type=whole(), default=900, metavar="S", help="of one start or block (900)")
+    add(
+        "--counts", type=positive_int(), nargs="+", metavar="N", help="pictures at once, or devices"
+    )
+    add("--rounds", type=positive_int(), default=3, metavar="N", help="timed blocks (default: 3)")
+    add(
+        "--timeout",
+        type=positive_int(),
+        default=900,
+        metavar="S",
+        help="of one start or block (900)",
+    )
     add("--content", metavar="PATH", help="memory: an image, made square; drawn by default")
     add("--style", metavar="PATH", help="the same")
     add("--weights", default="untrained", metavar="W", help="memory: as in the main job")
@@ -209,20 +217,19 @@ def _work(what: str, request: str) -> int:
     from nst_jax.devices.sharding import find_devices, lay_out
     from nst_jax.io.images import draw_image
     from nst_jax.network.vgg import freeze
-    from nst_jax.scale import step as scale_step
-    from nst_jax.scale.step import build_network
-    from nst_jax.scale.whole import Whole, begin
+    from nst_jax.scale.interface import ScaleInputs
+    from nst_jax.scale.step import advance, build_network, prepare_step
+    from nst_jax.scale.whole import WholeScale
     from nst_jax.weights.untrained import untrained_params
 
     size, count, rounds = json.loads(request)
-    config = Config(conv="direct" if what == "devices" else "auto")
-    config = resolve(config)
+    config = resolve(Config(conv="direct" if what == "devices" else "auto"))
     taps = config.taps
     network = build_network(untrained_params(0, config.network), config, deepest=taps[-1])
     network = freeze(network, taps=taps)
     content, style = (draw_image(seed, size, size) for seed in (0, 1))
 
-    def block(scale: Whole) -> float:
+    def block(scale: WholeScale) -> float:
         began = time.perf_counter()
         jax.block_until_ready(scale.advance(1))
         return time.perf_counter() - began
@@ -231,9 +238,8 @@ def _work(what: str, request: str) -> int:
         scales = []
         for n in count:
             many = jnp.asarray(np.stack([content] * n)) if n > 1 else jnp.asarray(content)
-            scales.append(
-                Whole(many, [jnp.asarray(style)], network=network, config=config, picture=many)
-            )
+            inputs = ScaleInputs(many, [jnp.asarray(style)], many, network, config)
+            scales.append(WholeScale(inputs))
             block(scales[-1])
         times: list[list[float]] = [[] for _ in count]
         for _ in range(rounds):
@@ -245,14 +251,13 @@ def _work(what: str, request: str) -> int:
     devices = find_devices("all")[:count]
     image = jnp.asarray(content)
     layout = lay_out(image.shape, devices)
-    given = begin(image, [jnp.asarray(style)], network=network, config=config, layout=layout)
+    styles = [jnp.asarray(style)]
+    state, given = prepare_step(image, styles, network=network, config=config, layout=layout)
     with jax.default_matmul_precision(config.matmul_precision):
-        compiled = scale_step.advance.lower(given[0], 1, *given[1:], layout=layout).compile()
+        compiled = advance.lower(state, 1, given, layout=layout).compile()
     sent = list(_sent(compiled.as_text() or ""))
     analysis: Any = compiled.memory_analysis()
-    scale = Whole(
-        image, [jnp.asarray(style)], network=network, config=config, picture=image, devices=devices
-    )
+    scale = WholeScale(ScaleInputs(image, styles, image, network, config, devices=devices))
     block(scale)
     print(
         json.dumps(

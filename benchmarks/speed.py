@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks import machine, output
 from benchmarks.driver import Cache, Plan, Result, measure, worker_environment
 from benchmarks.modes import DEFAULT_MODES, MODES, Platform
-from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, Parser, exit_code, whole
+from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, Parser, exit_code, positive_int
 from nst_jax.crosscheck.report import check_plotting
 from nst_jax.errors import InputError
 from nst_jax.io.files import check_writable
@@ -33,7 +33,7 @@ _FILE_WIDTH = 160  # of tables that go into a file
 
 
 def _steps(text: str) -> int | None:
-    return None if text == "auto" else whole()(text)
+    return None if text == "auto" else positive_int()(text)
 
 
 def _mode(text: str) -> str:
@@ -51,7 +51,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add(
         "--sizes",
-        type=whole(least=_LEAST_SIZE),
+        type=positive_int(least=_LEAST_SIZE),
         nargs="+",
         default=SIZES,
         metavar="N",
@@ -68,7 +68,7 @@ def _parser() -> Parser:
         + " ".join(DEFAULT_MODES["gpu"])
         + "); -max-autotune is there too",
     )
-    add("--rounds", type=whole(), default=7, metavar="N", help="timed blocks (default: 7)")
+    add("--rounds", type=positive_int(), default=7, metavar="N", help="timed blocks (default: 7)")
     add(
         "--steps",
         type=_steps,
@@ -83,12 +83,23 @@ def _parser() -> Parser:
         "each, or none (default: both)",
     )
     add("--device", choices=("auto", *get_args(Platform)), default="auto", help="(default: auto)")
-    add("--threads", type=whole(), metavar="N", help="CPUs that a worker may use (default: all)")
+    add(
+        "--threads",
+        type=positive_int(),
+        metavar="N",
+        help="CPUs that a worker may use (default: all)",
+    )
     add("--content", metavar="PATH", help="an image, made square; a drawn one by default")
     add("--style", metavar="PATH", help="the same")
     add("--weights", default="untrained", metavar="W", help="as in the main job (untrained)")
     add("--no-rates", action="store_true", help="leave out the machine's matrix and memory rates")
-    add("--timeout", type=whole(), default=900, metavar="S", help="of one start or block (900)")
+    add(
+        "--timeout",
+        type=positive_int(),
+        default=900,
+        metavar="S",
+        help="of one start or block (900)",
+    )
     add("--json", metavar="FILE", help="write all numbers")
     add("--markdown", metavar="FILE", help="write the tables for a document")
     add("--plot", metavar="FILE", help=f"seconds over pixels; {', '.join(output.PLOTS)}")

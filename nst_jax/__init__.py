@@ -10,6 +10,7 @@ import typing
 from nst_jax.config import Config as Config
 from nst_jax.config import Layer as Layer
 from nst_jax.config import layers as layers
+from nst_jax.devices.executable_cache import cached_executables as cached_executables
 from nst_jax.errors import InputError as InputError
 from nst_jax.losses.objective import Losses as Losses
 from nst_jax.losses.objective import Targets as Targets
@@ -24,6 +25,7 @@ from nst_jax.losses.statistics import style_statistics as style_statistics
 from nst_jax.losses.terms import content_loss as content_loss
 from nst_jax.losses.terms import style_loss as style_loss
 from nst_jax.losses.terms import style_target as style_target
+from nst_jax.network.architecture import ARCHITECTURES as ARCHITECTURES
 from nst_jax.network.vgg import VGG as VGG
 from nst_jax.network.vgg import VGG16 as VGG16
 from nst_jax.network.vgg import VGG19 as VGG19
@@ -36,12 +38,15 @@ from nst_jax.optimizers.minimize import run as run
 from nst_jax.optimizers.minimize import step as step
 from nst_jax.presets import PRESETS as PRESETS
 from nst_jax.presets import preset as preset
+from nst_jax.transfer.estimate import estimate_memory as estimate_memory
 from nst_jax.transfer.multiscale import Snapshot as Snapshot
 from nst_jax.transfer.stylize import stylize as stylize
 
 if typing.TYPE_CHECKING:
+    from nst_jax.io.checkpoint import CheckpointStore as CheckpointStore
     from nst_jax.io.images import load_image as load_image
     from nst_jax.io.images import save_image as save_image
+    from nst_jax.weights.sources import cached_weights as cached_weights
     from nst_jax.weights.sources import load_network as load_network
     from nst_jax.weights.sources import load_vgg16 as load_vgg16
     from nst_jax.weights.sources import load_vgg19 as load_vgg19
@@ -49,6 +54,8 @@ if typing.TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LATER = {
+    "CheckpointStore": "nst_jax.io.checkpoint",
+    "cached_weights": "nst_jax.weights.sources",
     "load_image": "nst_jax.io.images",
     "save_image": "nst_jax.io.images",
     "load_network": "nst_jax.weights.sources",

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -202,7 +202,7 @@ class Config:
 
     def resolve(
         self, platform: str, *, capability: float | None = None, devices: int = 1
-    ) -> "Config":
+    ) -> "ResolvedConfig":
         """Replace every "auto" by what suits a device; nothing else changes.
 
         Args:
@@ -233,7 +233,8 @@ class Config:
             fast = platform == "cpu" and devices == 1 and precision in ("float32", "bfloat16")
             conv = "winograd" if fast else "direct"
         remat = "none" if self.remat == "auto" else self.remat
-        return replace(self, precision=precision, conv=conv, remat=remat)
+        same = {setting.name: getattr(self, setting.name) for setting in dataclasses.fields(self)}
+        return ResolvedConfig(**same | {"precision": precision, "conv": conv, "remat": remat})
 
     @property
     def architecture(self) -> Architecture:
@@ -288,6 +289,19 @@ class Config:
                     f"{name} is for the {other} {' or '.join(values)}, "
                     f"but the {other} is {chosen}; leave it out"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(Config):
+    """Settings for a device, from `Config.resolve`: nothing is left to be chosen.
+
+    Raises:
+      InputError: at construction, if a value is out of range.
+    """
+
+    precision: Precision
+    conv: Convolution
+    remat: Remat
 
 
 def _plain(setting: "dataclasses.Field[Any]", value: Any) -> Any:

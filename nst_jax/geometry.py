@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Literal
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 Method = Literal["lanczos3", "cubic", "linear"]
@@ -35,6 +36,12 @@ def scales(height: int, width: int, *, min_size: int, factor: float) -> tuple[Sh
         if shape != found[-1]:  # rounding can take a small factor back
             found.append(shape)
     return tuple(reversed(found))
+
+
+def shape_of(image: Float[np.ndarray | Array, "..."]) -> Shape:
+    """Return an image's (height, width)."""
+    height, width = image.shape[-3:-1]
+    return height, width
 
 
 def side_of(shape: Shape, side: Side) -> int:

@@ -45,6 +45,8 @@ def test_the_names():
         *("Targets", "Losses", "make_targets", "style_transfer_loss"),
         *("State", "init", "step", "run"),
         *("describe_style", "perceptual_loss"),
+        *("ARCHITECTURES", "CheckpointStore", "cached_executables", "cached_weights"),
+        "estimate_memory",
     }
     assert nst_jax.load_image is not None
     with pytest.raises(AttributeError, match="no attribute 'paint'"):

@@ -95,7 +95,8 @@ def test_auto_is_what_suits_the_device(given, device, precision, conv):
     platform, *capability = device
     config = Config(steps=7, **given)
     resolved = config.resolve(platform, **({"capability": capability[0]} if capability else {}))
-    assert resolved == dataclasses.replace(config, precision=precision, conv=conv, remat="none")
+    expected = dataclasses.replace(config, precision=precision, conv=conv, remat="none")
+    assert dataclasses.asdict(resolved) == dataclasses.asdict(expected)
     assert resolved.resolve("tpu" if precision != "tf32" else "gpu") == resolved
 
 
@@ -189,3 +190,10 @@ def test_layers_are_named_with_and_without_weights():
 def test_layers_and_shares_out_of_range(name, value, message):
     with pytest.raises(InputError, match=re.escape(message)):
         Config(**{name: value})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_resolved_config_leaves_nothing_to_be_chosen():
+    for name in ("precision", "conv", "remat"):
+        with pytest.raises(InputError, match=f"{name} is 'auto'; allowed are"):
+            dataclasses.replace(Config().resolve("cpu"), **{name: "auto"})

@@ -20,7 +20,7 @@ from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 import nst_jax
 from nst_jax import load_image
 from nst_jax.cli import convert
-from nst_jax.cli import main as cli
+from nst_jax.cli import options as cli
 from nst_jax.crosscheck import __main__ as crosscheck
 from package import MODULES, PUBLIC, ROOT, room
 
@@ -160,8 +160,9 @@ def check(words):
         assert found, program
     module = PROGRAMS[program] if program in PROGRAMS else module_of(program)
     try:
-        if hasattr(module, "_parser"):
-            module._parser().parse_args(rest)
+        make_parser = getattr(module, "_parser", getattr(module, "make_parser", None))
+        if make_parser:
+            make_parser().parse_args(rest)
         elif program.startswith("examples/"):
             parse_and_stop(module.main, [program, *rest])
         else:

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from nst_jax.cli.output import EXIT_OUTPUT_LOST, lasting_output, make_console
-from nst_jax.config import Config, Layer, check_setting, format_setting
+from nst_jax.config import Config, Layer, ResolvedConfig, check_setting, format_setting
 from nst_jax.errors import InputError
 from nst_jax.network.architecture import ARCHITECTURES
 from nst_jax.weights.converted_file import CONVERT_COMMAND, Weights
@@ -134,7 +134,7 @@ def _parse_with(setting: "dataclasses.Field[Any]", *, words: bool) -> Callable[[
     return parse
 
 
-def whole(*, least: int = 1) -> Callable[[str], int]:
+def positive_int(*, least: int = 1) -> Callable[[str], int]:
     """Return the type of a flag that takes whole numbers from `least` on."""
 
     def parse(text: str) -> int:
@@ -146,19 +146,23 @@ def whole(*, least: int = 1) -> Callable[[str], int]:
 
 
 def load_weights(
-    flags: argparse.Namespace,
-    config: Config,
+    spec: str,
+    config: ResolvedConfig,
     *,
+    given: Collection[str],
     taps: Collection[str] = (),
-    complain: Callable[[str], None],
-) -> tuple[Weights, Config]:
+    quiet: bool = False,
+    warn: Callable[[str], None],
+) -> tuple[Weights, ResolvedConfig]:
     """Find the weights that --weights and --network name; show the progress of a download.
 
     Args:
-      flags: with `weights`, `quiet` and, where it was given, `network`.
-      config: settings that hold the flags.
+      spec: the weights; see `find_weights`.
+      config: the settings.
+      given: the names of those that were given.
       taps: see `find_weights`.
-      complain: takes one line where another network is found than the one wanted.
+      quiet: whether no progress is shown.
+      warn: takes one line where another network is found than the one wanted.
 
     Returns:
       The weights, and the settings with their network.
@@ -167,9 +171,9 @@ def load_weights(
       InputError: if the weights cannot be had, are of another network than the flag says, or of one
         that does not have all layers.
     """
-    with download_bar(make_console(stderr=True, quiet=flags.quiet)) as bar:
+    with download_bar(make_console(stderr=True, quiet=quiet)) as bar:
         found = find_weights(
-            flags.weights,
+            spec,
             network=config.network,
             seed=config.seed,
             taps=taps,
@@ -178,13 +182,13 @@ def load_weights(
     wanted = ARCHITECTURES[config.network].title
     if found.network != config.network:
         if found.reason:
-            complain(
+            warn(
                 f"{found.title} paints, not {wanted}. Why: {found.reason}. "
                 f"To get {wanted}: {CONVERT_COMMAND}"
             )
-        elif "network" in flags:
+        elif "network" in given:
             raise InputError(
-                f"{flags.weights} is {found.title}, not {wanted}; leave --network out, or give "
+                f"{spec} is {found.title}, not {wanted}; leave --network out, or give "
                 f"--network={found.network}"
             )
     return found, dataclasses.replace(config, network=found.network)

@@ -8,6 +8,9 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console
 
+from nst_jax.distributed.collectives import is_first
+
+PROGRAM = "nst-jax"
 # As of a program that SIGPIPE has ended.
 EXIT_OUTPUT_LOST = 141
 
@@ -73,3 +76,14 @@ def make_console(*, quiet: bool = False, stderr: bool = False, markup: bool = Tr
     return Console(
         quiet=quiet, stderr=stderr, markup=markup, highlight=False, soft_wrap=True, width=width
     )
+
+
+def warn(message: str) -> None:
+    """Print one line on standard error."""
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+
+
+def warn_from_first(message: str) -> None:
+    """Print one line on standard error, of several processes in the first one alone."""
+    if is_first():
+        warn(message)

@@ -1,7 +1,7 @@
 """Images from pipes and standard input, and a picture to standard output."""
 
-import argparse
 import contextlib
+import dataclasses
 import os
 import shutil
 import stat
@@ -10,36 +10,42 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from nst_jax.cli.options import JobOptions
 from nst_jax.errors import InputError
 
 STANDARD = "-"  # standard input or output, as the name of a file
 
 
 @contextlib.contextmanager
-def lasting_inputs(flags: argparse.Namespace) -> Iterator[None]:
+def lasting_inputs(options: JobOptions) -> Iterator[JobOptions]:
     """Put files in the place of what can be read only once: standard input, and pipes.
 
     A shell hands over a pipe for `<(command)`. The files are removed at the end.
 
     Args:
-      flags: of the command line; its images are changed.
+      options: what the command asks for.
+
+    Yields:
+      The same with files.
 
     Raises:
       InputError: if one is given twice, or standard input is a terminal.
     """
-    start = [flags.start_image] if flags.start_image else []
-    once = [path for path in (*flags.content, *flags.style, *start) if _is_read_once(path)]
+    start = [options.start_image] if options.start_image else []
+    once = [path for path in (*options.content, *options.style, *start) if _is_read_once(path)]
     if not once:
-        yield
+        yield options
         return
     if twice := {path for path in once if once.count(path) > 1}:
         raise InputError(f"{twice.pop()!r} is given twice, but it can be read once; give a file")
     with tempfile.TemporaryDirectory(prefix="nst-jax-") as folder:
         copies = {path: _copied(path, Path(folder)) for path in once}
-        flags.content = [copies.get(path, path) for path in flags.content]
-        flags.style = [copies.get(path, path) for path in flags.style]
-        flags.start_image = copies.get(flags.start_image, flags.start_image)
-        yield
+        yield dataclasses.replace(
+            options,
+            content=[copies.get(path, path) for path in options.content],
+            style=[copies.get(path, path) for path in options.style],
+            start_image=copies.get(start[0], start[0]) if start else None,
+        )
 
 
 def _is_read_once(path: str) -> bool:

@@ -1,6 +1,5 @@
 """Paint one picture, and show how it goes."""
 
-import argparse
 import contextlib
 import dataclasses
 import os
@@ -12,40 +11,41 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from rich.console import Console
 from rich.markup import escape
 
 from nst_jax.cli.console import (
     SECONDS,
-    complain,
-    complain_for_all,
     devices_text,
-    follow,
     is_out_of_memory,
-    network_of,
     not_finite,
-    print_forecast,
+    print_estimate,
     print_header,
-    run_weights,
     save_or_rescue,
     scales_text,
+    show_progress,
     size_text,
-    stop_signals,
-    warn_of_network,
     weights_text,
 )
 from nst_jax.cli.fingerprint import of_images, provenance
-from nst_jax.cli.flags import EXIT_FAILURE, arithmetic_line, given_settings
-from nst_jax.cli.output import make_console
-from nst_jax.config import Config
+from nst_jax.cli.flags import EXIT_FAILURE, arithmetic_line
+from nst_jax.cli.inputs import expand
+from nst_jax.cli.interrupts import stop_signals
+from nst_jax.cli.options import JobOptions
+from nst_jax.cli.output import make_console, warn, warn_from_first
+from nst_jax.cli.run_network import network_of, run_weights, warn_of_network
+from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.sharding import is_shared, lay_out
 from nst_jax.distributed.collectives import agree, is_first
 from nst_jax.errors import InputError
 from nst_jax.geometry import fit
-from nst_jax.io.checkpoint import Store, recall
+from nst_jax.io.checkpoint import CheckpointStore, recall
 from nst_jax.io.images import check_output, image_shape, load_image, save_image
-from nst_jax.transfer.estimate import settle
+from nst_jax.io.provenance import Provenance
+from nst_jax.network.vgg import VGG
+from nst_jax.transfer.estimate import fit_to_memory
 from nst_jax.transfer.multiscale import Snapshot
-from nst_jax.transfer.schedule import Plan, check_inputs, plan, style_shape
+from nst_jax.transfer.schedule import Schedule, make_schedule
 from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
@@ -54,197 +54,224 @@ from nst_jax.weights.download import sha256_of
 _CHOSEN = ("size", "precision", "conv", "remat")
 
 
-class Job(NamedTuple):
+class SingleJob(NamedTuple):
     """All that a picture is made of, and the file that it becomes."""
 
     content_path: str
     style_paths: list[str]
     content: np.ndarray
     styles: list[np.ndarray]
-    start_path: str | None
     start: np.ndarray | None
     output: Path
+    config: ResolvedConfig
+    schedule: Schedule
+    devices: Sequence[Any]
 
 
 def load_job(
-    content: str,
-    styles: list[str],
-    start: str | None,
+    options: JobOptions,
     output: Path,
     *,
-    config: Config,
-    biggest: bool = False,
-    devices: int = 1,
-) -> tuple[Job, Config]:
+    config: ResolvedConfig,
+    may_remat: bool,
+    biggest: bool,
+    devices: Sequence[Any],
+) -> SingleJob:
     """Find out everything that a user can get wrong before the work starts; load the images.
 
     Args:
-      content: file to paint.
-      styles: files that show how.
-      start: file to start from.
+      options: what the command asks for.
       output: file to write.
-      config: resolved settings.
+      config: the settings.
+      may_remat: see `fit_to_memory`.
       biggest: paint the largest picture that fits.
-      devices: how many devices it is spread over.
-
-    Returns:
-      The job, and the settings with which it fits into memory.
+      devices: those that compute.
 
     Raises:
       InputError: if something is wrong.
     """
+    content, start = options.content[0], options.start_image
+    styles = expand(options.style, role="style", warn=warn_from_first)
     check_output(output)
     for path in (content, *styles, start):
         if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
             raise InputError(f"--output {output} is the input image {path}; name another file")
-    given, style_shapes = image_shape(content), [image_shape(path) for path in styles]
-    config = settle(
-        lambda size: fit(*given, size, side=config.side),
-        style_shapes,
-        config=config,
-        biggest=biggest,
-        devices=devices,
+    content_shape, *style_shapes = map(image_shape, (content, *styles))
+
+    def schedule_of(size: int) -> Schedule:
+        shape = fit(*content_shape, size, side=config.side)
+        return make_schedule(shape, style_shapes, config)
+
+    config, schedule = fit_to_memory(
+        schedule_of, config=config, may_remat=may_remat, biggest=biggest, devices=len(devices)
     )
-    shape = fit(*given, config.size, side=config.side)
-    check_inputs(shape, style_shapes, config)
-    image = load_image(content, shape=shape)
-    looks = [
-        load_image(path, shape=style_shape(own, shape, config))
-        for path, own in zip(styles, style_shapes, strict=True)
-    ]
-    first = None if start is None else load_image(start, shape=shape)
-    return Job(content, styles, image, looks, start, first, output), config
+    last = schedule.last
+    return SingleJob(
+        content,
+        styles,
+        load_image(content, shape=last.shape),
+        [load_image(path, shape=own) for path, own in zip(styles, last.styles, strict=True)],
+        load_image(start, shape=last.shape) if start else None,
+        output,
+        config,
+        schedule,
+        devices,
+    )
 
 
-def paint_one(
-    job: Job, flags: argparse.Namespace, asked: Config, config: Config, devices: Sequence[Any]
-) -> int:
-    """Paint and save the picture on these devices; return the exit code.
+def paint_one(job: SingleJob, options: JobOptions) -> int:
+    """Paint and save the picture; return the exit code.
 
     Args:
       job: from `load_job`.
-      flags: of the command line.
-      asked: the settings as they were asked for.
-      config: from `load_job`.
-      devices: those that compute.
+      options: what the command asks for.
     """
-    (height, width, _), output = job.content.shape, job.output
-    device = devices_text(devices)
-    scales = plan(height, width, config)
-    console = make_console(quiet=flags.quiet)
+    console = make_console(quiet=options.quiet)
     weights = None
-    if not flags.dry_run:
-        weights, config = run_weights(flags, config)
-    rows = [("device", device), ("content", f"{job.content_path}, {width}x{height} px")]
-    for path, image in zip(job.style_paths, job.styles, strict=True):
-        look = style_shape(image.shape[:2], (height, width), config)
-        rows.append(("style", f"{path}, {size_text(look)} px"))
-    steps = sum(steps for _, steps in scales)
-    rows += [
-        *([("weights", weights_text(weights))] if weights else []),
-        ("steps", f"{steps} of {config.optimizer}, preset {flags.preset}"),
-        ("scales", scales_text(scales)),
-    ]
-    print_header(console, rows)
-    console.print(arithmetic_line(config))
+    if not options.dry_run:
+        weights, config = run_weights(options, job.config)
+        job = job._replace(config=config)
+    _print_header(console, job, weights, options)
     if not weights:
-        looks = [image.shape[:2] for image in job.styles]
-        print_forecast(console, (height, width), looks, config, devices=devices)
+        print_estimate(console, job.schedule, job.config, devices=job.devices)
         return 0
-    if is_first():
-        warn_of_network(weights, flags.preset)
-
-    def save(snapshot: Snapshot, step: str) -> None:
-        if not is_first():
-            return
-        path = output.with_name(f"{output.stem}_{step}{output.suffix}")
-        save_image(path, np.asarray(snapshot.image))
-
+    warn_of_network(weights, options.preset)
     began = time.perf_counter()
     try:
-        with (
-            _checkpoints(job, weights, flags, asked, config) as store,
-            stop_signals() as received,
-        ):
-            if store:
-                _warn_of_lost_scales(scales, devices)
-            if store and store.newest:
-                print_header(console, [("resume", f"from step {store.newest}")])
-            snapshots = stylize(
-                job.content,
-                job.styles,
-                network=network_of(weights, config),
-                config=config,
-                start=job.start,
-                snapshot_every=flags.save_every,
-                snapshot_seconds=SECONDS,
-                devices=devices,
-                checkpoints=store,
-                checkpoint_seconds=flags.checkpoint_seconds,
-            )
-            # The run has them in its own form.
-            weights = dataclasses.replace(weights, params={})
-            with contextlib.closing(snapshots):
-                last = follow(
-                    snapshots,
-                    scales,
-                    console=console,
-                    stopped=lambda: agree(bool(received)),
-                    save_every=flags.save_every,
-                    save=save,
-                )
+        made_from = _made_from(job, weights, options) if options.checkpoint else {}
+        network = network_of(weights, job.config)
+        weights = dataclasses.replace(weights, params={})  # the network has them
+        with _checkpoints(job, options, made_from) as store, stop_signals() as received:
+            last = _paint(job, options, console, network, store, received)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        complain(f"out of memory at {width}x{height} px on {device}; give a smaller --size")
+        size, device = size_text(job.schedule.last.shape), devices_text(job.devices)
+        warn(f"out of memory at {size} px on {device}; give a smaller --size")
         return EXIT_FAILURE
-    seconds = time.perf_counter() - began
-    fault = save_or_rescue(output, np.asarray(last.image)) if is_first() else ""
+    fault = save_or_rescue(job.output, np.asarray(last.image)) if is_first() else ""
     if fault:
-        complain(fault)
+        warn(fault)
     else:
-        console.print(escape(f"wrote    {output} after {last.step} steps in {seconds:.1f} s"))
-    if is_first():
-        warn_of_network(weights, flags.preset)
-    if not last.finite and is_first():
-        what, advice = not_finite(last, config)
-        complain(f"{what}: the picture is the last good one; give {advice}")
-    if last.step < steps and last.finite:  # another process may be the one that was told to
-        signum = received[0] if received else signal.SIGTERM
+        seconds = time.perf_counter() - began
+        line = f"wrote    {job.output} after {last.step} steps in {seconds:.1f} s"
+        console.print(escape(line))
+    warn_of_network(weights, options.preset)
+    return _end(job, last, received) or (EXIT_FAILURE if fault else 0)
+
+
+def _print_header(
+    console: Console, job: SingleJob, weights: Weights | None, options: JobOptions
+) -> None:
+    last = job.schedule.last
+    styles = [
+        ("style", f"{path}, {size_text(shape)} px")
+        for path, shape in zip(job.style_paths, last.styles, strict=True)
+    ]
+    rows = [
+        ("device", devices_text(job.devices)),
+        ("content", f"{job.content_path}, {size_text(last.shape)} px"),
+        *styles,
+        *([("weights", weights_text(weights))] if weights else []),
+        ("steps", f"{job.schedule.steps} of {job.config.optimizer}, preset {options.preset}"),
+        ("scales", scales_text(job.schedule)),
+    ]
+    print_header(console, rows)
+    console.print(arithmetic_line(job.config))
+
+
+def _paint(
+    job: SingleJob,
+    options: JobOptions,
+    console: Console,
+    network: VGG,
+    store: CheckpointStore | None,
+    received: Sequence[int],
+) -> Snapshot:
+    """Run the job until it is done, stopped or not finite; return the last snapshot."""
+
+    def save(snapshot: Snapshot, step: str) -> None:
         if is_first():
-            name = signal.Signals(signum).name
-            complain(f"stopped by {name}: {output} is the picture so far")
+            path = job.output.with_name(f"{job.output.stem}_{step}{job.output.suffix}")
+            save_image(path, np.asarray(snapshot.image))
+
+    if store:
+        _warn_of_lost_scales(job)
+    if store and store.newest:
+        print_header(console, [("resume", f"from step {store.newest}")])
+    snapshots = stylize(
+        job.content,
+        job.styles,
+        network=network,
+        config=job.config,
+        start=job.start,
+        snapshot_every=options.save_every,
+        snapshot_seconds=SECONDS,
+        devices=job.devices,
+        checkpoints=store,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+    with contextlib.closing(snapshots):
+        return show_progress(
+            snapshots,
+            job.schedule,
+            console=console,
+            stopped=lambda: agree(bool(received)),
+            save_every=options.save_every,
+            save=save,
+        )
+
+
+def _end(job: SingleJob, last: Snapshot, received: Sequence[int]) -> int:
+    """Say how a run ended that did not come to its end; return the exit code."""
+    if not last.finite:
+        what, advice = not_finite(last, job.config)
+        warn_from_first(f"{what}: the picture is the last good one; give {advice}")
+        return EXIT_FAILURE
+    if last.step < job.schedule.steps:  # another process may be the one that was told to
+        signum = received[0] if received else signal.SIGTERM
+        name = signal.Signals(signum).name
+        warn_from_first(f"stopped by {name}: {job.output} is the picture so far")
         return 128 + signum
-    return EXIT_FAILURE if fault or not last.finite else 0
+    return 0
 
 
-def _warn_of_lost_scales(scales: Plan, devices: Sequence[Any]) -> None:
+def _warn_of_lost_scales(job: SingleJob) -> None:
     """Say at which scales no checkpoint is kept, as one of the processes has no part there."""
-    lost = [shape for shape, _ in scales if not is_shared(lay_out((*shape, 3), devices))]
+    shapes = [plan.shape for plan in job.schedule.scales]
+    lost = [shape for shape in shapes if not is_shared(lay_out((*shape, 3), job.devices))]
     if lost:
-        complain_for_all(
+        warn_from_first(
             f"no checkpoints are kept at {', '.join(map(size_text, lost))} px, where the picture "
             "is too small for all processes"
         )
 
 
+def _made_from(job: SingleJob, weights: Weights, options: JobOptions) -> Provenance:
+    """Return what makes the picture this one."""
+    size = {"size": "max"} if options.biggest else {}
+    images = of_images(
+        job.content_path,
+        job.style_paths,
+        options.start_image,
+        digest=lambda path: sha256_of(Path(path)),
+    )
+    return provenance(options.config(), weights=weights, **size) | images
+
+
 @contextlib.contextmanager
 def _checkpoints(
-    job: Job, weights: Weights, flags: argparse.Namespace, asked: Config, config: Config
-) -> Iterator[Store | None]:
-    """Open the folder of the flag, if it is given, for this job alone."""
-    if not flags.checkpoint:
+    job: SingleJob, options: JobOptions, made_from: Provenance
+) -> Iterator[CheckpointStore | None]:
+    """Open the folder of --checkpoint, if it is given, for this job alone."""
+    if not options.checkpoint:
         yield None
         return
-    images = of_images(
-        job.content_path, job.style_paths, job.start_path, digest=lambda path: sha256_of(Path(path))
-    )
-    size = {"size": "max"} if given_settings(flags).get("size") == "max" else {}
-    with Store(
-        flags.checkpoint,
-        fingerprint=provenance(asked, weights=weights, **size) | images,
-        chosen={name: getattr(config, name) for name in _CHOSEN},
-        complain=complain,
+    with CheckpointStore(
+        options.checkpoint,
+        fingerprint=made_from,
+        chosen={name: getattr(job.config, name) for name in _CHOSEN},
+        warn=warn,
     ) as store:
         yield store
 

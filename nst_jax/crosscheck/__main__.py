@@ -29,16 +29,17 @@ from nst_jax.cli.flags import (
     load_weights,
 )
 from nst_jax.cli.output import make_console
-from nst_jax.config import Config, Layer, Optimizer
+from nst_jax.config import Config, Layer, Optimizer, ResolvedConfig
 from nst_jax.crosscheck import ladder, report
 from nst_jax.crosscheck.ladder import Record
 from nst_jax.devices.backend import device_name, resolve
 from nst_jax.devices.compilation_cache import kept_programs
 from nst_jax.errors import InputError
+from nst_jax.geometry import shape_of
 from nst_jax.io.files import atomic_write, check_writable
 from nst_jax.io.images import draw_image, load_image
 from nst_jax.presets import preset
-from nst_jax.transfer.schedule import check_inputs, shape_of
+from nst_jax.transfer.schedule import make_schedule
 from nst_jax.weights.converted_file import is_converted
 from nst_jax.weights.state_dict import to_state_dict
 
@@ -105,8 +106,8 @@ def _run(flags: argparse.Namespace) -> int:
     _check_outputs(flags)
     if flags.against:
         _refuse_what_the_record_fixes(flags)
-        record, config = _load_record(Path(flags.against))
-        config = resolve(dataclasses.replace(config, **given_settings(flags)))
+        record, saved = _load_record(Path(flags.against))
+        config = resolve(dataclasses.replace(saved, **given_settings(flags)))
         console.print(f"record   {flags.against}")
         _print_run(record, config, console)
     else:
@@ -149,16 +150,18 @@ def _refuse_what_the_record_fixes(flags: argparse.Namespace) -> None:
         raise InputError(f"{listed}: {flags.against} says that already; leave it out")
 
 
-def _make_record(flags: argparse.Namespace, console: Console) -> tuple[Record, Config]:
+def _make_record(flags: argparse.Namespace, console: Console) -> tuple[Record, ResolvedConfig]:
     pytorch_record, reference = _torch_side()
     optimizer = _OPTIMIZERS[flags.method or "adam"]
     given = given_settings(flags)
-    config = dataclasses.replace(_BASE, optimizer=optimizer, **given)
-    config.check_given(given)
-    config = resolve(config)
+    asked = dataclasses.replace(_BASE, optimizer=optimizer, **given)
+    asked.check_given(given)
+    config = resolve(asked)
     content, style = _images(flags, config)
     flags.weights = flags.weights or "auto"
-    weights, config = load_weights(flags, config, complain=_complain)
+    weights, config = load_weights(
+        flags.weights, config, given=given, quiet=flags.quiet, warn=_warn
+    )
     path = Path(flags.weights).expanduser()
     if path.is_file() and not is_converted(path):
         state = reference.load_state(path, name=config.network)  # torch reads the file by itself
@@ -208,11 +211,13 @@ def _images(flags: argparse.Namespace, config: Config) -> tuple[np.ndarray, np.n
     height, width = content.shape[:2]
     style = load_image(flags.style, shape=(height, width)) if flags.style else None
     style = draw_image(1, height, width) if style is None else style
-    check_inputs(shape_of(content), [shape_of(style)], config)
+    make_schedule(shape_of(content), [shape_of(style)], config)  # which checks their sizes
     return content, style
 
 
-def _compare(flags: argparse.Namespace, record: Record, config: Config, console: Console) -> int:
+def _compare(
+    flags: argparse.Namespace, record: Record, config: ResolvedConfig, console: Console
+) -> int:
     rungs: list[ladder.Rung] = []
 
     def show(rung: ladder.Rung) -> None:
@@ -224,7 +229,7 @@ def _compare(flags: argparse.Namespace, record: Record, config: Config, console:
 
     console.print(report.HEADER)
     began = time.perf_counter()
-    with kept_programs(_complain), jax.enable_x64(config.dtype == "float64"):
+    with kept_programs(_warn), jax.enable_x64(config.dtype == "float64"):
         network = ladder.network_of(record, config)
         for rung in ladder.climb(record, network, config):
             show(rung)
@@ -248,7 +253,7 @@ def _compare(flags: argparse.Namespace, record: Record, config: Config, console:
     return 0
 
 
-def _complain(message: str) -> None:
+def _warn(message: str) -> None:
     print(f"{PROGRAM}: {message}", file=sys.stderr)
 
 

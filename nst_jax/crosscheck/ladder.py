@@ -17,11 +17,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from nst_jax.config import Config, Precision
+from nst_jax.config import Precision, ResolvedConfig
 from nst_jax.losses.objective import Losses, Targets
 from nst_jax.losses.statistics import gram_matrix
 from nst_jax.network.vgg import VGG, normalize
-from nst_jax.scale.hyperparameters import Numbers, Program, make_optimizer, split_config
+from nst_jax.scale.hyperparameters import Hyperparameters, hyperparameters, make_optimizer
 from nst_jax.scale.step import build_network, compute_targets, variable_loss
 from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.state_dict import from_state_dict
@@ -101,9 +101,8 @@ def marks(steps: int) -> tuple[int, ...]:
     return (*(step for step in decades if step < steps), steps)
 
 
-def arithmetic(config: Config) -> Arithmetic:
+def arithmetic(config: ResolvedConfig) -> Arithmetic:
     """Return the row of `BUDGETS` that is for a resolved config."""
-    assert config.precision != "auto" != config.conv, "the config is not resolved"
     if config.conv == "winograd":
         if config.precision == "float32":
             return "winograd"
@@ -112,7 +111,7 @@ def arithmetic(config: Config) -> Arithmetic:
     return config.precision
 
 
-def network_of(record: Record, config: Config) -> VGG:
+def network_of(record: Record, config: ResolvedConfig) -> VGG:
     """Build the network from the record's torch state dict, through the real conversion."""
     prefix = "state/"
     state = {key.removeprefix(prefix): x for key, x in record.items() if key.startswith(prefix)}
@@ -120,7 +119,7 @@ def network_of(record: Record, config: Config) -> VGG:
     return build_network(params, config)
 
 
-def climb(record: Record, network: VGG, config: Config) -> Iterator[Rung]:
+def climb(record: Record, network: VGG, config: ResolvedConfig) -> Iterator[Rung]:
     """Compare everything but the trajectory, from the bottom up.
 
     Args:
@@ -143,12 +142,12 @@ def climb(record: Record, network: VGG, config: Config) -> Iterator[Rung]:
     maps = at(_maps, network, image["point"])
     for tap, ours in maps.items():
         yield _rung(f"map {tap}", ours, record[f"map/{tap}"], budget.map)
-    settings = split_config(config)
-    grams = {layer: at(gram_matrix, maps[layer]) for layer in settings[1].style_layers}
+    settings = hyperparameters(config)
+    grams = {layer: at(gram_matrix, maps[layer]) for layer in settings.style_layers}
     for layer, ours in grams.items():
         yield _rung(f"Gram {layer}", ours, _term(record, "gram", layer), budget.gram)
 
-    targets = at(compute_targets, network, image["content"], [image["style"]], *settings)
+    targets = at(compute_targets, network, image["content"], [image["style"]], settings)
     losses, gradient = at(_evaluate, network, image, config, targets, {})
     for part, terms, parts, goals in (
         ("content", losses.content_terms, maps, targets.content),
@@ -169,7 +168,7 @@ def climb(record: Record, network: VGG, config: Config) -> Iterator[Rung]:
     yield from _updates(record, config, budget)
 
 
-def _at(config: Config, function: Callable[..., Any], *arguments: Any) -> Any:
+def _at(config: ResolvedConfig, function: Callable[..., Any], *arguments: Any) -> Any:
     # Around each call alone: a generator must not leave the setting behind while it waits.
     with jax.default_matmul_precision(config.matmul_precision):
         return function(*arguments)
@@ -186,12 +185,14 @@ def _term(record: Record, kind: str, layer: str) -> np.ndarray:
     return record.get(f"{kind}/{layer}", np.array(np.nan))
 
 
-def _record_maps(record: Record, config: Config) -> dict[str, np.ndarray]:
+def _record_maps(record: Record, config: ResolvedConfig) -> dict[str, np.ndarray]:
     """Return the record's feature maps by tap."""
     return {tap: record[f"map/{tap}"] for tap in config.architecture.taps}
 
 
-def _switches(maps: Mapping[str, Array | np.ndarray], config: Config) -> dict[str, np.ndarray]:
+def _switches(
+    maps: Mapping[str, Array | np.ndarray], config: ResolvedConfig
+) -> dict[str, np.ndarray]:
     """Say of every ReLU that the gradient passes whether it is open, and of every position before
     a max pooling whether it is its window's largest.
     """
@@ -228,30 +229,28 @@ def _maps(network: VGG, image: Array) -> dict[str, Array]:
 def _evaluate(
     network: VGG,
     image: Mapping[str, Array],
-    config: Config,
+    config: ResolvedConfig,
     targets: Targets,
     switches: Mapping[str, np.ndarray],
 ) -> tuple[Losses, Float[Array, "h w 3"]]:
     """Compute the losses and the gradient at the point; see `_held_maps` for `switches`."""
-    numbers, program = split_config(config)
-    point = normalize(image["point"])
-    losses, gradient = _gradient(point, network, targets, numbers, program, dict(switches))
+    point, settings = normalize(image["point"]), hyperparameters(config)
+    losses, gradient = _gradient(point, network, targets, settings, dict(switches))
     return losses, gradient
 
 
-@functools.partial(jax.jit, static_argnames="program")
+@jax.jit
 def _gradient(
     variable: Array,
     network: VGG,
     targets: Targets,
-    numbers: Numbers,
-    program: Program,
+    settings: Hyperparameters,
     switches: dict[str, Array],
 ) -> tuple[Losses, Array]:
     def loss(variable: Array) -> tuple[Array, Losses]:
         held = functools.partial(_held_maps, network=network, switches=switches)
         return variable_loss(
-            variable, network, targets, numbers, program, features=held if switches else None
+            variable, network, targets, settings, features=held if switches else None
         )
 
     gradient, losses = jax.grad(loss, has_aux=True)(variable)
@@ -272,14 +271,13 @@ def _held_maps(variable: Array, *, network: VGG, switches: Mapping[str, Array]) 
     return maps
 
 
-def _updates(record: Record, config: Config, budget: Budget) -> Iterator[Rung]:
+def _updates(record: Record, config: ResolvedConfig, budget: Budget) -> Iterator[Rung]:
     """Feed the record's gradients to the optimizer; compare how far the variable has moved.
 
     The variable is stored with a rounding of its own, which a small first step does not exceed by
     much: the budget makes room for it.
     """
-    numbers, program = split_config(config)
-    optimizer = optax.with_extra_args_support(make_optimizer(numbers, program))
+    optimizer = optax.with_extra_args_support(make_optimizer(hyperparameters(config)))
     kind = np.dtype(config.image_dtype)
     start = record["variables"][0]
     variable = jnp.asarray(start, kind)
@@ -301,7 +299,7 @@ def _updates(record: Record, config: Config, budget: Budget) -> Iterator[Rung]:
         )
 
 
-def run_beside(record: Record, network: VGG, config: Config) -> Trajectory:
+def run_beside(record: Record, network: VGG, config: ResolvedConfig) -> Trajectory:
     """Run the main job on the record's images."""
     totals, pictures = [], {}
     snapshots = stylize(
@@ -319,13 +317,15 @@ def run_beside(record: Record, network: VGG, config: Config) -> Trajectory:
     return Trajectory(np.array(totals + missing), record["losses/total"], pictures)
 
 
-def trajectory_budget(config: Config) -> float:
+def trajectory_budget(config: ResolvedConfig) -> float:
     """Return the largest relative difference that the losses of any step may have."""
     budget = BUDGETS[arithmetic(config)]
     return budget.adam if config.optimizer == "adam" else budget.lbfgs
 
 
-def trajectory_rungs(trajectory: Trajectory, record: Record, config: Config) -> Iterator[Rung]:
+def trajectory_rungs(
+    trajectory: Trajectory, record: Record, config: ResolvedConfig
+) -> Iterator[Rung]:
     """Compare two runs: the loss at every step, the pictures at `marks`."""
     allowed, first = trajectory_budget(config), 1
     for last in marks(config.steps):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nst_jax.config import Config
+from nst_jax.config import ResolvedConfig
 from nst_jax.crosscheck.ladder import Rung, Trajectory, arithmetic, trajectory_budget
 from nst_jax.devices.backend import device_name
 from nst_jax.errors import InputError
@@ -23,7 +23,9 @@ def line(rung: Rung) -> str:
     return f"{rung.name:<24} {rung.error:8.1e}  {rung.largest:8.1e}  {rung.budget:7.0e}  {verdict}"
 
 
-def write_json(path: Path, rungs: Sequence[Rung], trajectory: Trajectory, config: Config) -> None:
+def write_json(
+    path: Path, rungs: Sequence[Rung], trajectory: Trajectory, config: ResolvedConfig
+) -> None:
     """Write every number of a cross-check; numbers that JSON has no word for become null."""
     broken = [rung.name for rung in rungs if not rung.passed]
     content = {
@@ -55,7 +57,7 @@ def check_plotting() -> None:
         raise InputError("--plot needs matplotlib: pip install matplotlib") from None
 
 
-def write_plot(path: Path, trajectory: Trajectory, config: Config) -> None:
+def write_plot(path: Path, trajectory: Trajectory, config: ResolvedConfig) -> None:
     """Draw both loss curves over each other, and the error growing along the run."""
     from matplotlib.figure import Figure
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from nst_jax.config import Config
+from nst_jax.config import Config, ResolvedConfig
 from nst_jax.errors import InputError
 
 
@@ -38,7 +38,7 @@ def device_name() -> str:
     return platform if kind == platform else f"{platform} ({kind})"
 
 
-def resolve(config: Config, *, devices: int = 1) -> Config:
+def resolve(config: Config, *, devices: int = 1) -> ResolvedConfig:
     """Replace every "auto" of the settings by what suits the device; see `Config.resolve`.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from nst_jax.devices.executable_cache import cache_settings, processor, ready_programs
+from nst_jax.devices.executable_cache import cache_settings, cached_executables, processor
 from nst_jax.errors import InputError
 from nst_jax.io.cache_folder import cache_dir
 from nst_jax.io.files import check_writable
@@ -29,14 +29,14 @@ def compiled_dir() -> Path:
 
 
 @contextmanager
-def kept_programs(complain: Callable[[str], None]) -> Iterator[None]:
+def kept_programs(warn: Callable[[str], None]) -> Iterator[None]:
     """Let JAX take programs from `compiled_dir` inside, and leave there what it has to compile.
 
     Whoever has set JAX_COMPILATION_CACHE_DIR or turned the cache off keeps their own way. A folder
     that cannot be used costs time, never the run. Everything is as before at the end.
 
     Args:
-      complain: takes one line on what is wrong with the folder, at most once.
+      warn: takes one line on what is wrong with the folder, at most once.
     """
     options: Any = jax.config
     if options.jax_compilation_cache_dir is not None or not options.jax_enable_compilation_cache:
@@ -48,13 +48,13 @@ def kept_programs(complain: Callable[[str], None]) -> Iterator[None]:
         check_writable(folder / "program", what="compiled programs")
         _remove_unfinished(folder)
     except (InputError, OSError) as error:
-        complain(f"compiled programs are not kept ({error}); NST_JAX_CACHE names another folder")
+        warn(f"compiled programs are not kept ({error}); NST_JAX_CACHE names another folder")
         yield
         return
     settings: dict[str, Any] = {"jax_compilation_cache_dir": str(folder)}
     settings |= {name: x for name, x in _SETTINGS.items() if name.upper() not in os.environ}
-    faults = _faults_repaired(folder, complain)
-    with cache_settings(settings), faults, ready_programs(folder / "ready"):
+    faults = _faults_repaired(folder, warn)
+    with cache_settings(settings), faults, cached_executables(folder / "ready"):
         yield
 
 
@@ -66,23 +66,23 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def _faults_repaired(folder: Path, complain: Callable[[str], None]) -> Iterator[None]:
+def _faults_repaired(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Remove programs that cannot be read: JAX compiles them again, but would not replace them."""
     pattern = re.compile(r"Error (reading|writing) persistent compilation cache entry for '(\w+)'")
-    complained = False
+    warned = False
 
     def show(message: Warning | str, *arguments: Any, **options: Any) -> None:
-        nonlocal complained
+        nonlocal warned
         fault = pattern.match(str(message))
         if not fault:
             return show_as_usual(message, *arguments, **options)
         if fault[1] == "reading":
             for file in folder.glob(f"{fault[2]}-*"):
                 file.unlink(missing_ok=True)
-        if not complained:
-            complained = True
+        if not warned:
+            warned = True
             reason = str(message)[fault.end() :].lstrip(": ")
-            complain(f"{fault[1]} compiled programs in {folder} failed ({reason}); going on")
+            warn(f"{fault[1]} compiled programs in {folder} failed ({reason}); going on")
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", message=pattern.pattern)

@@ -40,8 +40,8 @@ R = TypeVar("R")
 
 
 @contextlib.contextmanager
-def ready_programs(folder: Path) -> Iterator[None]:
-    """Let `Ready` functions take their programs from a folder inside, and leave new ones there.
+def cached_executables(folder: Path) -> Iterator[None]:
+    """Let `CachedJit` functions take their programs from a folder inside, and leave new ones there.
 
     Args:
       folder: for this alone; it is made when it is needed. Programs are pickles, so nobody else
@@ -55,8 +55,8 @@ def ready_programs(folder: Path) -> Iterator[None]:
         _bound(folder)
 
 
-class Ready(Generic[P, R]):
-    """`jax.jit` of a function, which is not traced inside `ready_programs` if its program is there.
+class CachedJit(Generic[P, R]):
+    """`jax.jit` of a function; inside `cached_executables` a program that is there is not traced.
 
     That holds for arrays on JAX's first device. With others, inside of other transformations and
     while one of JAX's debugging modes is on, it is `jax.jit` alone, whose attributes it has.

@@ -25,7 +25,7 @@ def agree(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def first_says(number: int) -> int:
+def broadcast_from_first(number: int) -> int:
     """Return the number of process 0, as where clocks would make each its own."""
     if jax.process_count() == 1:
         return number
@@ -34,7 +34,9 @@ def first_says(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.asarray(number, np.int32)))
 
 
-def exchange(name: str, value: Any, *, meanwhile: Callable[[], object] = lambda: None) -> list[Any]:
+def allgather_json(
+    name: str, value: Any, *, meanwhile: Callable[[], object] = lambda: None
+) -> list[Any]:
     """Return what each process says, in their order; wait, however long, for the last one.
 
     No device takes part, so that processes may come at very different times.
@@ -64,13 +66,13 @@ def exchange(name: str, value: Any, *, meanwhile: Callable[[], object] = lambda:
     return answers
 
 
-def tell(name: str, number: int) -> None:
+def post(name: str, number: int) -> None:
     """Tell the other processes a number, which they find out when they ask."""
     if jax.process_count() > 1:
         _client().key_value_set(f"nst-jax/{name}", str(number), allow_overwrite=True)
 
 
-def told(name: str) -> int:
+def poll(name: str) -> int:
     """Return the number that a process has told last, 0 if none has."""
     if jax.process_count() > 1:
         try:
@@ -81,7 +83,7 @@ def told(name: str) -> int:
     return 0
 
 
-def meet(name: str, patience: float) -> None:
+def barrier(name: str, patience: float) -> None:
     """Wait until all have come here.
 
     Args:

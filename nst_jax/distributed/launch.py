@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from nst_jax.distributed.collectives import meet
+from nst_jax.distributed.collectives import barrier
 from nst_jax.distributed.log_filter import Streams
 from nst_jax.errors import InputError
 
@@ -157,7 +157,7 @@ def leave(*, patience: float = 600) -> None:
       JaxRuntimeError: if another is lost meanwhile, or does not come.
     """
     if jax.distributed.is_initialized():
-        meet("all is done", patience)
+        barrier("all is done", patience)
         jax.distributed.shutdown()
 
 
@@ -217,7 +217,7 @@ def together(
                 # A mistake that all have made is told by all, before process 0 takes them along.
                 end.code = code
                 with contextlib.suppress(RuntimeError):
-                    meet("failed", 1)
+                    barrier("failed", 1)
                 end.now(code)
             return code
 

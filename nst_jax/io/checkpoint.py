@@ -40,7 +40,7 @@ class Saved(NamedTuple):
     extra: dict[str, Any]
 
 
-class Store:
+class CheckpointStore:
     """A folder with the last two checkpoints of one job. All processes use it together.
 
     Args:
@@ -49,7 +49,7 @@ class Store:
         has them. The folder of another job is refused.
       chosen: what was left to the machine and has been chosen for this job, as JSON has it; kept
         for `recall`.
-      complain: takes one line about a checkpoint that cannot be read.
+      warn: takes one line about a checkpoint that cannot be read.
 
     Raises:
       InputError: if the folder cannot be used, is another job's or in use by another run, or Orbax
@@ -62,17 +62,17 @@ class Store:
         *,
         fingerprint: Mapping[str, Any],
         chosen: Mapping[str, Any] = MappingProxyType({}),
-        complain: Callable[[str], None],
+        warn: Callable[[str], None],
     ):
         self._ocp = _import_orbax()
-        self._folder, self._complain = Path(folder).absolute(), complain
+        self._folder, self._warn = Path(folder).absolute(), warn
         self._lock = FileLock(self._folder / _LOCK, timeout=0)  # of one run at a time
         about = {"fingerprint": dict(fingerprint), "chosen": dict(chosen)}
         self._claim(json.loads(json.dumps(about)))
         with _quiet():
             self._manager = self._open()
 
-    def __enter__(self) -> "Store":
+    def __enter__(self) -> "CheckpointStore":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,7 +114,7 @@ class Store:
     def resume(self, like: Callable[[dict[str, Any]], PyTree[Any]]) -> Saved | None:
         """Return the newest checkpoint that can be read; None if there is none.
 
-        One that cannot be read is complained of and moved aside, and the one before is taken.
+        One that cannot be read is named in a warning and moved aside; the one before is taken.
 
         Args:
           like: takes `extra` to a pytree with the shapes, types and shardings that the state shall
@@ -137,7 +137,7 @@ class Store:
             if not agree(saved is None):
                 return saved
             if is_first():
-                self._complain(
+                self._warn(
                     f"the checkpoint {self._folder / str(step)} cannot be read "
                     f"({reason or 'by another process'}); trying the one before"
                 )
@@ -220,7 +220,7 @@ class Store:
 def recall(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what was chosen for the job whose checkpoints a folder holds; nothing if it has none.
 
-    To be looked at before the job is prepared; `Store` finds out what is wrong with the folder.
+    It is for before the job is prepared; `CheckpointStore` finds out what is wrong with a folder.
     """
     try:
         return dict(_read_job(Path(folder) / _JOB)["chosen"])
@@ -229,11 +229,11 @@ def recall(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read_job(path: Path) -> dict[str, dict[str, Any]]:
-    """Read what `Store` keeps of a job; ValueError if it is something else."""
+    """Read what `CheckpointStore` keeps of a job; ValueError if it is something else."""
     about = json.loads(path.read_text())
     parts = about if isinstance(about, dict) else {}
     if not all(isinstance(parts.get(name), dict) for name in ("fingerprint", "chosen")):
-        raise ValueError("not written by Store")
+        raise ValueError("not written by CheckpointStore")
     return parts
 
 

@@ -63,6 +63,24 @@ class Losses(NamedTuple):
     regularizers: OrderedDict[str, Float[Array, "*steps"]]
 
 
+class LossWeights(NamedTuple):
+    """The factors of all terms of the loss.
+
+    Attributes:
+      content: of the content loss.
+      style: of the style loss.
+      content_layers: of each layer's term in the content loss; 1 for those not named.
+      style_layers: of each layer's term in the style loss; 1 for those not named.
+      regularizers: of each regularizer.
+    """
+
+    content: Weight
+    style: Weight
+    content_layers: Mapping[str, Weight]
+    style_layers: Mapping[str, Weight]
+    regularizers: Mapping[str, Weight]
+
+
 def make_targets(
     features: FeatureFn,
     content: GivenImage,
@@ -186,7 +204,7 @@ def style_transfer_loss(
       content_layer_weights: factor of a layer's term in the content loss; 1 for those not named.
       style_layer_weights: the same for the style loss.
       regularizers: functions from the image to a value for each image of the batch, by name, with
-        their weights; as those of `nst_jax.losses.regularizers`.
+        their weights; as those of `losses.regularizers`.
 
     Returns:
       The loss, and all its parts; scalars, in float32 at least.
@@ -225,35 +243,41 @@ def style_transfer_loss(
         for name, target in targets.style.items()
     )
     others = OrderedDict((name, f(image).sum()) for name, (_, f) in regularizers.items())
-    losses = weigh(
-        content_terms,
-        style_terms,
-        others,
-        content_weight=content_weight,
-        style_weight=style_weight,
-        content_layer_weights=content_layer_weights,
-        style_layer_weights=style_layer_weights,
-        regularizer_weights={name: weight for name, (weight, _) in regularizers.items()},
-        zero=jnp.zeros((), accumulator(image)),
+    weights = LossWeights(
+        content_weight,
+        style_weight,
+        content_layer_weights,
+        style_layer_weights,
+        {name: weight for name, (weight, _) in regularizers.items()},
     )
+    zero = jnp.zeros((), accumulator(image))
+    losses = weigh_terms(content_terms, style_terms, others, weights, zero=zero)
     return losses.total, losses
 
 
-def weigh(
+def weigh_terms(
     content_terms: OrderedDict[str, Float[Array, ""]],
     style_terms: OrderedDict[str, Float[Array, ""]],
     regularizers: OrderedDict[str, Float[Array, ""]],
+    weights: LossWeights,
     *,
-    content_weight: Weight,
-    style_weight: Weight,
-    content_layer_weights: Mapping[str, Weight],
-    style_layer_weights: Mapping[str, Weight],
-    regularizer_weights: Mapping[str, Weight],
     zero: Float[Array, ""],
 ) -> Losses:
-    """Add up terms with their weights, those of `style_transfer_loss`; `zero` is a sum of none."""
-    content = sum((content_layer_weights.get(n, 1.0) * x for n, x in content_terms.items()), zero)
-    style = sum((style_layer_weights.get(n, 1.0) * x for n, x in style_terms.items()), zero)
-    total = content_weight * content + style_weight * style
-    total = sum((regularizer_weights[name] * x for name, x in regularizers.items()), total)
+    """Add up the terms of `style_transfer_loss` with their weights.
+
+    Args:
+      content_terms: of each content layer.
+      style_terms: of each style layer.
+      regularizers: of each regularizer.
+      weights: the factors of them all.
+      zero: the sum of no terms.
+    """
+
+    def add(terms: Mapping[str, Array], factors: Mapping[str, Weight], first: Array) -> Array:
+        return sum((factors.get(name, 1.0) * x for name, x in terms.items()), first)
+
+    content = add(content_terms, weights.content_layers, zero)
+    style = add(style_terms, weights.style_layers, zero)
+    total = weights.content * content + weights.style * style
+    total = add(regularizers, weights.regularizers, total)
     return Losses(total, content, style, content_terms, style_terms, regularizers)

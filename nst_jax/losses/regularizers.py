@@ -1,6 +1,7 @@
 """Terms that look at the picture alone: pure functions of sRGB images, one value for each image."""
 
-from typing import Literal, Protocol, assert_never, runtime_checkable
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -8,26 +9,31 @@ from jaxtyping import Array, Float
 
 TotalVariation = Literal["nine-point", "l2", "l1"]
 
-_AXES = (-3, -2, -1)
+
+class Summand(NamedTuple):
+    """A part of a regularizer before it is summed over the image.
+
+    Attributes:
+      values: at each position of the image.
+      factor: of their sum.
+      before: the rows and columns of values before those of the image's first pixel.
+    """
+
+    values: Float[Array, "*batch rows columns 3"]
+    factor: float
+    before: int = 0
 
 
-@runtime_checkable
-class Part(Protocol):
-    """The part of a picture that a window of it answers for; see `nst_jax.scale.windows.Part`."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width) of the whole picture."""
-
-    def own(self, x: Array, *, before: int = 0) -> Array:
-        """Set to zero what is not the part's."""
+def add_up(summands: Iterable[Summand]) -> Float[Array, "*batch"]:
+    """Return the regularizer, one value for each image of the batch."""
+    first, *others = (x.factor * jnp.sum(x.values, (-3, -2, -1)) for x in summands)
+    return sum(others, first)
 
 
 def total_variation(
     image: Float[Array, "*batch h w 3"],
     *,
     kind: TotalVariation = "nine-point",
-    part: Part | None = None,
 ) -> Float[Array, "*batch"]:
     """Sum up how much neighboring pixels differ.
 
@@ -41,7 +47,6 @@ def total_variation(
         in units of 256.
         "l1": the sum of the absolute differences to the right and lower neighbors.
         ProGamerGov/neural-style-pt, `TVLoss`; there in units of 256.
-      part: the image is a window of a larger one; the values of all parts add up to the whole's.
 
     Returns:
       One value of at least 0 for each image of the batch.
@@ -56,35 +61,42 @@ def total_variation(
       >>> float(total_variation(edge, kind="l1"))
       3.0
     """
+    return add_up(variation_summands(image, kind=kind, shape=image.shape[-3:-1]))
+
+
+def variation_summands(
+    image: Float[Array, "*batch h w 3"], *, kind: TotalVariation, shape: tuple[int, ...]
+) -> list[Summand]:
+    """Return what `total_variation` adds up.
+
+    Args:
+      image: sRGB in [0, 1], or a window of one.
+      kind: see `total_variation`.
+      shape: (height, width) of the whole image.
+    """
     match kind:
         case "nine-point":
             edges = [(0, 0)] * (image.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
             x = jnp.pad(image, edges, mode="edge")
             inner = x[..., 1:-1, 1:-1, :]
-            straight = [x[..., 1:-1, 2:, :] - inner, x[..., 2:, 1:-1, :] - inner]
-            diagonal = [
-                x[..., 1:, 1:, :] - x[..., :-1, :-1, :],
-                x[..., 1:, :-1, :] - x[..., :-1, 1:, :],
+            right, down = x[..., 1:-1, 2:, :] - inner, x[..., 2:, 1:-1, :] - inner
+            falling = x[..., 1:, 1:, :] - x[..., :-1, :-1, :]
+            rising = x[..., 1:, :-1, :] - x[..., :-1, 1:, :]
+            height, width = map(float, shape)  # their product can be more than an int32
+            return [
+                Summand(right**2 + down**2, 2 / (9 * height * width)),
+                Summand(falling**2 + rising**2, 1 / (18 * (height + 1) * (width + 1)), before=1),
             ]
-            # Their product can be more than an int32.
-            height, width = map(float, part.shape if part else image.shape[-3:-1])
-            along, across = straight[0] ** 2 + straight[1] ** 2, diagonal[0] ** 2 + diagonal[1] ** 2
-            mean_along = _sum(along, part) / (3 * height * width)
-            mean_across = _sum(across, part, before=1) / (3 * (height + 1) * (width + 1))
-            return 2 * (mean_along / 3 + mean_across / 12)
         case "l2":
             right, down = _differences(image)
-            right, down = right[..., :-1, :, :], down[..., :, :-1, :]
-            return (_sum(right**2, part) + _sum(down**2, part)) / 2
+            return [
+                Summand(right[..., :-1, :, :] ** 2, 1 / 2),
+                Summand(down[..., :, :-1, :] ** 2, 1 / 2),
+            ]
         case "l1":
-            right, down = _differences(image)
-            return _sum(_magnitude(right), part) + _sum(_magnitude(down), part)
+            return [Summand(_magnitude(x), 1.0) for x in _differences(image)]
         case _:
             assert_never(kind)
-
-
-def _sum(x: Array, part: Part | None, before: int = 0) -> Array:
-    return jnp.sum(part.own(x, before=before) if part else x, axis=_AXES)
 
 
 def _magnitude(x: Array) -> Array:
@@ -99,14 +111,16 @@ def _differences(image: Array) -> tuple[Array, Array]:
     )
 
 
-def range_penalty(
-    image: Float[Array, "*batch h w 3"], *, part: Part | None = None
-) -> Float[Array, "*batch"]:
+def range_penalty(image: Float[Array, "*batch h w 3"]) -> Float[Array, "*batch"]:
     """Mean squared distance of the values from [0, 1], where a picture can show them.
 
     Args:
       image: sRGB.
-      part: see `total_variation`.
     """
-    height, width = map(float, part.shape if part else image.shape[-3:-1])
-    return _sum((image - jnp.clip(image, 0, 1)) ** 2, part) / (3 * height * width)
+    return add_up(range_summands(image, shape=image.shape[-3:-1]))
+
+
+def range_summands(image: Float[Array, "*batch h w 3"], *, shape: tuple[int, ...]) -> list[Summand]:
+    """Return what `range_penalty` adds up, of an image or of a window of one of this shape."""
+    height, width = map(float, shape)
+    return [Summand((image - jnp.clip(image, 0, 1)) ** 2, 1 / (3 * height * width))]

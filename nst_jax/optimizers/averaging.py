@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 Picture = Literal["last", "average", "best"]
 
 
-class Keeper(NamedTuple):
+class IterateRule(NamedTuple):
     """A rule that turns the iterates into one picture; its memory is a pytree.
 
     Attributes:
@@ -24,9 +24,9 @@ class Keeper(NamedTuple):
     read: Callable[[Any, PyTree[Array]], PyTree[Array]]
 
 
-def last() -> Keeper:
+def last() -> IterateRule:
     """Take the last iterate; remember nothing."""
-    return Keeper(lambda _: (), lambda kept, *_: kept, lambda _, variable: variable)
+    return IterateRule(lambda _: (), lambda kept, *_: kept, lambda _, variable: variable)
 
 
 class Average(NamedTuple):
@@ -36,7 +36,7 @@ class Average(NamedTuple):
     weight: Float[Array, ""]
 
 
-def average(decay: float) -> Keeper:
+def average(decay: float) -> IterateRule:
     """Take the moving average of the iterates, the first variable included.
 
     Adam's last iterates scatter around the minimum; their average lies nearer (Polyak and Juditsky,
@@ -56,7 +56,7 @@ def average(decay: float) -> Keeper:
     def read(kept: Average, _: Any) -> PyTree[Array]:
         return jax.tree.map(lambda a: a / kept.weight.astype(a.dtype), kept.sum)
 
-    return Keeper(init, update, read)
+    return IterateRule(init, update, read)
 
 
 class Best(NamedTuple):
@@ -66,7 +66,7 @@ class Best(NamedTuple):
     loss: Float[Array, ""]
 
 
-def best() -> Keeper:
+def best() -> IterateRule:
     """Take the iterate of the least loss; the last one has no loss yet and never counts."""
 
     def init(variable: PyTree[Array]) -> Best:
@@ -80,4 +80,4 @@ def best() -> Keeper:
             jnp.where(better, loss, kept.loss),
         )
 
-    return Keeper(init, update, lambda kept, _: kept.variable)
+    return IterateRule(init, update, lambda kept, _: kept.variable)

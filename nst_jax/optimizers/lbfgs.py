@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 from optax import tree  # its vdot multiplies at full precision: TF32 would spoil the curvature
 
-from nst_jax.optimizers.loops import in_rounds
+from nst_jax.optimizers.loops import chunked_fori_loop
 
 # A pair of a step s and the gradient's change y is kept if s·y is above this, as in torch.
 _LEAST_CURVATURE = 1e-10
@@ -177,8 +177,8 @@ def _direction(
     # The length is a run-time value: an empty memory costs nothing, and nothing recompiles.
     rounds = -(-kept // block)
     start = (jax.tree.map(jnp.negative, gradient), jnp.zeros_like(rho))
-    q, alphas = in_rounds(rounds, block, backward, start)
-    direction: PyTree[Array] = in_rounds(rounds, block, forward, tree.scale(scale, q))
+    q, alphas = chunked_fori_loop(rounds, block, backward, start)
+    direction: PyTree[Array] = chunked_fori_loop(rounds, block, forward, tree.scale(scale, q))
     return direction
 
 

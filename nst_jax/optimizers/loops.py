@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 _Carry = TypeVar("_Carry")
 
 
-def in_rounds(
+def chunked_fori_loop(
     rounds: int | Int[Array, ""],
     block: int,
     body: Callable[[Array, _Carry], _Carry],

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from nst_jax.optimizers.averaging import Keeper, last
-from nst_jax.optimizers.loops import in_rounds
+from nst_jax.optimizers.averaging import IterateRule, last
+from nst_jax.optimizers.loops import chunked_fori_loop
 
 LossFn = Callable[[PyTree[Array]], tuple[Float[Array, ""], Any]]
 
@@ -38,7 +38,7 @@ def init(
     variable: PyTree[Array],
     *,
     optimizer: optax.GradientTransformation,
-    keep: Keeper | None = None,
+    keep: IterateRule | None = None,
 ) -> State:
     """Start at a variable with no update made.
 
@@ -76,7 +76,7 @@ def step(
     loss: LossFn,
     optimizer: optax.GradientTransformation,
     project: Callable[[PyTree[Array]], PyTree[Array]] = unchanged,
-    keep: Keeper | None = None,
+    keep: IterateRule | None = None,
 ) -> tuple[State, Any]:
     """Make one update.
 
@@ -124,7 +124,7 @@ def update(
     *,
     optimizer: optax.GradientTransformation,
     project: Callable[[PyTree[Array]], PyTree[Array]] = unchanged,
-    keep: Keeper | None = None,
+    keep: IterateRule | None = None,
     value_fn: Callable[[PyTree[Array]], Float[Array, ""]] | None = None,
 ) -> State:
     """Make one update with a value and a gradient that are known.
@@ -159,7 +159,7 @@ def run(
     optimizer: optax.GradientTransformation,
     capacity: int | None = None,
     project: Callable[[PyTree[Array]], PyTree[Array]] = unchanged,
-    keep: Keeper | None = None,
+    keep: IterateRule | None = None,
     block: int = 1,
 ) -> tuple[State, Any]:
     """Make `steps` updates in one call to the device.
@@ -216,7 +216,7 @@ def run(
     if block > 1:
         body = jax.jit(body)  # traced once for both loops
     whole = steps // block
-    carry = in_rounds(whole, block, body, carry)
+    carry = chunked_fori_loop(whole, block, body, carry)
     if block > 1:
         carry = jax.lax.fori_loop(whole * block, steps, body, carry)
     state, records = carry

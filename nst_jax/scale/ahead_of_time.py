@@ -7,24 +7,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nst_jax.config import Config
+from nst_jax.config import ResolvedConfig
 from nst_jax.devices.backend import block, default_device
 from nst_jax.devices.sharding import Layout
-from nst_jax.geometry import Shape
 from nst_jax.losses.objective import Targets
 from nst_jax.network.vgg import VGG, freeze
-from nst_jax.scale import step as scale_step
 from nst_jax.scale import tiled_loss
-from nst_jax.scale.hyperparameters import split_config
-from nst_jax.scale.step import Problem, build_network
-from nst_jax.scale.tiled import tiles
+from nst_jax.scale.hyperparameters import hyperparameters
+from nst_jax.scale.step import (
+    StepInputs,
+    advance,
+    build_network,
+    compute_targets,
+    start,
+    without_shares,
+)
+from nst_jax.scale.windows import Cover, Part
 
 
 def lower_step(
     shape: tuple[int, ...],
-    looks: Sequence[tuple[int, ...]],
+    styles: Sequence[tuple[int, ...]],
     *,
-    config: Config,
+    config: ResolvedConfig,
     device: Any = None,
     layout: Layout | None = None,
 ) -> Any:
@@ -32,39 +37,39 @@ def lower_step(
 
     Args:
       shape: (*batch, height, width) of the picture.
-      looks: the same of each style as it is looked at.
+      styles: the same of each style image at its size of this scale.
       config: settings resolved for the device.
       device: whose program it is, by default JAX's default one; one of a topology
         (`jax.experimental.topologies`) need not be there.
       layout: of a picture that needs no rows to fill it up, over devices that the program is for.
     """
-    step = _step(shape, looks, config=config, device=device, layout=layout)
+    step = _step(shape, styles, config=config, device=device, layout=layout)
     with jax.default_matmul_precision(config.matmul_precision):
-        return step(scale_step.advance.lower)
+        return step(advance.lower)
 
 
 def compile_step(
-    shape: tuple[int, ...], looks: Sequence[tuple[int, ...]], *, config: Config
+    shape: tuple[int, ...], styles: Sequence[tuple[int, ...]], *, config: ResolvedConfig
 ) -> Any:
     """Return the compiled program of a step on the default device: the one that a run will call.
 
     The arguments are those of `lower_step`.
     """
-    step = _step(shape, looks, config=config)
+    step = _step(shape, styles, config=config)
     with jax.default_matmul_precision(config.matmul_precision):
-        return step(scale_step.advance.program)
+        return step(advance.program)
 
 
 def _step(
     shape: tuple[int, ...],
-    looks: Sequence[tuple[int, ...]],
+    styles: Sequence[tuple[int, ...]],
     *,
-    config: Config,
+    config: ResolvedConfig,
     device: Any = None,
     layout: Layout | None = None,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Return what calls a function with the arguments of `advance`."""
-    numbers, program = split_config(config)
+    settings = hyperparameters(config)
     if layout:
         device = layout.mesh.devices.flat[0]
 
@@ -77,63 +82,54 @@ def _step(
         return jax.tree.map(place, tree)
 
     frozen, image = placed(_frozen(config)), _image(shape, config)
+    looks = [_image(look, config) for look in styles]
     targets = jax.eval_shape(
-        functools.partial(scale_step.compute_targets, numbers=numbers, program=program),
-        frozen,
-        image,
-        [_image(look, config) for look in looks],
-    )
-    state = jax.eval_shape(
-        functools.partial(scale_step.start, numbers=numbers, program=program), image
+        functools.partial(compute_targets, settings=settings), frozen, image, looks
     )
     targets = Targets(placed(targets.content, rows=True), placed(targets.style))
-    given = Problem(frozen, targets, numbers._replace(style_blend=()))
+    state = placed(jax.eval_shape(functools.partial(start, settings=settings), image))
+    inputs = StepInputs(frozen, targets, without_shares(settings))
     rounds = block((device or default_device()).platform)
-    return lambda call: call(placed(state), 1, given, program, layout=layout, block=rounds)
+    return lambda call: call(state, 1, inputs, layout=layout, block=rounds)
 
 
-def compile_pull(shape: Shape, styles: int, *, config: Config) -> tuple[Any, float]:
+def compile_window_gradient(
+    tiles: Cover, styles: int, *, config: ResolvedConfig
+) -> tuple[Any, float]:
     """Return the compiled program of one of a picture's tiles.
 
     Args:
-      shape: (height, width) of the whole picture.
-      styles: how many there are.
+      tiles: the windows of the picture.
+      styles: how many style images there are.
       config: settings resolved for the default device.
 
     Returns:
-      The program of `sums.pull`, and the bytes for each pixel of the content's maps that a run
-      keeps in host memory.
+      The program of `window_gradient`, and the bytes for each pixel of the content's maps that a
+      run keeps in host memory.
     """
-    numbers, program = split_config(config)
-    frozen = _frozen(config)
-    window = _image(tiles((*shape, 3), config).size, config)
+    settings, frozen, kind = hyperparameters(config), _frozen(config), config.image_dtype
+    window = _image(tiles.size, config)
     targets = jax.eval_shape(
-        functools.partial(scale_step.compute_targets, numbers=numbers, program=program),
-        frozen,
-        window,
-        [window] * styles,
+        functools.partial(compute_targets, settings=settings), frozen, window, [window] * styles
     )
-    kept = tiled_loss.content_bytes(program)
+    kept = tiled_loss.content_bytes(settings)
     kept = kept if kept <= tiled_loss.KEPT_BYTES else 0.0
     content: Any = targets.content if kept else window
-    kind = config.image_dtype
-    sizes = {name: config.architecture.outputs(name) for name in program.style_layers}
-    style = {
-        name: tuple(jax.ShapeDtypeStruct((count,) * n, kind) for n in (2, 1))
-        for name, count in sizes.items()
+    outputs = config.architecture.outputs
+    by_content: Any = (jax.ShapeDtypeStruct((), kind),) * len(settings.content_layers)
+    by_style: Any = {
+        name: tuple(jax.ShapeDtypeStruct((outputs(name),) * n, kind) for n in (2, 1))
+        for name in settings.style_layers
     }
-    content_factors = (jax.ShapeDtypeStruct((), kind),) * len(program.content_layers)
-    constants: Any = tiled_loss.Constants(content_factors, style, numbers)  # type: ignore[arg-type]
-    shift = tiled_loss.shifts(targets.style, program.style_loss)
-    bounds = jax.ShapeDtypeStruct((4,), jnp.int32)
+    constants = tiled_loss.Constants(by_content, by_style, without_shares(settings))
+    shift = tiled_loss.shifts(targets.style, settings.style_loss)
+    part = Part(jax.ShapeDtypeStruct((4,), jnp.int32), tiles.picture)
     with jax.default_matmul_precision(config.matmul_precision):
-        lowered = tiled_loss.pull.lower(
-            frozen, window, content, bounds, shift, constants, program, shape
-        )
+        lowered = tiled_loss.window_gradient.lower(frozen, window, content, part, shift, constants)
     return lowered.compile(), kept
 
 
-def blank_network(config: Config) -> VGG:
+def blank_network(config: ResolvedConfig) -> VGG:
     """Return a network of shapes alone, which computes as resolved settings say."""
     deepest = config.taps[-1]
     params = {
@@ -145,12 +141,12 @@ def blank_network(config: Config) -> VGG:
     return network
 
 
-def _frozen(config: Config) -> VGG:
+def _frozen(config: ResolvedConfig) -> VGG:
     """Return the same as a run takes it."""
     taken = functools.partial(freeze, taps=config.taps)
     frozen: VGG = jax.eval_shape(taken, blank_network(config))
     return frozen
 
 
-def _image(shape: tuple[int, ...], config: Config) -> jax.ShapeDtypeStruct:
+def _image(shape: tuple[int, ...], config: ResolvedConfig) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*shape, 3), config.image_dtype)

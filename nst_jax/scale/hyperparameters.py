@@ -1,8 +1,11 @@
-"""The settings of a run taken apart: what its compiled program is told, and what it is."""
+"""The settings of a run as its compiled programs take them, and what follows from them."""
 
+import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -16,43 +19,45 @@ from nst_jax.optimizers import averaging, minimize
 from nst_jax.optimizers.adam import torch_adam
 from nst_jax.optimizers.lbfgs import torch_lbfgs
 
-
-class Numbers(NamedTuple):
-    """The settings that the compiled program takes at run time: changing one compiles nothing."""
-
-    learning_rate: float | Float[Array, ""]
-    content_weight: float | Float[Array, ""]
-    style_weight: float | Float[Array, ""]
-    tv_weight: float | Float[Array, ""]
-    range_weight: float | Float[Array, ""]
-    content_layers: tuple[float | Float[Array, ""], ...]
-    style_layers: tuple[float | Float[Array, ""], ...]
-    style_blend: tuple[float | Float[Array, ""], ...]
+Number = Any  # a float, a scalar array, or what JAX puts in its place
 
 
-class Program(NamedTuple):
-    """The settings that make another program.
+def _static() -> Any:
+    return dataclasses.field(metadata={"static": True})
 
-    All decays too: as float32 numbers that are known only at run time, 1 - 0.999 would lose half
-    its digits. A regularizer without weight is no part of the program.
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """The settings of a run, a pytree: its leaves are numbers, and changing one compiles nothing.
+
+    The other fields are static; another value is another program. All decays are static too: as
+    float32 numbers that are known only at run time, 1 - 0.999 would lose half its digits. A
+    regularizer without weight is no part of the program.
     """
 
-    network: NetworkName
-    taps: tuple[str, ...]
-    content_layers: tuple[str, ...]
-    style_layers: tuple[str, ...]
-    content_loss: ContentLoss
-    style_loss: StyleLoss
-    tv_loss: TotalVariation | None
-    has_range: bool
-    space: Space
-    clamp: bool
-    optimizer: Optimizer
-    memory_size: int
-    beta1: float
-    beta2: float
-    picture: averaging.Picture
-    average_decay: float
+    learning_rate: Number
+    content_weight: Number
+    style_weight: Number
+    tv_weight: Number
+    range_weight: Number
+    content_layers: OrderedDict[str, Number]
+    style_layers: OrderedDict[str, Number]
+    style_blend: tuple[Number, ...]
+    network: NetworkName = _static()
+    taps: tuple[str, ...] = _static()
+    content_loss: ContentLoss = _static()
+    style_loss: StyleLoss = _static()
+    tv_loss: TotalVariation | None = _static()
+    has_range: bool = _static()
+    space: Space = _static()
+    clamp: bool = _static()
+    optimizer: Optimizer = _static()
+    memory_size: int = _static()
+    beta1: float = _static()
+    beta2: float = _static()
+    picture: averaging.Picture = _static()
+    average_decay: float = _static()
 
     @property
     def architecture(self) -> Architecture:
@@ -60,65 +65,41 @@ class Program(NamedTuple):
         return ARCHITECTURES[self.network]
 
 
-def split_config(config: Config) -> tuple[Numbers, Program]:
-    """Take apart what a run knows at run time and what it compiles.
+def hyperparameters(config: Config) -> Hyperparameters:
+    """Take from the settings what the compiled programs of a run need.
 
     Raises:
       InputError: if there is no layer at all.
     """
-    contents, styles = config.content_layers, config.style_layers
-    return (
-        Numbers(
-            config.learning_rate,
-            config.content_weight,
-            config.style_weight,
-            config.tv_weight,
-            config.range_weight,
-            tuple(layer.weight for layer in contents),
-            tuple(layer.weight for layer in styles),
-            config.style_blend,
-        ),
-        Program(
-            network=config.network,
-            taps=config.taps,
-            content_layers=tuple(layer.name for layer in contents),
-            style_layers=tuple(layer.name for layer in styles),
-            content_loss=config.content_loss,
-            style_loss=config.style_loss,
-            tv_loss=config.tv_loss if config.tv_weight else None,
-            has_range=config.range_weight > 0,
-            space=config.space,
-            clamp=config.clamp,
-            optimizer=config.optimizer,
-            memory_size=config.memory_size,
-            beta1=config.beta1,
-            beta2=config.beta2,
-            picture=config.picture,
-            average_decay=config.average_decay,
-        ),
-    )
+    names = [field.name for field in dataclasses.fields(Hyperparameters)]
+    same = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    own = {
+        "content_layers": OrderedDict(config.content_layers),
+        "style_layers": OrderedDict(config.style_layers),
+        "tv_loss": config.tv_loss if config.tv_weight else None,
+        "has_range": config.range_weight > 0,
+    }
+    return Hyperparameters(**(same | own))
 
 
-def make_optimizer(
-    numbers: Numbers, program: Program, *, block: int = 1
-) -> optax.GradientTransformation:
+def make_optimizer(settings: Hyperparameters, *, block: int = 1) -> optax.GradientTransformation:
     """Return the optimizer that the settings name; the block is that of `torch_lbfgs`."""
-    match program.optimizer:
+    match settings.optimizer:
         case "adam":
-            return torch_adam(numbers.learning_rate, b1=program.beta1, b2=program.beta2)
+            return torch_adam(settings.learning_rate, b1=settings.beta1, b2=settings.beta2)
         case "lbfgs":
-            return optax.lbfgs(memory_size=program.memory_size)
+            return optax.lbfgs(memory_size=settings.memory_size)
         case "lbfgs-torch":
-            return torch_lbfgs(memory_size=program.memory_size, block=block)
+            return torch_lbfgs(memory_size=settings.memory_size, block=block)
 
 
-def keeper(program: Program) -> averaging.Keeper:
+def iterate_rule(settings: Hyperparameters) -> averaging.IterateRule:
     """Return the rule by which the iterates become a picture."""
-    match program.picture:
+    match settings.picture:
         case "last":
             return averaging.last()
         case "average":
-            return averaging.average(program.average_decay)
+            return averaging.average(settings.average_decay)
         case "best":
             return averaging.best()
 
@@ -138,10 +119,10 @@ def to_normalized(variable: Float[Array, "*batch 3"], space: Space) -> Float[Arr
     return variable if space == "normalized" else normalize(variable)
 
 
-def projection(program: Program) -> Callable[[Array], Array]:
+def projection(settings: Hyperparameters) -> Callable[[Array], Array]:
     """Return what is done to the variable after each update."""
 
     def shown(variable: Array) -> Array:
-        return to_variable(jnp.clip(to_srgb(variable, program.space), 0, 1), program.space)
+        return to_variable(jnp.clip(to_srgb(variable, settings.space), 0, 1), settings.space)
 
-    return shown if program.clamp else minimize.unchanged
+    return shown if settings.clamp else minimize.unchanged

@@ -1,69 +1,72 @@
 """One scale of a run as pure programs: its targets, its loss, its steps."""
 
+import dataclasses
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nst_jax.config import Config
-from nst_jax.devices.backend import resolve
-from nst_jax.devices.executable_cache import Ready
+from nst_jax.config import ResolvedConfig
+from nst_jax.devices.executable_cache import CachedJit
 from nst_jax.devices.sharding import Layout
-from nst_jax.losses import objective
 from nst_jax.losses.objective import (
     Losses,
+    LossWeights,
     Regularizer,
     Targets,
+    Weight,
     assemble_targets,
     describe,
     style_transfer_loss,
+    weigh_terms,
 )
-from nst_jax.losses.regularizers import range_penalty, total_variation
+from nst_jax.losses.regularizers import Summand, add_up, range_summands, variation_summands
 from nst_jax.losses.statistics import StyleStatistics
 from nst_jax.losses.terms import StyleLoss
 from nst_jax.network.vgg import NETWORKS, VGG, build_vgg
 from nst_jax.optimizers import minimize
 from nst_jax.scale.hyperparameters import (
-    Numbers,
-    Program,
-    keeper,
+    Hyperparameters,
+    hyperparameters,
+    iterate_rule,
     make_optimizer,
     projection,
     to_normalized,
     to_srgb,
     to_variable,
 )
-from nst_jax.scale.windows import Part
 
 # The most steps in one call to the device; only the length of a few arrays of scalars.
 CAPACITY = 256
 
+_Picture = Float[Array, "*batch height width 3"]
+_Style = Float[Array, "*_ _ _ 3"]  # each of another size
 
-class Problem(NamedTuple):
-    """What stays the same at one scale, at run time."""
+
+class StepInputs(NamedTuple):
+    """What the steps of one scale take beside the state; it stays the same."""
 
     network: VGG
     targets: Targets
-    numbers: Numbers
+    settings: Hyperparameters
 
 
 def build_network(
-    params: Mapping[str, np.ndarray | Array], config: Config, *, deepest: str | None = None
+    params: Mapping[str, np.ndarray | Array],
+    config: ResolvedConfig,
+    *,
+    deepest: str | None = None,
 ) -> VGG:
     """Build the network that the settings describe, down to a tap; see `build_vgg`.
 
     Raises:
-      InputError: if `build_vgg` or `backend.resolve` does.
+      InputError: if `build_vgg` does.
     """
-    if "auto" in (config.precision, config.conv, config.remat):
-        config = resolve(config)
-    assert config.conv != "auto"
-    assert config.remat != "auto"
     return build_vgg(
         NETWORKS[config.network],
         params,
@@ -78,98 +81,128 @@ def build_network(
     )
 
 
+def prepare_step(
+    content: _Picture,
+    styles: Sequence[_Style],
+    *,
+    network: VGG,
+    config: ResolvedConfig,
+    picture: _Picture | None = None,
+    layout: Layout | None = None,
+) -> tuple[minimize.State, StepInputs]:
+    """Return the state of a scale before its first step, and what `advance` takes beside it.
+
+    Args:
+      content: at the scale's size.
+      styles: the style images at their sizes of this scale.
+      network: best from `freeze`, with the config's taps.
+      config: the settings.
+      picture: where to start; the content image if not given.
+      layout: of the content's shape, to compute on many devices.
+    """
+    settings = hyperparameters(config)
+    picture = content if picture is None else picture
+    if layout:
+        network = layout.replicate(network)
+        content, picture = layout.place(content), layout.place(picture)
+    with jax.default_matmul_precision(config.matmul_precision):
+        targets = compute_targets(network, content, styles, settings, layout=layout)
+    state = start(picture, settings, layout=layout)
+    return state, StepInputs(network, targets, without_shares(settings))
+
+
+def without_shares(settings: Hyperparameters) -> Hyperparameters:
+    """Return the settings of the steps: the styles' shares are in the targets.
+
+    So the program of a step is the same for any number of styles.
+    """
+    return dataclasses.replace(settings, style_blend=())
+
+
 def variable_loss(
-    variable: Float[Array, "*batch height width 3"],
+    variable: _Picture,
     network: VGG,
     targets: Targets,
-    numbers: Numbers,
-    program: Program,
+    settings: Hyperparameters,
     *,
     features: Callable[[Array], Mapping[str, Array]] | None = None,
 ) -> tuple[Float[Array, ""], Losses]:
     """Compute the loss that is minimized, as a function of the variable.
 
     Args:
-      variable: the picture in the program's space.
+      variable: the picture in the settings' space.
       network: computes the features.
       targets: from `compute_targets`.
-      numbers: from `split_config`.
-      program: from `split_config`.
+      settings: from `hyperparameters`.
       features: takes a *normalized* image to its maps, in place of the network.
     """
-    maps = features or functools.partial(network.from_normalized, taps=program.taps)
+    maps = features or functools.partial(network.from_normalized, taps=settings.taps)
     return style_transfer_loss(
         variable,
         targets,
-        features=lambda variable: maps(to_normalized(variable, program.space)),
-        content_loss=program.content_loss,
-        style_loss=program.style_loss,
-        regularizers=regularizers(numbers, program),
-        **_weights(numbers, program),
+        features=lambda variable: maps(to_normalized(variable, settings.space)),
+        content_weight=settings.content_weight,
+        style_weight=settings.style_weight,
+        content_loss=settings.content_loss,
+        style_loss=settings.style_loss,
+        content_layer_weights=settings.content_layers,
+        style_layer_weights=settings.style_layers,
+        regularizers=regularizers(settings),
     )
 
 
-def _weights(numbers: Numbers, program: Program) -> dict[str, Any]:
-    contents = zip(program.content_layers, numbers.content_layers, strict=True)
-    styles = zip(program.style_layers, numbers.style_layers, strict=True)
-    return {
-        "content_weight": numbers.content_weight,
-        "style_weight": numbers.style_weight,
-        "content_layer_weights": dict(contents),
-        "style_layer_weights": dict(styles),
-    }
-
-
-def weigh(
+def losses_of_terms(
     content_terms: OrderedDict[str, Float[Array, ""]],
     style_terms: OrderedDict[str, Float[Array, ""]],
     others: OrderedDict[str, Float[Array, ""]],
-    numbers: Numbers,
-    program: Program,
+    settings: Hyperparameters,
 ) -> Losses:
     """Compute what `variable_loss` does from terms that are known."""
     terms = [*content_terms.values(), *style_terms.values(), *others.values()]
-    return objective.weigh(
-        content_terms,
-        style_terms,
-        others,
-        regularizer_weights={
-            name: weight for name, (weight, _) in regularizers(numbers, program).items()
-        },
-        zero=jnp.zeros((), jnp.result_type(*terms, jnp.float32)),
-        **_weights(numbers, program),
+    weights = LossWeights(
+        settings.content_weight,
+        settings.style_weight,
+        settings.content_layers,
+        settings.style_layers,
+        {name: weight for name, (weight, _) in regularizers(settings).items()},
     )
+    zero = jnp.zeros((), jnp.result_type(*terms, jnp.float32))
+    return weigh_terms(content_terms, style_terms, others, weights, zero=zero)
 
 
 def regularizers(
-    numbers: Numbers, program: Program, *, part: Part | None = None
-) -> dict[str, tuple[objective.Weight, Regularizer]]:
+    settings: Hyperparameters,
+    *,
+    shape: tuple[int, ...] | None = None,
+    total: Callable[[list[Summand]], Array] = add_up,
+) -> dict[str, tuple[Weight, Regularizer]]:
     """Return the terms that look at the picture alone: of the variable, with their weights.
 
     Args:
-      numbers: the settings.
-      program: the settings.
-      part: the variable is a window of the picture.
+      settings: from `hyperparameters`.
+      shape: (height, width) of the picture, where the variable is a window of it.
+      total: takes what a term adds up to its value.
     """
+    summands: dict[str, tuple[Weight, Callable[..., list[Summand]]]] = {}
+    if settings.tv_loss:
+        variation = functools.partial(variation_summands, kind=settings.tv_loss)
+        summands["tv"] = settings.tv_weight, variation
+    if settings.has_range:
+        summands["range"] = settings.range_weight, range_summands
 
-    def of_srgb(regularizer: Regularizer) -> Regularizer:
-        return lambda variable: regularizer(to_srgb(variable, program.space))
+    def of_variable(of_image: Callable[..., list[Summand]]) -> Regularizer:
+        return lambda variable: total(
+            of_image(to_srgb(variable, settings.space), shape=shape or variable.shape[-3:-1])
+        )
 
-    terms: dict[str, tuple[objective.Weight, Regularizer]] = {}
-    if program.tv_loss:
-        total = functools.partial(total_variation, kind=program.tv_loss, part=part)
-        terms["tv"] = numbers.tv_weight, of_srgb(total)
-    if program.has_range:
-        terms["range"] = numbers.range_weight, of_srgb(functools.partial(range_penalty, part=part))
-    return terms
+    return {name: (weight, of_variable(term)) for name, (weight, term) in summands.items()}
 
 
 def compute_targets(
     network: VGG,
-    content: Float[Array, "*batch height width 3"],
-    styles: Sequence[Float[Array, "*_ _ _ 3"]],
-    numbers: Numbers,
-    program: Program,
+    content: _Picture,
+    styles: Sequence[_Style],
+    settings: Hyperparameters,
     *,
     layout: Layout | None = None,
 ) -> Targets:
@@ -178,7 +211,7 @@ def compute_targets(
     The network is best one from `freeze`. With a layout it and the content lie on its devices, and
     so will the targets.
     """
-    layers = program.content_layers, program.style_layers
+    layers = tuple(settings.content_layers), tuple(settings.style_layers)
     maps, like = _describe(network, content, *layers, layout)
     statistics = []
     for style in styles:
@@ -186,11 +219,11 @@ def compute_targets(
         if layout:
             style = own.place(style) if own else layout.replicate(style)
         statistics.append(_describe(network, style, *layers, own)[1])
-    targets: Targets = _assemble(maps, like, statistics, numbers.style_blend, program.style_loss)
+    targets: Targets = _assemble(maps, like, statistics, settings.style_blend, settings.style_loss)
     return targets
 
 
-@functools.partial(Ready, static_argnames=("content_layers", "style_layers", "layout"))
+@functools.partial(CachedJit, static_argnames=("content_layers", "style_layers", "layout"))
 def _describe(
     network: VGG,
     image: Float[Array, "*batch height width 3"],
@@ -220,34 +253,27 @@ def _assemble(
     return assemble_targets(maps, like, statistics, style_loss=style_loss, style_blend=style_blend)
 
 
-@functools.partial(jax.jit, static_argnames=("program", "layout"))
+@functools.partial(jax.jit, static_argnames="layout")
 def start(
-    picture: Float[Array, "*batch height width 3"],
-    numbers: Numbers,
-    program: Program,
-    *,
-    layout: Layout | None = None,
+    picture: _Picture, settings: Hyperparameters, *, layout: Layout | None = None
 ) -> minimize.State:
     """Return the state at a picture, sRGB, before any step.
 
     Under jit every leaf has a buffer of its own, so that the state can be donated.
     """
     state = minimize.init(
-        to_variable(picture, program.space),
-        optimizer=make_optimizer(numbers, program),
-        keep=keeper(program),
+        to_variable(picture, settings.space),
+        optimizer=make_optimizer(settings),
+        keep=iterate_rule(settings),
     )
     return layout.constrain(state) if layout else state
 
 
-@functools.partial(
-    Ready, static_argnames=("program", "layout", "block"), donate_argnames=("state",)
-)
+@functools.partial(CachedJit, static_argnames=("layout", "block"), donate_argnames=("state",))
 def advance(
     state: minimize.State,
     steps: int | Int[Array, ""],
-    problem: Problem,
-    program: Program,
+    inputs: StepInputs,
     *,
     layout: Layout | None = None,
     block: int = 1,
@@ -255,34 +281,34 @@ def advance(
     """Make `steps` updates; return the state, the picture (not clipped) and the losses.
 
     With a layout the state and the picture have the rows that fill it up. The block is that of
-    `optimize.run`.
+    `minimize.run`.
     """
+    network, targets, settings = inputs
 
     def loss(variable: Array) -> tuple[Array, Losses]:
-        network, targets, numbers = problem
-        if layout:
-            variable = layout.crop(layout.constrain(variable))
-            targets = _cropped(targets, variable, program)
-        return variable_loss(variable, network, targets, numbers, program)
+        if not layout:
+            return variable_loss(variable, network, targets, settings)
+        cropped = layout.crop(layout.constrain(variable))
+        return variable_loss(cropped, network, _cropped(targets, cropped, settings), settings)
 
-    keep = keeper(program)
+    keep = iterate_rule(settings)
     state, records = minimize.run(
         state,
         steps,
         loss=loss,
-        optimizer=make_optimizer(problem.numbers, program, block=block),
+        optimizer=make_optimizer(settings, block=block),
         capacity=CAPACITY,
-        project=projection(program),
+        project=projection(settings),
         keep=keep,
         block=block,
     )
-    picture = to_srgb(keep.read(state.kept, state.variable), program.space)
+    picture = to_srgb(keep.read(state.kept, state.variable), settings.space)
     return (*(layout.constrain((state, picture)) if layout else (state, picture)), records)
 
 
-def _cropped(targets: Targets, variable: Array, program: Program) -> Targets:
+def _cropped(targets: Targets, variable: Array, settings: Hyperparameters) -> Targets:
     """Take away the rows of the content's maps that fill up a layout."""
-    height, stride = variable.shape[-3], program.architecture.stride
+    height, stride = variable.shape[-3], settings.architecture.stride
     maps = OrderedDict(
         (name, target[..., : height // stride(name), :, :])
         for name, target in targets.content.items()

@@ -24,32 +24,32 @@ from jaxtyping import Array, Float, PyTree
 
 from nst_jax.config import Config, Space
 from nst_jax.errors import InputError
+from nst_jax.geometry import Shape, shape_of
 from nst_jax.losses.objective import Losses, assemble_targets
 from nst_jax.losses.statistics import StyleStatistics
-from nst_jax.network.vgg import VGG
 from nst_jax.optimizers import minimize
 from nst_jax.scale.hyperparameters import (
-    Numbers,
-    Program,
-    keeper,
+    Hyperparameters,
+    hyperparameters,
+    iterate_rule,
     make_optimizer,
     projection,
-    split_config,
     to_srgb,
 )
-from nst_jax.scale.step import start
+from nst_jax.scale.interface import ScaleInputs
+from nst_jax.scale.step import start, without_shares
 from nst_jax.scale.tiled_loss import (
     KEPT_BYTES,
     Maps,
     Statistics,
-    Targets,
+    TiledTargets,
     content_bytes,
     describe_content,
     differentiate,
     losses_of,
-    measure,
-    pull,
     shifts,
+    window_gradient,
+    window_statistics,
 )
 from nst_jax.scale.warm_start import carry
 from nst_jax.scale.windows import Cover, Window, cover, round_up
@@ -57,50 +57,38 @@ from nst_jax.scale.windows import Cover, Window, cover, round_up
 _STRIP = 2**22  # px that the optimizer updates at once
 
 
-class Tiled:
-    """A scale in tiles; see `nst_jax.scale.whole.Scale`."""
+class TiledScale:
+    """A scale in tiles; see `nst_jax.scale.interface.Scale`."""
 
-    def __init__(
-        self,
-        content: Float[Array, "height width 3"],
-        styles: Sequence[Float[Array, "_ _ 3"]],
-        *,
-        network: VGG,
-        config: Config,
-        picture: Float[Array, "height width 3"],
-        before: minimize.State | None = None,
-    ):
-        """Take the targets, window by window; the arguments are those of `scale.Whole`.
+    def __init__(self, inputs: ScaleInputs):
+        """Take the targets, window by window.
 
         Raises:
-          InputError: for what cannot be tiled; see `check_tiled`.
+          InputError: for what cannot be computed in tiles; see `check_tiled`.
         """
-        check_tiled(content.shape, config)
-        self._network, self._precision = network, config.matmul_precision
-        self._numbers, self._program = split_config(config)
-        self._cover = tiles(content.shape, config)
-        self._content = np.asarray(content)
+        config = inputs.config
+        check_tiled(inputs.content.shape, config)
+        self._network, self._precision = inputs.network, config.matmul_precision
+        self._cover = inputs.tiles or _windows(shape_of(inputs.content), config)
+        self._content = np.asarray(inputs.content)
         # The content's maps of each window, if they are kept.
         self._maps: list[Maps] | None = None
+        self._settings = hyperparameters(config)
         with jax.default_matmul_precision(self._precision):
-            self._targets = Targets(self._style_targets(styles, config), self._content_squares())
-        self._numbers = self._numbers._replace(style_blend=())  # it is in the targets now
-        self._shift = shifts(self._targets.style, self._program.style_loss)
-        self._state = self._begin(np.asarray(picture), before)
+            style = self._style_targets(inputs.styles, config)
+            self._targets = TiledTargets(style, self._content_squares())
+        self._settings = without_shares(self._settings)
+        self._shift = shifts(self._targets.style, self._settings.style_loss)
+        self._state = self._begin(np.asarray(inputs.picture), inputs.before)
 
     def _style_targets(
         self, styles: Sequence[Array], config: Config
     ) -> OrderedDict[str, PyTree[Array]]:
-        program, blank = self._program, jnp.zeros(())
-        positions = config.architecture.positions
-        found = [
-            _sum_statistics(
-                self._network,
-                np.asarray(style),
-                tiles(style.shape, config),
-                program,
-                shift={},
-                space="srgb",
+        settings, blank = self._settings, jnp.zeros(())
+        positions = settings.architecture.positions
+        statistics = [
+            self._sum_statistics(
+                np.asarray(style), _windows(shape_of(style), config), shift={}, space="srgb"
             )
             for style in styles
         ]
@@ -108,33 +96,43 @@ class Tiled:
             name: StyleStatistics(
                 blank, jnp.zeros(1), jnp.asarray(float(positions(name, *self._cover.picture)))
             )
-            for name in program.style_layers
+            for name in settings.style_layers
         }
         return assemble_targets(
             OrderedDict(),
             like,
-            found,
-            style_loss=program.style_loss,
-            style_blend=self._numbers.style_blend,
+            statistics,
+            style_loss=settings.style_loss,
+            style_blend=settings.style_blend,
         ).style
 
     def _content_squares(self) -> tuple[Float[Array, ""], ...]:
-        if content_bytes(self._program) <= KEPT_BYTES:
+        if content_bytes(self._settings) <= KEPT_BYTES:
             self._maps = []
         total: Any = None
         for window in self._cover.windows:
-            maps, part = describe_content(
+            maps, share = describe_content(
                 self._network,
                 self._cover.cut(self._content, window),
-                np.asarray(window.bounds, np.int32),
-                self._program,
-                self._cover.picture,
+                self._cover.part(window),
+                self._settings,
             )
             if self._maps is not None:
                 self._maps.append(jax.tree.map(np.asarray, maps))
-            total = part if total is None else jax.tree.map(jnp.add, total, part)
+            total = share if total is None else jax.tree.map(jnp.add, total, share)
         squares: tuple[Array, ...] = total
         return squares
+
+    def _sum_statistics(
+        self, image: np.ndarray, covered: Cover, *, shift: Mapping[str, Array], space: Space
+    ) -> Statistics:
+        """Add up the statistics of all windows of an image."""
+        settings, total = self._settings, None
+        for window in covered.windows if settings.style_layers else ():
+            cut, part = covered.cut(image, window), covered.part(window)
+            share = window_statistics(self._network, cut, part, shift, settings, space)
+            total = share if total is None else jax.tree.map(jnp.add, total, share)
+        return OrderedDict() if total is None else total
 
     def advance(self, steps: int) -> tuple[np.ndarray, Losses]:
         """Make steps, one after the other."""
@@ -152,18 +150,18 @@ class Tiled:
         """Return the state; its arrays are the scale's own."""
         return self._state
 
-    def kept(self) -> minimize.State:
+    def state_to_save(self) -> minimize.State:
         """Return the state."""
         return self._state
 
-    def blank(self, rows: int) -> Any:
+    def abstract_state(self, rows: int) -> Any:
         """Return the shapes of the state."""
         here = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), self._state
         )
 
-    def restore(self, state: minimize.State) -> None:
+    def load_state(self, state: minimize.State) -> None:
         """Go on from a state that was kept."""
         self._state = jax.tree.map(np.array, state)
 
@@ -174,30 +172,28 @@ class Tiled:
 
     def evaluate(self) -> tuple[Losses, np.ndarray]:
         """Return the losses and the gradient at the variable."""
-        variable, program, picture = self._state.variable, self._program, self._cover.picture
-        statistics = _sum_statistics(
-            self._network, variable, self._cover, program, shift=self._shift, space=program.space
+        variable, settings, picture = self._state.variable, self._settings, self._cover.picture
+        statistics = self._sum_statistics(
+            variable, self._cover, shift=self._shift, space=settings.space
         )
-        constants = differentiate(statistics, self._targets, self._numbers, program, picture)
-        gradient, sums, waiting = np.zeros_like(variable), None, None
+        constants = differentiate(statistics, self._targets, settings, picture)
+        gradient, shares, waiting = np.zeros_like(variable), [], None
         for index, window in enumerate(self._cover.windows):
-            own, part = pull(
+            own, share = window_gradient(
                 self._network,
                 self._cover.cut(variable, window),
                 self._content_of(index, window),
-                np.asarray(window.bounds, np.int32),
+                self._cover.part(window),
                 self._shift,
                 constants,
-                program,
-                picture,
             )
-            sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
+            shares.append(share)
             # The device computes one window while the host adds the one before.
             self._add(gradient, waiting)
             waiting = window, own
         self._add(gradient, waiting)
-        assert sums is not None
-        return losses_of(statistics, sums, self._targets, self._numbers, program, picture), gradient
+        sums = functools.reduce(functools.partial(jax.tree.map, jnp.add), shares)
+        return losses_of(statistics, sums, self._targets, settings, picture), gradient
 
     def _content_of(self, index: int, window: Window) -> Any:
         if self._maps is not None:
@@ -214,19 +210,19 @@ class Tiled:
         for strip in self._strips():
             mine = functools.partial(_cut, strip=strip, image=image)
             own = jax.tree.map(mine, before)
-            part = _apply(own, mine(gradient), losses.total, self._numbers, self._program)
+            part = _apply(own, mine(gradient), losses.total, self._settings)
             self._state = _put(before, part, strip, image)
 
     def _strips(self) -> Iterator[slice]:
         """Yield rows that the optimizer may update apart from the others."""
         height, width, _ = self._content.shape
         # All that Adam does is done for each value by itself; L-BFGS takes products of pictures.
-        rows = max(1, _STRIP // width) if self._program.optimizer == "adam" else height
+        rows = max(1, _STRIP // width) if self._settings.optimizer == "adam" else height
         for first in range(0, height, rows):
             yield slice(first, first + rows)
 
     def _begin(self, picture: np.ndarray, before: minimize.State | None) -> minimize.State:
-        begin = functools.partial(start, numbers=self._numbers, program=self._program)
+        begin = functools.partial(start, settings=self._settings)
         state = jax.tree.map(
             lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(begin, self._content)
         )
@@ -243,7 +239,7 @@ class Tiled:
         for strip in self._strips():
             mine = functools.partial(_cut, strip=strip, image=picture.shape)
             kept, variable = jax.tree.map(mine, (self._state.kept, self._state.variable))
-            picture[strip] = _read(kept, variable, self._program)
+            picture[strip] = _read(kept, variable, self._settings)
         return picture
 
 
@@ -271,14 +267,14 @@ def margin(config: Config) -> int:
     return round_up(sum(table.stride(conv.name) for conv in table.convs_to(config.taps[-1])))
 
 
-def needs_tiles(shape: tuple[int, ...], config: Config) -> bool:
-    """Say whether a picture of this shape has more than one tile."""
-    return config.tile > 0 and len(tiles(shape, config).windows) > 1
+def tiles(shape: Shape, config: Config) -> Cover | None:
+    """Return the windows that a picture of this shape is computed in; None: it is one window."""
+    covered = _windows(shape, config)
+    return covered if config.tile and len(covered.windows) > 1 else None
 
 
-def tiles(shape: tuple[int, ...], config: Config) -> Cover:
-    """Return the windows that a picture of this shape is computed in."""
-    return cover(shape[-3], shape[-2], tile=config.tile, margin=margin(config))
+def _windows(shape: Shape, config: Config) -> Cover:
+    return cover(*shape, tile=config.tile or max(shape), margin=margin(config))
 
 
 def _cut(x: Any, *, strip: slice, image: tuple[int, ...]) -> Any:
@@ -300,43 +296,23 @@ def _put(tree: minimize.State, part: minimize.State, strip: slice, image: Any) -
     return written
 
 
-def _sum_statistics(
-    network: VGG,
-    image: np.ndarray,
-    covered: Cover,
-    program: Program,
-    shift: Mapping[str, Array],
-    space: Space,
-) -> Statistics:
-    """Add up the statistics of all windows of an image."""
-    total: Any = None if program.style_layers else OrderedDict()
-    for window in covered.windows if program.style_layers else ():
-        bounds = np.asarray(window.bounds, np.int32)
-        cut = covered.cut(image, window)
-        part = measure(network, cut, bounds, shift, program, covered.picture, space)
-        total = part if total is None else jax.tree.map(jnp.add, total, part)
-    found: Statistics = total
-    return found
-
-
-@functools.partial(jax.jit, static_argnames="program")
+@jax.jit
 def _apply(
     state: minimize.State,
     gradient: Float[Array, "..."],
     value: Float[Array, ""],
-    numbers: Numbers,
-    program: Program,
+    settings: Hyperparameters,
 ) -> minimize.State:
     return minimize.update(
         state,
         value,
         gradient,
-        optimizer=make_optimizer(numbers, program),
-        project=projection(program),
-        keep=keeper(program),
+        optimizer=make_optimizer(settings),
+        project=projection(settings),
+        keep=iterate_rule(settings),
     )
 
 
-@functools.partial(jax.jit, static_argnames="program")
-def _read(kept: Any, variable: Float[Array, "..."], program: Program) -> Array:
-    return to_srgb(keeper(program).read(kept, variable), program.space)
+@jax.jit
+def _read(kept: Any, variable: Float[Array, "..."], settings: Hyperparameters) -> Array:
+    return to_srgb(iterate_rule(settings).read(kept, variable), settings.space)

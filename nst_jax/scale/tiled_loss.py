@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from nst_jax.config import Space
 from nst_jax.geometry import Shape
 from nst_jax.losses.objective import Losses
+from nst_jax.losses.regularizers import Summand, add_up
 from nst_jax.losses.statistics import StyleStatistics, accumulator, gram_matrix
 from nst_jax.losses.terms import StyleLoss, content_loss_of, style_loss_of
 from nst_jax.network.vgg import VGG
-from nst_jax.scale.hyperparameters import Numbers, Program, to_normalized
-from nst_jax.scale.step import regularizers, weigh
+from nst_jax.scale.hyperparameters import Hyperparameters, to_normalized
+from nst_jax.scale.step import losses_of_terms, regularizers
 from nst_jax.scale.windows import Part
 
 # Content maps of more bytes a pixel are computed anew at every step rather than kept.
@@ -29,7 +30,7 @@ Maps = OrderedDict[str, Any]
 Statistics = OrderedDict[str, StyleStatistics]
 
 
-class Targets(NamedTuple):
+class TiledTargets(NamedTuple):
     """What the picture is pulled toward.
 
     Attributes:
@@ -47,12 +48,12 @@ class Constants(NamedTuple):
     Attributes:
       content: the derivative of the loss by each content layer's sum of squared differences.
       style: that by each style layer's Gram matrix and mean.
-      numbers: the settings.
+      settings: from `hyperparameters`.
     """
 
     content: tuple[Float[Array, ""], ...]
     style: dict[str, tuple[Array, Array]]
-    numbers: Numbers
+    settings: Hyperparameters
 
 
 class Sums(NamedTuple):
@@ -62,28 +63,27 @@ class Sums(NamedTuple):
     regularizers: OrderedDict[str, Float[Array, ""]]
 
 
-@functools.partial(jax.jit, static_argnames=("program", "picture", "space"))
-def measure(
+@functools.partial(jax.jit, static_argnames="space")
+def window_statistics(
     network: VGG,
     window: Float[Array, "height width 3"],
-    bounds: Int[Array, "4"],
+    part: Part,
     shift: Mapping[str, Array],
-    program: Program,
-    picture: Shape,
+    settings: Hyperparameters,
     space: Space,
 ) -> Statistics:
     """Return the part's share of the statistics of an image in some space."""
-    maps = network.from_normalized(to_normalized(window, space), taps=program.style_layers)
-    return _part_statistics(maps, Part(bounds, picture), shift, program)
+    maps = network.from_normalized(to_normalized(window, space), taps=tuple(settings.style_layers))
+    return _part_statistics(maps, part, shift, settings)
 
 
 def _part_statistics(
-    maps: Mapping[str, Array], part: Part, shift: Mapping[str, Array], program: Program
+    maps: Mapping[str, Array], part: Part, shift: Mapping[str, Array], settings: Hyperparameters
 ) -> Statistics:
     """Return the part's share of the picture's statistics; the shares add up, their means too."""
     found: Statistics = OrderedDict()
-    table = program.architecture
-    for name in program.style_layers:
+    table = settings.architecture
+    for name in settings.style_layers:
         features, acc, stride = maps[name], accumulator(maps[name]), table.stride(name)
         if name in shift:
             features = features.astype(acc) - shift[name].reshape(1, 1, -1)
@@ -103,29 +103,25 @@ def shifts(target: Mapping[str, Any], kind: StyleLoss) -> dict[str, Array]:
     return {name: gaussian.mean for name, gaussian in target.items()}
 
 
-@functools.partial(jax.jit, static_argnames=("program", "picture"))
+@jax.jit
 def describe_content(
-    network: VGG,
-    window: Float[Array, "height width 3"],
-    bounds: Int[Array, "4"],
-    program: Program,
-    picture: Shape,
+    network: VGG, window: Float[Array, "height width 3"], part: Part, settings: Hyperparameters
 ) -> tuple[Maps, tuple[Array, ...]]:
     """Return the content's maps, and the part's sums of their squares."""
-    if not program.content_layers:
+    names = tuple(settings.content_layers)
+    if not names:
         return OrderedDict(), ()
-    maps = network(window, taps=program.content_layers)
-    part, stride = Part(bounds, picture), program.architecture.stride
+    maps, stride = network(window, taps=names), settings.architecture.stride
     squares = tuple(
         jnp.sum(part.own(maps[name].astype(accumulator(maps[name])) ** 2, stride=stride(name)))
-        for name in program.content_layers
+        for name in names
     )
-    return OrderedDict((name, maps[name]) for name in program.content_layers), squares
+    return OrderedDict((name, maps[name]) for name in names), squares
 
 
-@functools.partial(jax.jit, static_argnames=("program", "picture"))
+@functools.partial(jax.jit, static_argnames="picture")
 def differentiate(
-    statistics: Statistics, targets: Targets, numbers: Numbers, program: Program, picture: Shape
+    statistics: Statistics, targets: TiledTargets, settings: Hyperparameters, picture: Shape
 ) -> Constants:
     """Differentiate the loss by what the windows add up."""
     zero = tuple(jnp.zeros_like(square) for square in targets.squares)
@@ -133,42 +129,46 @@ def differentiate(
     def loss(content: tuple[Array, ...], moments: dict[str, tuple[Array, Array]]) -> Array:
         whole = OrderedDict(
             (name, StyleStatistics(*moments[name], statistics[name].positions))
-            for name in program.style_layers
+            for name in settings.style_layers
         )
         sums = Sums(content, OrderedDict())
-        losses: Losses = losses_of(whole, sums, targets, numbers, program, picture)
+        losses: Losses = losses_of(whole, sums, targets, settings, picture)
         return losses.total
 
     moments = {name: (each.gram, each.mean) for name, each in statistics.items()}
     by_content, by_style = jax.grad(loss, argnums=(0, 1))(zero, moments)
-    return Constants(by_content, by_style, numbers)
+    return Constants(by_content, by_style, settings)
 
 
-@functools.partial(jax.jit, static_argnames=("program", "picture"))
-def pull(
+@jax.jit
+def window_gradient(
     network: VGG,
     window: Float[Array, "height width 3"],
     content: Any,
-    bounds: Int[Array, "4"],
+    part: Part,
     shift: Mapping[str, Array],
     constants: Constants,
-    program: Program,
-    picture: Shape,
 ) -> tuple[Float[Array, "height width 3"], Sums]:
     """Return a window's part of the gradient, margins included, and its part of the sums.
 
     The content is the window's maps, or the window itself to compute them of.
     """
-    part, stride = Part(bounds, picture), program.architecture.stride
-    if program.content_layers and not isinstance(content, Mapping):
-        content = network(content, taps=program.content_layers)
-    terms = regularizers(constants.numbers, program, part=part)
+    settings = constants.settings
+    stride, names = settings.architecture.stride, tuple(settings.content_layers)
+    if names and not isinstance(content, Mapping):
+        content = network(content, taps=names)
+
+    def of_part(summands: list[Summand]) -> Array:
+        return add_up(x._replace(values=part.own(x.values, before=x.before)) for x in summands)
+
+    terms = regularizers(settings, shape=part.shape, total=of_part)
 
     def loss(variable: Array) -> tuple[Array, Sums]:
-        maps = network.from_normalized(to_normalized(variable, program.space), taps=program.taps)
-        statistics = _part_statistics(maps, part, shift, program)
+        normalized = to_normalized(variable, settings.space)
+        maps = network.from_normalized(normalized, taps=settings.taps)
+        statistics = _part_statistics(maps, part, shift, settings)
         squares = []
-        for name in program.content_layers:
+        for name in names:
             difference = maps[name].astype(accumulator(maps[name])) - content[name]
             squares.append(jnp.sum(part.own(difference**2, stride=stride(name))))
         others = OrderedDict((name, f(variable)) for name, (_, f) in terms.items())
@@ -184,17 +184,16 @@ def pull(
     return gradient, sums
 
 
-@functools.partial(jax.jit, static_argnames=("program", "picture"))
+@functools.partial(jax.jit, static_argnames="picture")
 def losses_of(
     statistics: Statistics,
     sums: Sums,
-    targets: Targets,
-    numbers: Numbers,
-    program: Program,
+    targets: TiledTargets,
+    settings: Hyperparameters,
     picture: Shape,
 ) -> Losses:
     """Compute the loss and its parts from what the windows have added up."""
-    table = program.architecture
+    table = settings.architecture
     content = OrderedDict(
         (
             name,
@@ -202,21 +201,21 @@ def losses_of(
                 square,
                 target_square,
                 table.outputs(name) * table.positions(name, *picture),
-                kind=program.content_loss,
+                kind=settings.content_loss,
             ),
         )
         for name, square, target_square in zip(
-            program.content_layers, sums.content, targets.squares, strict=True
+            settings.content_layers, sums.content, targets.squares, strict=True
         )
     )
     style = OrderedDict(
-        (name, style_loss_of(statistics[name], targets.style[name], kind=program.style_loss))
-        for name in program.style_layers
+        (name, style_loss_of(statistics[name], targets.style[name], kind=settings.style_loss))
+        for name in settings.style_layers
     )
-    return weigh(content, style, sums.regularizers, numbers, program)
+    return losses_of_terms(content, style, sums.regularizers, settings)
 
 
-def content_bytes(program: Program) -> float:
+def content_bytes(settings: Hyperparameters) -> float:
     """Return the bytes of the content's maps for each pixel of the picture."""
-    table, names = program.architecture, program.content_layers
+    table, names = settings.architecture, settings.content_layers
     return sum((4 * table.outputs(name) / table.stride(name) ** 2 for name in names), 0.0)

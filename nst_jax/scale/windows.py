@@ -5,26 +5,31 @@ than its part by a margin as wide as what one position of the deepest layer sees
 maps are those of the whole picture.
 """
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+import numpy as np
+from jaxtyping import Array, Bool
 
 from nst_jax.network.architecture import STRIDE
 
 
-class Part(NamedTuple):
-    """The part of a picture that a window answers for.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The part of a picture that a window answers for; a pytree.
 
     Attributes:
       bounds: first row, end of the rows, first column, end of the columns, in px of the window:
-        multiples of 16, or an end of the picture.
-      shape: (height, width) of the whole picture.
+        multiples of 16, or an end of the picture. Integers, (4,).
+      shape: (height, width) of the whole picture; static.
     """
 
-    bounds: Int[Array, "4"]
-    shape: tuple[int, int]
+    bounds: Any
+    shape: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
     def inside(self, height: int, width: int, *, stride: int = 1) -> Bool[Array, "height width"]:
         """Say for each position of the window's map whether it is the part's."""
@@ -80,6 +85,10 @@ class Cover(NamedTuple):
         """Return the window of an image, (*batch, height, width, c)."""
         rows = slice(window.top, window.top + self.size[0])
         return image[..., rows, window.left : window.left + self.size[1], :]
+
+    def part(self, window: Window) -> Part:
+        """Return the part of the picture that a window answers for."""
+        return Part(np.asarray(window.bounds, np.int32), self.picture)
 
 
 def cover(height: int, width: int, *, tile: int, margin: int) -> Cover:

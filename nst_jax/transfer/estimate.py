@@ -1,4 +1,4 @@
-"""What a run will need, said before its first step.
+"""The memory and the time that a run needs, estimated before its first step.
 
 Memory comes from the compiled program's own analysis, time from a few steps that are made.
 """
@@ -16,17 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from nst_jax.config import Config
-from nst_jax.devices.backend import default_device
+from nst_jax.config import Config, ResolvedConfig
+from nst_jax.devices.backend import default_device, resolve
 from nst_jax.devices.sharding import rows_of_a_device
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape
-from nst_jax.network.vgg import freeze
-from nst_jax.scale.ahead_of_time import blank_network, compile_pull, compile_step
-from nst_jax.scale.tiled import needs_tiles, tiles
-from nst_jax.scale.whole import begin_scale
+from nst_jax.network.vgg import Remat, freeze
+from nst_jax.scale.ahead_of_time import blank_network, compile_step, compile_window_gradient
+from nst_jax.scale.interface import ScaleInputs
+from nst_jax.scale.prepare import begin_scale
 from nst_jax.scale.windows import Cover
-from nst_jax.transfer.schedule import Plan, plan, style_shape
+from nst_jax.transfer.schedule import ScalePlan, Schedule, make_schedule
 
 # What a process takes beside the program: the interpreter, JAX, the compiler, and the network as it
 # was read; and for each pixel of the picture, the images, the targets on their way, what is shown.
@@ -52,47 +52,59 @@ class Need(NamedTuple):
     host: int
 
 
-def need(
-    shape: Shape,
-    styles: Sequence[Shape],
-    *,
-    config: Config,
-    batch: int = 0,
-    devices: int = 1,
+def estimate_memory(
+    shape: Shape, styles: Sequence[Shape], *, config: Config, batch: int = 0, devices: int = 1
 ) -> Need:
-    """Compile the largest program of a run and return the memory that it asks for.
-
-    Nothing is computed. The command line's run takes the same compiled program.
+    """Return the memory that a run needs. Nothing is computed, but its largest program is compiled.
 
     Args:
       shape: (height, width) of the picture in px.
       styles: (height, width) of each style image as it is given.
-      config: resolved settings.
+      config: the settings; what is "auto" is chosen for JAX's default device.
       batch: how many pictures at once; 0: one, without a batch's dimension.
-      devices: how many they are spread over.
+      devices: how many the pictures, or the rows of one, are spread over.
+
+    Raises:
+      InputError: if `stylize` would raise it for these sizes and settings.
     """
-    looks = [style_shape(style, shape, config) for style in styles]
-    if not batch and needs_tiles((*shape, 3), config):
-        return _need_tiled(shape, looks, config)
+    resolved, schedule = resolve(config, devices=devices), make_schedule(shape, styles, config)
+    return need(schedule.last, config=resolved, batch=batch, devices=devices)
+
+
+def need(plan: ScalePlan, *, config: ResolvedConfig, batch: int = 0, devices: int = 1) -> Need:
+    """Compile the program of a scale and return the memory that it asks for.
+
+    The command line's run takes the same compiled program.
+
+    Args:
+      plan: of the scale.
+      config: the settings.
+      batch: see `estimate_memory`.
+      devices: see `estimate_memory`.
+    """
+    if plan.tiles and not batch:
+        return _need_tiled(plan, plan.tiles, config)
+    shape = plan.shape
     if devices > 1:
         shape = (rows_of_a_device(shape[0], devices), shape[1]) if not batch else shape
         batch = -(-batch // devices)
     lead = (batch,) if batch else ()
-    step = compile_step((*lead, *shape), [(*lead, *look) for look in looks], config=config)
+    styles = [(*lead, *style) for style in plan.styles]
+    step = compile_step((*lead, *shape), styles, config=config)
     pixels = (batch or 1) * shape[0] * shape[1]
     # Simulated devices share the memory.
     there = devices if default_device().platform == "cpu" else 1
     return Need(there * (_bytes(step) + _PIXEL_BYTES * pixels), _PROCESS_BYTES)
 
 
-def _need_tiled(shape: Shape, looks: Sequence[Shape], config: Config) -> Need:
-    pull, kept = compile_pull(shape, len(looks), config=config)
+def _need_tiled(plan: ScalePlan, tiles: Cover, config: ResolvedConfig) -> Need:
+    program, kept = compile_window_gradient(tiles, len(plan.styles), config=config)
     pair = 2 * config.memory_size if config.optimizer != "adam" else 2
     # The content as it was read and resized, the picture, its gradient, its average, what is shown
     # and saved, and what the optimizer remembers; the content's maps with the windows' margins.
     pictures = 12 * (9 + pair)
-    host = int(math.prod(shape) * (pictures + kept * _overlap(tiles((*shape, 3), config))))
-    return Need(_bytes(pull), _PROCESS_BYTES + host)
+    host = int(math.prod(plan.shape) * (pictures + kept * _overlap(tiles)))
+    return Need(_bytes(program), _PROCESS_BYTES + host)
 
 
 def _bytes(compiled: Any) -> int:
@@ -142,7 +154,7 @@ def fits(wanted: Need, free: Need) -> bool:
     return all(need <= there for _, need, there in memories(wanted, free))
 
 
-def surely_fits(shape: Shape, config: Config, *, batch: int = 1) -> bool:
+def surely_fits(shape: Shape, config: ResolvedConfig, *, batch: int = 1) -> bool:
     """Say, without compiling anything, whether a run needs so little that it fits in any case."""
     pairs = 2 * config.memory_size if config.optimizer != "adam" else 0
     wide = 2 if config.dtype == "float64" else 1
@@ -177,51 +189,55 @@ def largest(
     return size if size >= 16 else 0
 
 
-def settle(
-    shape_of: Callable[[int], Shape],
-    styles: Sequence[Shape],
+def fit_to_memory(
+    schedule_of: Callable[[int], Schedule],
     *,
-    config: Config,
+    config: ResolvedConfig,
+    may_remat: bool,
     biggest: bool = False,
     batch: int = 0,
     devices: int = 1,
-) -> Config:
-    """Return the settings with which a run fits into what is free; mostly they are those given.
+) -> tuple[ResolvedConfig, Schedule]:
+    """Return the settings with which a run fits into the free memory, mostly those given.
 
     A run that fits in any case compiles nothing here.
 
     Args:
-      shape_of: takes a size to the picture's (height, width) in px.
-      styles: (height, width) of each style image as it is given.
-      config: with every auto resolved but that of remat.
+      schedule_of: takes a size to the schedule of a picture of that size.
+      config: the settings.
+      may_remat: whether the maps between two poolings may be computed twice.
       biggest: take the largest size that fits in place of the config's.
-      batch: see `need`.
-      devices: see `need`.
+      batch: see `estimate_memory`.
+      devices: see `estimate_memory`.
+
+    Returns:
+      The settings, and the schedule with their size.
 
     Raises:
       InputError: if it does not fit; it names the size that would.
     """
     free = free_memory()
-    ways = ["none", "blocks"] if config.remat == "auto" else [config.remat]
+    ways: list[Remat] = ["none", "blocks"] if may_remat else [config.remat]
 
-    def need_of(size: int, remat: Any) -> Need:
-        way = replace(config, remat=remat)
-        return need(shape_of(size), styles, config=way, batch=batch, devices=devices)
+    def need_of(size: int, remat: Remat) -> Need:
+        plan, way = schedule_of(size).last, replace(config, remat=remat)
+        return need(plan, config=way, batch=batch, devices=devices)
 
     if biggest:
         sizes = {way: largest(functools.partial(need_of, remat=way), free=free) for way in ways}
         way = max(ways, key=lambda way: sizes[way])
-        if not sizes[way]:
-            raise InputError(refusal(0, shape_of(config.size), need_of(config.size, ways[0]), free))
-        chosen: Any = way
-        return replace(config, size=sizes[way], remat=chosen)
-    if surely_fits(shape_of(config.size), config, batch=max(1, batch)):
-        return replace(config, remat=ways[0])  # type: ignore[arg-type]
+        if sizes[way]:
+            return replace(config, size=sizes[way], remat=way), schedule_of(sizes[way])
+        shape = schedule_of(config.size).last.shape
+        raise InputError(refusal(0, shape, need_of(config.size, ways[0]), free))
+    schedule = schedule_of(config.size)
+    if surely_fits(schedule.last.shape, config, batch=max(1, batch)):
+        return replace(config, remat=ways[0]), schedule
     for way in ways:
         if fits(need_of(config.size, way), free):
-            return replace(config, remat=way)  # type: ignore[arg-type]
+            return replace(config, remat=way), schedule
     size = largest(functools.partial(need_of, remat=ways[0]), free=free)
-    raise InputError(refusal(size, shape_of(config.size), need_of(config.size, ways[0]), free))
+    raise InputError(refusal(size, schedule.last.shape, need_of(config.size, ways[0]), free))
 
 
 class Pace(NamedTuple):
@@ -237,10 +253,9 @@ class Pace(NamedTuple):
 
 
 def pace(
-    shape: Shape,
-    styles: Sequence[Shape],
+    schedule: Schedule,
     *,
-    config: Config,
+    config: ResolvedConfig,
     devices: Sequence[Any] | None = None,
     most_pixels: int = 2**19,
 ) -> Pace:
@@ -250,45 +265,39 @@ def pace(
     CPU, a fifth at four times the pixels.
 
     Args:
-      shape: (height, width) of the picture in px.
-      styles: of each style image as it is given.
-      config: resolved settings.
-      devices: see `begin_scale`.
+      schedule: of the run.
+      config: the settings.
+      devices: see `ScaleInputs`.
       most_pixels: of the scale that steps are made at; a smaller one if there is none.
     """
-    scales: Plan = plan(*shape, config)
-    tried = [here for here, _ in scales if here[0] * here[1] <= most_pixels] or [scales[0][0]]
-    height, width = tried[-1]
+    scales = schedule.scales
+    small = [plan for plan in scales if math.prod(plan.shape) <= most_pixels]
+    tried = (small or scales[:1])[-1]
     rng = np.random.default_rng(0)
-    picture = jnp.asarray(rng.uniform(size=(height, width, 3)), config.image_dtype)
-    looks = [
-        jnp.asarray(rng.uniform(size=(*style_shape(style, tried[-1], config), 3)), picture.dtype)
-        for style in styles
-    ]
+    picture, *styles = (
+        jnp.asarray(rng.uniform(size=(*shape, 3)), config.image_dtype)
+        for shape in (tried.shape, *tried.styles)
+    )
     # The numbers in the network do not change the time.
     network = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), blank_network(config))
     frozen = freeze(network, taps=config.taps)
-    scale = begin_scale(
-        picture, looks, network=frozen, config=config, picture=picture, devices=devices
-    )
+    scale = begin_scale(ScaleInputs(picture, styles, picture, frozen, config, tried.tiles, devices))
     scale.advance(1)
     times = []
     for _ in range(3):
         began = time.perf_counter()
         jax.block_until_ready(scale.advance(1))
         times.append(time.perf_counter() - began)
-    pixel = sorted(times)[1] / _work((height, width), config)
-    seconds = sum(pixel * _work(here, config) * steps for here, steps in scales)
-    return Pace(seconds, pixel * _work(shape, config))
+    pixel = sorted(times)[1] / _work(tried)
+    seconds = sum(pixel * _work(plan) * plan.steps for plan in scales)
+    return Pace(seconds, pixel * _work(schedule.last))
 
 
-def _work(shape: Shape, config: Config) -> float:
+def _work(plan: ScalePlan) -> float:
     """Return the pixels that a step computes, those of tiles with what they compute more."""
-    pixels = float(np.prod(shape))
-    if not needs_tiles((*shape, 3), config):
-        return pixels
+    pixels = float(math.prod(plan.shape))
     # All pixels of the windows, and a forward pass on top of one with the gradient.
-    return 1.5 * _overlap(tiles((*shape, 3), config)) * pixels
+    return 1.5 * _overlap(plan.tiles) * pixels if plan.tiles else pixels
 
 
 def _overlap(covered: Cover) -> float:

@@ -3,7 +3,7 @@
 import math
 import operator
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -12,17 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nst_jax.config import Config, Optimizer
+from nst_jax.config import Optimizer, ResolvedConfig
 from nst_jax.devices.sharding import spans_processes
-from nst_jax.distributed.collectives import agree, first_says
-from nst_jax.geometry import Shape, resample
+from nst_jax.distributed.collectives import agree, broadcast_from_first
+from nst_jax.geometry import Shape, resample, shape_of
 from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG
 from nst_jax.optimizers.adam import AdamState
+from nst_jax.scale.interface import Scale, ScaleInputs
+from nst_jax.scale.prepare import begin_scale
 from nst_jax.scale.step import CAPACITY
-from nst_jax.scale.whole import Scale, begin_scale
 from nst_jax.transfer.initial_image import first_picture
-from nst_jax.transfer.schedule import Plan, plan, shape_of, style_shape
+from nst_jax.transfer.schedule import ScalePlan, Schedule
 
 _Picture = Float[Array, "*batch height width 3"]
 _Style = Float[Array, "*_ _ _ 3"]  # each of another size
@@ -54,7 +55,7 @@ class Snapshot:
 
 @runtime_checkable
 class Checkpoints(Protocol):
-    """Where a run's state is kept; `nst_jax.io.checkpoint.Store` is one."""
+    """Where a run's state is kept; `nst_jax.io.checkpoint.CheckpointStore` is one."""
 
     def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
         """Keep a state after a step; `extra` is what JSON has."""
@@ -74,40 +75,35 @@ class Run(NamedTuple):
     styles: Sequence[_Style]
     start: _Start | None
     network: VGG
-    config: Config
+    config: ResolvedConfig
+    schedule: Schedule
     devices: Sequence[Any]
 
-    def plan(self) -> Plan:
-        """Return its scales and the steps made there."""
-        return plan(*shape_of(self.content), self.config)
-
-    def begin(self, shape: Shape, picture: Any, before: Scale | None) -> tuple[Scale, Any]:
+    def begin(self, plan: ScalePlan, picture: Any, before: Scale | None) -> tuple[Scale, Any]:
         """Prepare a scale, and return it with the picture that it begins with.
 
         Args:
-          shape: (height, width) in px.
+          plan: of the scale.
           picture: that of the scale before, if there was one.
           before: the scale before.
         """
-        small = _resized(self.content, shape)
-        looks = [
-            _resized(style, style_shape(shape_of(style), shape, self.config))
-            for style in self.styles
-        ]
+        content = _resized(self.content, plan.shape)
+        styles = list(map(_resized, self.styles, plan.styles))
         if picture is None:
-            picture = first_picture(small, looks, self.start, self.config)
+            picture = first_picture(content, styles, self.start, self.config)
         else:
-            picture = _carried(picture, shape, self.config)
-        scale = begin_scale(
-            small,
-            looks,
-            network=self.network,
-            config=self.config,
-            picture=picture,
-            before=before.state() if before else None,
+            picture = _enlarged(picture, plan.shape, clamp=self.config.clamp)
+        inputs = ScaleInputs(
+            content,
+            styles,
+            picture,
+            self.network,
+            self.config,
+            tiles=plan.tiles,
             devices=self.devices,
+            before=before.state() if before else None,
         )
-        return scale, picture
+        return begin_scale(inputs), picture
 
 
 class Saver:
@@ -122,14 +118,14 @@ class Saver:
         found: list[Scale] = []
 
         def like(extra: dict[str, Any]) -> Any:
-            shape, _ = run.plan()[extra["scale"]]
-            found.append(run.begin(shape, None, None)[0])
-            return found[-1].blank(extra["rows"])
+            plan = run.schedule.scales[extra["scale"]]
+            found.append(run.begin(plan, None, None)[0])
+            return found[-1].abstract_state(extra["rows"])
 
         saved = self._checkpoints.resume(like) if self._checkpoints else None
         if saved is None:
             return 0, 0, None
-        found[-1].restore(saved.state)
+        found[-1].load_state(saved.state)
         self._saved = saved.step
         return saved.extra["scale"], saved.step, found[-1]
 
@@ -139,54 +135,92 @@ class Saver:
             return
         if at_once or agree(time.monotonic() - self._since > self._seconds):
             if done > self._saved:
-                kept = scale.kept()
-                extra = {"scale": number, "rows": kept.variable.shape[-3]}
-                self._checkpoints.save(done, kept, extra)
+                state = scale.state_to_save()
+                extra = {"scale": number, "rows": state.variable.shape[-3]}
+                self._checkpoints.save(done, state, extra)
             self._saved, self._since = done, time.monotonic()
+
+
+class _Chunk(NamedTuple):
+    """Some steps of a scale, made in one call.
+
+    Attributes:
+      done: the steps of the run so far.
+      picture: after them, not clipped.
+      losses: of each of them.
+      finite: see `Snapshot`.
+      stuck: see `Snapshot`.
+    """
+
+    done: int
+    picture: Any
+    losses: Losses
+    finite: bool
+    stuck: bool
 
 
 def snapshots(
     run: Run, snapshot_every: int | None, snapshot_seconds: float | None, saver: Saver
 ) -> Generator[Snapshot, None, None]:
-    """Yield the snapshots of a run; see `transfer.stylize`."""
-    every, scales = snapshot_every or np.inf, run.plan()
-    total = sum(steps for _, steps in scales)
-    parts: list[Losses] = []
+    """Yield the snapshots of a run; see `stylize`."""
+    total = run.schedule.steps
+    every = snapshot_every or total
     first, done, scale = saver.resume(run)
     picture: Any = scale.picture() if scale else None
-    for number, (shape, _) in enumerate(scales[first:], first):
+    parts: list[Losses] = []
+    for number, plan in enumerate(run.schedule.scales[first:], first):
         if not scale or number > first:
-            scale, picture = run.begin(shape, picture, scale)
-        ends = sum(steps for _, steps in scales[: number + 1])
-        recent = np.empty(0)
+            scale, picture = run.begin(plan, picture, scale)
+        end = sum(each.steps for each in run.schedule.scales[: number + 1])
         pace = _Pace(snapshot_seconds, agreed=spans_processes(run.devices))
-        while done < ends:
-            chunk = int(min(ends - done, every - done % every, pace.steps()))
-            new, records = scale.advance(chunk)
-            parts.append(jax.tree.map(operator.itemgetter(slice(chunk)), jax.device_get(records)))
-            pace.made(chunk)
-            done += chunk
-            recent = np.append(recent, parts[-1].total)[-1 - _STUCK :]
-            stuck = _is_stuck(recent, run.config.optimizer)
-            done = ends if stuck else done
-            finite = bool(np.isfinite(parts[-1].total).all() and jnp.isfinite(new).all())
-            finite = finite and _moves(scale.kept().optimizer)
-            picture = new if finite else picture
-            if finite and done < total:
+        for chunk in _minimize(scale, done, end, every, pace, run.config.optimizer):
+            done = chunk.done
+            parts.append(chunk.losses)
+            unfinished = chunk.finite and done < total
+            if chunk.finite:
+                picture = chunk.picture
+            if unfinished:
                 saver.save(number, done, scale)
-            due = snapshot_seconds is not None or done % every == 0 or done == total or stuck
-            if due or not finite:
+            due = snapshot_seconds is not None or done % every == 0 or done == total
+            if due or chunk.stuck or not chunk.finite:
                 losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
                 image = jnp.clip(picture, 0, 1)
                 try:
-                    yield Snapshot(done, image, losses, finite, stuck)
+                    yield Snapshot(done, image, losses, chunk.finite, chunk.stuck)
                 except GeneratorExit:
-                    if finite and done < total:
+                    if unfinished:
                         saver.save(number, done, scale, at_once=True)
                     raise
                 parts = []
-            if not finite:
+            if not chunk.finite:
                 return
+
+
+def _minimize(
+    scale: Scale, done: int, end: int, every: int, pace: "_Pace", optimizer: Optimizer
+) -> Iterator[_Chunk]:
+    """Make the steps of one scale, as many in one call as the pace says.
+
+    Args:
+      scale: where the steps are made.
+      done: the steps of the run so far.
+      end: those after the last step of the scale.
+      every: a chunk ends at every multiple of so many steps.
+      pace: how many steps to make in one call.
+      optimizer: which one makes the steps.
+    """
+    recent = np.empty(0)
+    while done < end:
+        steps = min(end - done, every - done % every, pace.steps())
+        picture, records = scale.advance(steps)
+        losses = jax.tree.map(operator.itemgetter(slice(steps)), jax.device_get(records))
+        pace.made(steps)
+        recent = np.append(recent, losses.total)[-1 - _STUCK :]
+        stuck = _is_stuck(recent, optimizer)
+        done = end if stuck else done + steps
+        finite = bool(np.isfinite(losses.total).all() and jnp.isfinite(picture).all())
+        finite = finite and _moves(scale.state_to_save().optimizer)
+        yield _Chunk(done, picture, losses, finite, stuck)
 
 
 def _is_stuck(totals: np.ndarray, optimizer: Optimizer) -> bool:
@@ -214,10 +248,10 @@ def _resized(image: _Style, shape: Shape) -> _Style:
     return image if shape_of(image) == shape else jnp.clip(resample(image, shape), 0, 1)
 
 
-def _carried(picture: _Style, shape: Shape, config: Config) -> _Style:
+def _enlarged(picture: _Style, shape: Shape, *, clamp: bool) -> _Style:
     """Bring the picture of one scale to the next one's size."""
     larger = resample(picture, shape, method="cubic")
-    return jnp.clip(larger, 0, 1) if config.clamp else larger
+    return jnp.clip(larger, 0, 1) if clamp else larger
 
 
 def steps_of_call(seconds: float, per_step: float) -> int:
@@ -253,7 +287,7 @@ class _Pace:
         if self._calls < 2:
             return 1
         steps = steps_of_call(self._seconds, self._per_step)
-        return first_says(steps) if self._agreed else steps
+        return broadcast_from_first(steps) if self._agreed else steps
 
     def made(self, steps: int) -> None:
         self._calls += 1

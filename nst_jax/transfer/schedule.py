@@ -1,41 +1,145 @@
-"""What a run will do: its scales, the sizes at which images are looked at, and whether they do."""
+"""What a run will do: its scales, the steps at each, and the style image sizes there."""
 
-from collections.abc import Sequence
-
-import numpy as np
-from jaxtyping import Array, Float
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from nst_jax.config import Config
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit, scales, side_of
+from nst_jax.scale.tiled import tiles
+from nst_jax.scale.windows import Cover
 
-# The (height, width) of each scale in px, and the updates made there.
-Plan = tuple[tuple[Shape, int], ...]
 
+class ScalePlan(NamedTuple):
+    """One scale of a run, before anything of it is computed.
 
-def plan(height: int, width: int, config: Config) -> Plan:
-    """Return the (height, width) of each scale of a run and the updates made there.
-
-    The first one is large enough for the layers, also where a picture is much longer than high.
+    Attributes:
+      shape: (height, width) of the picture in px.
+      steps: updates made there.
+      styles: (height, width) of each style image there.
+      tiles: the windows that the picture is computed in; None: it is computed at once.
     """
+
+    shape: Shape
+    steps: int
+    styles: tuple[Shape, ...]
+    tiles: Cover | None
+
+
+class Schedule(NamedTuple):
+    """The scales of a run, from small to large; made once, by `make_schedule`."""
+
+    scales: tuple[ScalePlan, ...]
+
+    @property
+    def last(self) -> ScalePlan:
+        """The scale of the picture's own size."""
+        return self.scales[-1]
+
+    @property
+    def steps(self) -> int:
+        """The updates at all scales together."""
+        return sum(scale.steps for scale in self.scales)
+
+    def pixels(self, step: int) -> int:
+        """Return how many pixels the first steps update, all together."""
+        done = 0
+        for scale in self.scales:
+            here = min(step, scale.steps)
+            done, step = done + here * scale.shape[0] * scale.shape[1], step - here
+        return done
+
+
+def make_schedule(
+    content: Shape, styles: Sequence[Shape], config: Config, *, names: Sequence[str] = ()
+) -> Schedule:
+    """Plan a run, and check that all images are large enough for the layers at every scale.
+
+    The first scale is large enough for the layers, also where a picture is much longer than high.
+
+    Args:
+      content: (height, width) of the picture in px.
+      styles: (height, width) of each style image as it is given.
+      config: the settings.
+      names: what the errors call the images, the content first; by default only by their roles.
+
+    Raises:
+      InputError: if an image is too small, the shares are not one for each style, or all weights
+        are 0.
+    """
+    if config.style_blend and len(config.style_blend) != len(styles):
+        raise InputError(
+            f"style-blend has {len(config.style_blend)} shares, but the number of styles is "
+            f"{len(styles)}; give one for each"
+        )
+    if not any((config.content_weight, config.style_weight, config.tv_weight, config.range_weight)):
+        raise InputError("all weights are 0, so there is nothing to optimize; give one more than 0")
     least = config.architecture.minimum_size(config.taps)
-    *smaller, last = scales(height, width, min_size=config.min_size, factor=config.scale_factor)
+    *smaller, last = scales(*content, min_size=config.min_size, factor=config.scale_factor)
     shapes = [*(shape for shape in smaller if min(shape) >= least), last]
-    if len(shapes) == 1:
-        return ((shapes[0], config.steps),)
-    steps = (config.first_steps, *(config.steps,) * (len(shapes) - 1))
-    return tuple(zip(shapes, steps, strict=True))
+    content_name, *style_names = names or [""] * (1 + len(styles))
+    with named(content_name):
+        _check_content(content, config)
+    for name, style in zip(style_names, styles, strict=True):
+        with named(name):
+            _check_style(style, shapes[0], config)
+    # Smaller ones follow from these, so that it does not matter whether images are resized before.
+    largest = [style_shape(style, last, config) for style in styles]
+    first_steps = config.first_steps if len(shapes) > 1 else config.steps
+    steps = [first_steps, *[config.steps] * (len(shapes) - 1)]
+    return Schedule(
+        tuple(
+            ScalePlan(
+                shape,
+                count,
+                tuple(style_shape(style, shape, config) for style in largest),
+                tiles(shape, config),
+            )
+            for shape, count in zip(shapes, steps, strict=True)
+        )
+    )
 
 
-def count_steps(height: int, width: int, config: Config) -> int:
-    """Return how many updates a run makes at all scales together."""
-    return sum(steps for _, steps in plan(height, width, config))
+@contextmanager
+def named(image: str) -> Iterator[None]:
+    """Let every InputError inside name the image."""
+    try:
+        yield
+    except InputError as error:
+        if image in str(error):
+            raise
+        raise InputError(f"{image}: {error}") from None
+
+
+def _check_content(content: Shape, config: Config) -> None:
+    try:
+        config.architecture.check_size(*content, config.taps)
+    except InputError as error:
+        raise InputError(f"the content image: {error}; give a larger --size or image") from None
+
+
+def _check_style(given: Shape, smallest: Shape, config: Config) -> None:
+    seen = style_shape(given, smallest, config)
+    try:
+        config.architecture.check_size(*seen, config.taps)
+    except InputError as error:
+        flag = "style-size" if config.style_size else "style-scale"
+        height, width = given
+        advice = f"--{flag} leaves so little of its {width}x{height} px; give a larger --{flag}"
+        advice = "give a larger image" if seen == given else advice
+        raise InputError(f"the style image: {error}; {advice}") from None
 
 
 def style_shape(style: Shape, picture: Shape, config: Config) -> Shape:
-    """Return the size at which a style image is looked at, beside a picture of some size.
+    """Return the size of a style image beside a picture of some size.
 
     It is large enough for the layers, as far as the image itself is.
+
+    Args:
+      style: (height, width) of the style image as it is given, in px.
+      picture: (height, width) of the picture.
+      config: the settings.
     """
     if config.style_fit == "stretch":
         height, width = (max(1, round(side * config.style_scale)) for side in picture)
@@ -47,44 +151,3 @@ def style_shape(style: Shape, picture: Shape, config: Config) -> Shape:
     if min(found) >= least or config.style_size or config.style_scale < 1:
         return found
     return fit(*style, min(min(style), least), side="shortest")
-
-
-def check_inputs(content: Shape, styles: Sequence[Shape], config: Config) -> None:
-    """Check that all images are large enough for the layers at every scale.
-
-    Args:
-      content: (height, width) of the picture in px.
-      styles: of each style image as it is given.
-      config: the settings.
-
-    Raises:
-      InputError: if they are not, the shares are not one for each style, or all weights are 0.
-    """
-    if config.style_blend and len(config.style_blend) != len(styles):
-        raise InputError(
-            f"style-blend has {len(config.style_blend)} shares, but the number of styles is "
-            f"{len(styles)}; give one for each"
-        )
-    if not any((config.content_weight, config.style_weight, config.tv_weight, config.range_weight)):
-        raise InputError("all weights are 0, so there is nothing to optimize; give one more than 0")
-    smallest, _ = plan(*content, config)[0]
-    try:
-        config.architecture.check_size(*content, config.taps)
-    except InputError as error:
-        raise InputError(f"the content image: {error}; give a larger --size or image") from None
-    for given in styles:
-        seen = style_shape(given, smallest, config)
-        try:
-            config.architecture.check_size(*seen, config.taps)
-        except InputError as error:
-            flag = "style-size" if config.style_size else "style-scale"
-            height, width = given
-            advice = f"--{flag} leaves so little of its {width}x{height} px; give a larger --{flag}"
-            advice = "give a larger image" if seen == given else advice
-            raise InputError(f"the style image: {error}; {advice}") from None
-
-
-def shape_of(image: Float[np.ndarray | Array, "..."]) -> Shape:
-    """Return an image's (height, width)."""
-    height, width = image.shape[-3:-1]
-    return height, width

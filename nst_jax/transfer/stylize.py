@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.config import Config
+from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.backend import resolve
 from nst_jax.devices.sharding import find_devices
 from nst_jax.errors import InputError
+from nst_jax.geometry import shape_of
 from nst_jax.io.arrays import ImageLike, as_image
 from nst_jax.network.vgg import VGG, freeze, recast
-from nst_jax.scale.tiled import check_tiled, needs_tiles
+from nst_jax.scale.tiled import check_tiled
 from nst_jax.transfer.multiscale import Checkpoints, Run, Saver, Snapshot, snapshots
-from nst_jax.transfer.schedule import check_inputs, shape_of
+from nst_jax.transfer.schedule import make_schedule
 
 _Style = Float[Array, "*_ _ _ 3"]  # each of another size
 
@@ -77,7 +78,7 @@ def stylize(
         `jax_enable_x64`.
     """
     mesh = find_devices(devices)
-    network, config = _settle(network, Config() if config is None else config, devices=len(mesh))
+    network, config = _resolve(network, config or Config(), devices=len(mesh))
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise InputError("precision is float64; it needs jax.config.update('jax_enable_x64', True)")
     if network.dtype != config.dtype:
@@ -100,8 +101,8 @@ def stylize(
         )
     first = None if start is None else as_image(start, role="start", dtype=config.image_dtype)
     _check_batches(content, [*styles, *([] if first is None else [first])])
-    check_inputs(shape_of(content), [shape_of(image) for image in styles], config)
-    if needs_tiles(content.shape, config):
+    schedule = make_schedule(shape_of(content), [shape_of(image) for image in styles], config)
+    if schedule.last.tiles:
         check_tiled(content.shape, config)
         if mesh != find_devices(None):
             raise InputError(
@@ -109,7 +110,7 @@ def stylize(
                 f"{', '.join(map(str, mesh))}; leave one of the two out"
             )
     frozen = freeze(network, taps=config.taps)
-    run = Run(content, styles, first, frozen, config, mesh)
+    run = Run(content, styles, first, frozen, config, schedule, mesh)
     saver = Saver(checkpoints, checkpoint_seconds)
     return snapshots(run, snapshot_every, snapshot_seconds, saver)
 
@@ -127,23 +128,20 @@ def _check_batches(content: _Style, others: Sequence[_Style]) -> None:
         raise InputError("some of the styles and the start are batches, and some are not")
 
 
-def _settle(network: VGG, config: Config, *, devices: int) -> tuple[VGG, Config]:
-    """Decide what is left to `stylize`; return the network that computes so, and the config."""
+def _resolve(network: VGG, config: Config, *, devices: int) -> tuple[VGG, ResolvedConfig]:
+    """Decide what is left to `stylize`; return the network that computes so, and the settings."""
     config = dataclasses.replace(config, network=network.architecture.name)
     if config.precision == "auto" and network.dtype != jnp.float32:
         own: Any = str(network.dtype)
         config = dataclasses.replace(config, precision=own)
     chosen = resolve(config, devices=devices)
-    assert chosen.conv != "auto"
-    assert chosen.remat != "auto"
-    dtype = chosen.dtype if config.precision == "auto" else network.dtype
     own_way = recast(
         network,
-        dtype=dtype,
+        dtype=chosen.dtype if config.precision == "auto" else network.dtype,
         conv=chosen.conv,
-        pooling=config.pooling,
-        pool_scale=config.pool_scale,
-        padding=config.padding,
+        pooling=chosen.pooling,
+        pool_scale=chosen.pool_scale,
+        padding=chosen.padding,
         remat=chosen.remat,
     )
     return own_way, chosen

@@ -18,13 +18,14 @@ import commands
 from nst_jax import Config, layers, load_image, save_image
 from nst_jax.cli import batch
 from nst_jax.cli import main as cli
+from nst_jax.devices.backend import resolve
 from nst_jax.geometry import resample
 from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG19
 from nst_jax.scale import step as scale_step
 from nst_jax.transfer.initial_image import first_picture
 from nst_jax.transfer.multiscale import Snapshot
-from nst_jax.transfer.schedule import count_steps
+from nst_jax.transfer.schedule import make_schedule
 from nst_jax.weights import sources
 from nst_jax.weights.converted_file import Weights
 
@@ -62,7 +63,9 @@ def seen(monkeypatch):
     def stylize(content, styles, *, network, config, start, **options):
         call = SimpleNamespace(content=content, styles=styles, config=config, start=start)
         seen.calls.append(call)
-        total = count_steps(*content.shape[-3:-1], config)
+        total = make_schedule(
+            content.shape[-3:-1], [style.shape[-3:-1] for style in styles], config
+        ).steps
         one = np.ones(1, np.float32)
         losses = Losses(one, one, one, *[OrderedDict()] * 3)
         image = jnp.asarray(content if start is None else start) - 0.01
@@ -112,7 +115,9 @@ def test_the_beginning_is_that_of_the_first_scale(photographs):
     config = Config(start="style", min_size=17, start_blend=0.5, precision="float32")
     config = dataclasses.replace(config, style_layers=layers("relu2_1"), content_layers=())
     styles = [photographs[1]]
-    start = batch._start_of((20, 24), styles, config)
+    config = resolve(config)
+    schedule = make_schedule((20, 24), [styles[0].shape[:2]], config)
+    start = batch._draw_start(schedule, styles, config)
     assert start.shape == (14, 17, 3)
     looks = [jnp.clip(resample(jnp.asarray(styles[0]), (17, 13)), 0, 1)]
     whole = first_picture(jnp.zeros((14, 17, 3)), looks, None, config)  # half of it is black
@@ -317,7 +322,7 @@ def test_frames_start_from_the_result_before(album, seen):
     assert [start is None for start in starts] == [True, False, False] * 2  # for each style
     for i, name in enumerate(names[:2]):
         np.testing.assert_array_equal(starts[i + 1], load_image(f"stylized/{name}_s.png"))
-    counts = [count_steps(20, 24, call.config) for call in seen.calls]
+    counts = [make_schedule((20, 24), [], call.config).steps for call in seen.calls]
     assert counts == [7, 2, 2] * 2  # at the last scale alone
     # Gone on from the files, the results are the same.
     before = {name: Path("stylized", name).read_bytes() for name in pictures()}

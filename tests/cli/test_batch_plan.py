@@ -3,7 +3,6 @@
 import errno
 import os
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nst_jax import Config, InputError, layers, load_image, save_image
-from nst_jax.cli.batch_plan import (
-    batch_size,
-    batches,
-    check_folder,
-    expand,
-    is_collection,
-    name_pictures,
-    pair,
-    plan_job,
-)
+from nst_jax.cli.batch_plan import batch_size, batches, plan_job
+from nst_jax.cli.inputs import expand, is_collection
+from nst_jax.cli.names import check_folder, name_pictures, pair
+from nst_jax.cli.options import JobOptions
+from nst_jax.devices.backend import resolve
 from nst_jax.io.formats import HEIC_SUFFIXES
 from nst_jax.transfer.estimate import Need
-from nst_jax.transfer.schedule import style_shape
+from nst_jax.transfer.schedule import make_schedule, style_shape
 
 NAMES = st.lists(st.sampled_from(["a", "A", "a-2", "b", "a_b", "b_c", "c"]), min_size=1, max_size=6)
 
@@ -51,7 +45,7 @@ def folder(tmp_path, monkeypatch):
 def files(given, **options):
     """Expand without a complaint."""
     said = []
-    found = expand(given, **options, complain=said.append)
+    found = expand(given, **options, warn=said.append)
     assert said == []
     return found
 
@@ -82,7 +76,7 @@ def test_what_is_passed_over_in_a_folder_is_said(tmp_path, monkeypatch, heic):
     ):
         Path("a", name).touch()
     said = []
-    found = expand(["a", "a/x.png"], role="style", complain=said.append)
+    found = expand(["a", "a/x.png"], role="style", warn=said.append)
     (line,) = said
     start, _, counts = line.partition("'a': ")
     assert start == "--style: passed over in the folder "
@@ -105,7 +99,7 @@ def test_a_folder_of_what_cannot_be_read_says_so(tmp_path):
 
 
 def test_a_folder_is_its_images_in_natural_order(folder):
-    found = expand([folder], role="content", complain=lambda line: None)
+    found = expand([folder], role="content", warn=lambda line: None)
     assert found == ["photos/f1.webp", "photos/f2.JPG", "photos/f10.png"]
 
 
@@ -220,8 +214,9 @@ def test_batches_hold_everything_once_and_one_key_each(keys, most):
 
 def test_a_cpu_takes_few_small_pictures_and_others_what_fits(monkeypatch):
     def size(devices=1, side=64, **settings):
-        config = Config(precision="float32", **settings)
-        return batch_size((side, side), [(40, 40)], config=config, devices=devices)
+        config = resolve(Config(precision="float32", **settings))
+        plan = make_schedule((side, side), [(40, 40)], config).last
+        return batch_size(plan, config=config, devices=devices)
 
     monkeypatch.setattr("nst_jax.transfer.estimate.free_memory", lambda: Need(10**11, 10**11))
     assert [size(side=side) for side in (64, 256, 257)] == [4, 4, 1]
@@ -231,7 +226,7 @@ def test_a_cpu_takes_few_small_pictures_and_others_what_fits(monkeypatch):
     class GPU:
         platform = "gpu"
 
-    def need(shape, styles, *, config, batch):
+    def need(plan, *, config, batch):
         return Need(1000 + 300 * batch, 10)
 
     monkeypatch.setattr("nst_jax.cli.batch_plan.default_device", GPU)
@@ -278,9 +273,8 @@ def test_styles_have_the_shape_that_is_foreseen(tmp_path, photographs, fit, scal
     content, style, output = (str(tmp_path / name) for name in ("c.png", "style.png", "out"))
     save_image(content, np.zeros((30, 40, 3), np.float32))
     save_image(style, photographs[1])
-    given = {"content": [content], "style": [style], "output": output, "start_image": None}
-    flags = Namespace(**given, pairs=None, batch=None, sequence=False)
-    (foreseen,) = plan_job(flags, config, complain=print).todo[0].styles
+    options = JobOptions(content=[content], style=[style], output=output)
+    (foreseen,) = plan_job(options, config, warn=print).todo[0].schedule.last.styles
     loaded = load_image(style, shape=foreseen)
     assert loaded.shape[:2] == style_shape(photographs[1].shape[:2], (30, 40), config)
     assert load_image(tmp_path / "style.png").shape == photographs[1].shape

@@ -17,7 +17,7 @@ import safetensors.numpy
 import commands
 from fast import xla_flags
 from nst_jax import PRESETS, layers, load_image, save_image
-from nst_jax.cli import console, single
+from nst_jax.cli import console, interrupts, run_network, single
 from nst_jax.cli import main as cli
 from nst_jax.weights import sources
 from package import ROOT
@@ -129,11 +129,6 @@ def test_every_preset_makes_a_picture(job, name):
     flags = [f"--preset={name}", "--side=longest", "--steps=2", "--first-steps=2", "--min-size=0"]
     assert run([*job, *flags, *SHALLOW, "--output=o.png"]) == 0
     assert load_image("o.png").shape == (20, 24, 3)
-
-
-def test_the_time_left_counts_pixels():
-    scales = (((10, 10), 4), ((20, 20), 3))
-    assert [console.work(scales, step) for step in (0, 1, 4, 5, 7)] == [0, 100, 400, 800, 1600]
 
 
 def test_the_presets_are_listed(capfd):
@@ -331,7 +326,7 @@ def test_stopped_it_writes_the_picture_so_far(job, tmp_path, number, code):
 def test_a_hangup_comes_twice():
     """Once from the kernel and once from the shell; the second one does not kill."""
     before = signal.getsignal(signal.SIGHUP)
-    with console.stop_signals() as received:
+    with interrupts.stop_signals() as received:
         for _ in range(2):
             signal.raise_signal(signal.SIGHUP)
     assert received == [signal.SIGHUP]
@@ -341,7 +336,7 @@ def test_a_hangup_comes_twice():
 def test_a_hangup_that_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with console.stop_signals() as received:
+        with interrupts.stop_signals() as received:
             signal.raise_signal(signal.SIGHUP)
         assert received == []
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -437,7 +432,7 @@ class TestNetworks:
         assert said.count("VGG-16 paints, not VGG-19") == (not flags)
 
     def test_processes_that_found_different_networks_stop(self, job, capfd, monkeypatch):
-        monkeypatch.setattr(console, "exchange", lambda name, found: ["VGG-19", found])
+        monkeypatch.setattr(run_network, "allgather_json", lambda name, found: ["VGG-19", found])
         assert run([*job, *SHALLOW, "--weights=untrained"]) == 2
         said = "the processes have found different networks: VGG-19; VGG-19, untrained; give all"
         assert said in capfd.readouterr().err

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ import pytest
 import commands
 from nst_jax import InputError, load_image, save_image
 from nst_jax.cli import main as cli
+from nst_jax.cli.options import JobOptions
 from nst_jax.cli.pipes import lasting_inputs, standard_output
 from package import ROOT
 
@@ -32,7 +32,7 @@ def _folder(tmp_path, monkeypatch):
 
 
 def given(*content, style=("a.png",), start=None):
-    return Namespace(content=[*content], style=[*style], start_image=start)
+    return JobOptions(content=[*content], style=[*style], start_image=start)
 
 
 def standard_input(monkeypatch, data, *, terminal=False):
@@ -42,8 +42,8 @@ def standard_input(monkeypatch, data, *, terminal=False):
 
 def test_files_stay_as_they_are():
     flags = given("a.png", "missing.png", "null\0byte", start="a.png")
-    with lasting_inputs(flags):
-        assert flags == given("a.png", "missing.png", "null\0byte", start="a.png")
+    with lasting_inputs(flags) as same:
+        assert same == given("a.png", "missing.png", "null\0byte", start="a.png")
         assert os.listdir() == ["a.png"]
 
 
@@ -53,8 +53,7 @@ def test_what_is_read_once_is_a_file_meanwhile(monkeypatch):
     os.mkfifo("pipe")
     writer = threading.Thread(target=Path("pipe").write_bytes, args=(data,), daemon=True)
     writer.start()
-    flags = given("-", "a.png", start="pipe")
-    with lasting_inputs(flags):
+    with lasting_inputs(given("-", "a.png", start="pipe")) as flags:
         copies = [flags.content[0], flags.start_image]
         assert [Path(copy).name for copy in copies] == ["standard-input", "pipe-pipe"]
         for copy in copies:

@@ -21,8 +21,8 @@ from fast import xla_flags
 from nst_jax import Config, layers, save_image
 from nst_jax.cli import batch, single
 from nst_jax.cli import main as cli
-from nst_jax.scale.tiled import Tiled, tiles
-from nst_jax.scale.whole import begin_scale
+from nst_jax.scale.prepare import begin_scale
+from nst_jax.scale.tiled import TiledScale, tiles
 from nst_jax.transfer import estimate
 from nst_jax.transfer.estimate import Need
 from package import ROOT
@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_refused_and_the_size_that_is_named_fits(
 
     def need_of(size):
         shape = round(size * 84 / 100), size
-        return estimate.need(shape, [(84, 100)], config=named)
+        return estimate.estimate_memory(shape, [(84, 100)], config=named)
 
     assert estimate.fits(need_of(size), free)
     assert not estimate.fits(need_of(int(1.1 * size)), free)
@@ -136,8 +136,8 @@ def test_what_does_not_fit_is_refused_and_the_size_that_is_named_fits(
 def test_computing_twice_is_for_what_does_not_fit_else(job, capfd, monkeypatch, accepted):
     needs = {"none": 20, "blocks": 10}
 
-    def need(shape, styles, *, config, **options):
-        return Need(needs[config.remat] * shape[0] * shape[1], 0)
+    def need(plan, *, config, **options):
+        return Need(needs[config.remat] * plan.shape[0] * plan.shape[1], 0)
 
     monkeypatch.setattr(estimate, "need", need)
     monkeypatch.setattr(estimate, "surely_fits", lambda *_, **__: False)
@@ -158,7 +158,7 @@ def test_blocks_that_are_computed_twice_make_the_same_picture(job, plain):
 
 def test_tiles_make_the_same_picture_each_alone(job, folder, plain, capfd):
     taps = Config(style_layers=layers("relu1_1", "relu2_1"), content_layers=(), tile=16)
-    assert len(tiles((84, 100, 3), taps).windows) == 12
+    assert len(tiles((84, 100), taps).windows) == 12
     flags = [*job, "--conv=direct", "--tile=16"]
     assert run([*flags, "--output=o.png"]) == 0
     assert np.abs(levels("o.png") - plain).max() <= 1
@@ -330,13 +330,14 @@ def test_a_run_goes_on_with_what_was_chosen_for_it(job, capfd, monkeypatch):
     flags = [*job, "--steps=6", "--save-every=2", "--output=o.png", "--size=max", "--checkpoint=c"]
     seen, now = [], {"size": 40, "remat": "blocks"}
 
-    def settle(*_, config, biggest, **__):
-        seen.append(("max" if biggest else config.size, config.conv, config.remat))
+    def fit_to_memory(schedule_of, *, config, may_remat, biggest, **__):
+        asked = "auto" if may_remat else config.remat
+        seen.append(("max" if biggest else config.size, config.conv, asked))
         size = now["size"] if biggest else config.size
-        remat = now["remat"] if config.remat == "auto" else config.remat
-        return dataclasses.replace(config, size=size, remat=remat)
+        remat = now["remat"] if may_remat else config.remat
+        return dataclasses.replace(config, size=size, remat=remat), schedule_of(size)
 
-    monkeypatch.setattr(single, "settle", settle)
+    monkeypatch.setattr(single, "fit_to_memory", fit_to_memory)
     interrupt(flags, monkeypatch)
     now.update(size=64, remat="none")
     capfd.readouterr()
@@ -391,15 +392,15 @@ def test_a_stop_is_kept_also_with_the_state_on_the_host(job, capfd, monkeypatch)
 
     kinds = []
 
-    def spy(*arguments, **options):
-        scale = begin_scale(*arguments, **options)
+    def spy(inputs):
+        scale = begin_scale(inputs)
         kinds.append(type(scale))
         return scale
 
     monkeypatch.setattr("nst_jax.transfer.multiscale.begin_scale", spy)
 
     interrupt(kept, monkeypatch)
-    assert kinds == [Tiled]
+    assert kinds == [TiledScale]
     (step,) = (int(name) for name in os.listdir("c") if name.isdecimal())
     assert 2 <= step < 6
     capfd.readouterr()

@@ -17,6 +17,7 @@ from nst_jax.weights.packaged import packaged_weights
 from nst_jax.weights.state_dict import to_state_dict
 
 BASE = dataclasses.replace(preset("pytorch"), steps=20, precision="float32", conv="direct")
+BASE = BASE.resolve("cpu")
 LAYERS = BASE.taps
 ADAM = dataclasses.replace(BASE, learning_rate=0.02)
 TRAINED = dataclasses.replace(ADAM, network="vgg16")

@@ -16,7 +16,7 @@ import fast
 from nst_jax import Config, layers, stylize
 from nst_jax.devices import compilation_cache, executable_cache
 from nst_jax.devices.backend import resolve
-from nst_jax.devices.executable_cache import Ready, ready_programs
+from nst_jax.devices.executable_cache import CachedJit, cached_executables
 from nst_jax.scale import step as scale_step
 from nst_jax.transfer import estimate
 from package import PACKAGE, ROOT
@@ -51,7 +51,7 @@ def as_in_a_new_process(traced):
         grown = carried.x**power * carried.scale
         return Carried(grown + 1 if mode == "sum" else grown, carried.scale), jnp.dot(grown, X.T)
 
-    return Ready(work, static_argnames=("mode",), donate_argnames=("carried",))
+    return CachedJit(work, static_argnames=("mode",), donate_argnames=("carried",))
 
 
 def expected(x, power, scale=2.0):
@@ -75,7 +75,7 @@ def test_what_was_read_from_jaxs_own_cache_is_not_written_again(folder, traced, 
         with compilation_cache.kept_programs(pytest.fail):
             given = Carried(jnp.asarray(X), 2.0)
             as_in_a_new_process(traced)._jitted(given, 2)
-    with compilation_cache.kept_programs(pytest.fail), ready_programs(folder):
+    with compilation_cache.kept_programs(pytest.fail), cached_executables(folder):
         check(as_in_a_new_process(traced)(Carried(jnp.asarray(X), 2.0), 2))
         jax.clear_caches()
         check(as_in_a_new_process(traced)(Carried(jnp.asarray(X), 2.0), 2))
@@ -83,7 +83,7 @@ def test_what_was_read_from_jaxs_own_cache_is_not_written_again(folder, traced, 
 
 
 def test_the_next_process_traces_nothing(folder, traced):
-    with ready_programs(folder):
+    with cached_executables(folder):
         work = as_in_a_new_process(traced)
         check(work(Carried(jnp.asarray(X), 2.0), 2))
         check(work(Carried(jnp.asarray(X + 1), 2.0), 3), X + 1, 3)  # numbers are no part of it
@@ -109,7 +109,7 @@ def test_what_makes_another_program_is_traced(folder, traced, monkeypatch):
         return len(traced) - before
 
     first = Carried(X, np.float32(2))
-    with ready_programs(folder):
+    with cached_executables(folder):
         assert count(first) == 1
         assert count(first) == 0
         assert count(first, mode="product") == 1
@@ -156,7 +156,7 @@ def test_inside_of_other_transformations_it_is_jit(folder, traced):
         return carried.x.sum() + product.sum()
 
     expected_gradient = jax.grad(lambda x: (x**2 * 2 + 1).sum() + (x**2 * 2 @ X.T).sum())(X)
-    with ready_programs(folder):
+    with cached_executables(folder):
         np.testing.assert_allclose(jax.grad(total)(jnp.asarray(X)), expected_gradient, rtol=1e-6)
         np.testing.assert_allclose(
             jax.jit(jax.grad(total))(jnp.asarray(X)), expected_gradient, rtol=1e-6
@@ -171,7 +171,7 @@ def test_debugging_modes_stay_what_they_are(folder, traced, option):
     before = getattr(jax.config, option)
     jax.config.update(option, True)
     try:
-        with ready_programs(folder):
+        with cached_executables(folder):
             check(as_in_a_new_process(traced)(Carried(jnp.asarray(X), 2.0), 2))
     finally:
         jax.config.update(option, before)
@@ -182,12 +182,12 @@ ELSEWHERE = """
 import sys
 from pathlib import Path
 import jax, jax.numpy as jnp
-from nst_jax.devices.executable_cache import Ready, ready_programs
+from nst_jax.devices.executable_cache import CachedJit, cached_executables
 
 first, second = jax.devices()
-double = Ready(lambda x: 2 * x, static_argnames=())
+double = CachedJit(lambda x: 2 * x, static_argnames=())
 folder = Path(sys.argv[1])
-with ready_programs(folder):
+with cached_executables(folder):
     assert double(jax.device_put(1.0, second)).devices() == {second}
     with jax.default_device(second):
         assert double(jnp.ones(())).devices() == {second}
@@ -205,7 +205,7 @@ def test_arrays_elsewhere_are_left_to_jit(folder):
 
 
 def test_a_setting_without_a_text_of_its_own_is_left_to_jit(folder, traced):
-    with ready_programs(folder):
+    with cached_executables(folder):
         as_in_a_new_process(traced)(Carried(jnp.asarray(X), 2.0), 2, mode=object())
     assert files(folder) == []
 
@@ -220,7 +220,7 @@ def test_a_setting_without_a_text_of_its_own_is_left_to_jit(folder, traced):
     ],
 )
 def test_a_damaged_program_is_made_again(folder, traced, damage):
-    with ready_programs(folder):
+    with cached_executables(folder):
         as_in_a_new_process(traced)(Carried(jnp.asarray(X), 2.0), 2)
         (file,) = files(folder)
         file.write_bytes(damage(file.read_bytes()))
@@ -232,7 +232,7 @@ def test_a_damaged_program_is_made_again(folder, traced, damage):
 
 def test_a_folder_that_cannot_be_written_costs_only_time(folder, traced):
     folder.write_text("a file in its place")
-    with ready_programs(folder):
+    with cached_executables(folder):
         for _ in range(2):
             check(as_in_a_new_process(traced)(Carried(jnp.asarray(X), 2.0), 2))
     assert len(traced) == 2
@@ -241,7 +241,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(folder, traced):
 
 def test_a_device_whose_programs_cannot_be_kept_costs_only_time(folder, traced, monkeypatch):
     monkeypatch.setattr(executable_cache, "serialize", NotImplementedError)
-    with ready_programs(folder):
+    with cached_executables(folder):
         check(as_in_a_new_process(traced)(Carried(jnp.asarray(X), 2.0), 2))
     assert files(folder) == []
 
@@ -250,17 +250,17 @@ def test_what_was_used_longest_ago_goes_first(folder, traced, monkeypatch):
     def use(count):
         as_in_a_new_process(traced)(Carried(jnp.zeros((count, 3)), 2.0), 2)
 
-    with ready_programs(folder):
+    with cached_executables(folder):
         use(1)
     (first,) = files(folder)
     monkeypatch.setattr(executable_cache, "_MOST_BYTES", int(2.5 * first.stat().st_size))
-    with ready_programs(folder):
+    with cached_executables(folder):
         use(2)
     (second,) = set(files(folder)) - {first}
     for age, file in ((200, first), (100, second)):
         then = file.stat().st_mtime - age
         executable_cache.os.utime(file, (then, then))
-    with ready_programs(folder):
+    with cached_executables(folder):
         use(1)
         use(3)
     assert first in files(folder)
@@ -274,12 +274,12 @@ def test_what_a_forecast_compiles_is_what_the_run_calls(folder, photographs, ran
     config = resolve(Config(content_layers=given, style_layers=given, min_size=0, steps=1))
     content, style = photographs
     shape, look = content.shape[:2], style.shape[:2]
-    with ready_programs(folder):
-        need = estimate.need(shape, [look], config=config)
+    with cached_executables(folder):
+        need = estimate.estimate_memory(shape, [look], config=config)
         (file,) = files(folder)
         network = scale_step.build_network(random_params, config, deepest="relu1_1")
         scale_step.advance._programs.clear()  # as in a new process
-        assert estimate.need(shape, [look], config=config) == need
+        assert estimate.estimate_memory(shape, [look], config=config) == need
         *_, last = stylize(content, style, network=network, config=config)
         (found,) = (path for path in files(folder) if path.name.startswith("advance"))
         scale_step.advance._programs.clear()

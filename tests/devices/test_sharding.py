@@ -21,9 +21,9 @@ import collections, dataclasses, functools, json, re, sys
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec as P
-from nst_jax import Config, VGG16, layers, make_targets, problem, style_transfer_loss, stylize
+from nst_jax import Config, VGG16, layers, make_targets, style_transfer_loss, stylize
 from nst_jax.devices.backend import resolve
-from nst_jax.scale.whole import begin
+from nst_jax.scale.step import advance, prepare_step
 from nst_jax.devices.sharding import lay_out
 
 network = VGG16(rngs=nnx.Rngs(0), deepest="relu4_2")
@@ -62,11 +62,11 @@ snapshots.close()
 
 layout = lay_out(content.shape, jax.devices())
 config = resolve(config)
-state, given, program = begin(jnp.asarray(content), [jnp.asarray(style)], network=network,
-                              config=config, layout=layout)
+state, given = prepare_step(jnp.asarray(content), [jnp.asarray(style)], network=network,
+                            config=config, layout=layout)
 found["maps"] = [x.sharding.shard_shape(x.shape) for x in given.targets.content.values()]
 with jax.default_matmul_precision("highest"):
-    lowered = problem.advance.lower(state, 1, given, program, layout=layout)
+    lowered = advance.lower(state, 1, given, layout=layout)
 text = lowered.compile().as_text()
 found["operations"] = collections.Counter(
     re.findall(r" (all-gather|all-reduce|collective-permute|all-to-all)\\(", text))

@@ -8,10 +8,10 @@ def test_one_process_agrees_with_itself_and_leaves_nobody():
     assert collectives.is_first()
     assert collectives.agree(True)
     assert not collectives.agree(False)
-    assert collectives.first_says(7) == 7
-    assert collectives.exchange("name", {"a": (1, 2)}) == [{"a": [1, 2]}]
-    collectives.tell("number", 3)
-    assert collectives.told("number") == 0  # nobody else is there to be told
+    assert collectives.broadcast_from_first(7) == 7
+    assert collectives.allgather_json("name", {"a": (1, 2)}) == [{"a": [1, 2]}]
+    collectives.post("number", 3)
+    assert collectives.poll("number") == 0  # nobody else is there to be told
     launch.leave()
 
 

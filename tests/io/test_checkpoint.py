@@ -33,8 +33,8 @@ class Folder:
         self.path, self.complaints = path, []
 
     def store(self, **changes):
-        return checkpoint.Store(
-            self.path, fingerprint={**JOB, **changes}, complain=self.complaints.append
+        return checkpoint.CheckpointStore(
+            self.path, fingerprint={**JOB, **changes}, warn=self.complaints.append
         )
 
     def steps(self):
@@ -141,16 +141,16 @@ def test_one_run_at_a_time_has_the_folder(folder):
 def test_what_was_chosen_is_recalled(folder):
     assert checkpoint.recall(folder.path) == {}
     for chosen in ({"remat": "blocks", "size": 64}, {"remat": "none"}):
-        checkpoint.Store(folder.path, fingerprint=JOB, chosen=chosen, complain=print).close()
+        checkpoint.CheckpointStore(folder.path, fingerprint=JOB, chosen=chosen, warn=print).close()
         assert checkpoint.recall(folder.path) == {"remat": "blocks", "size": 64}  # at first
 
 
 def test_folders_that_cannot_be_used(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be used"):
-        checkpoint.Store(tmp_path / "file", fingerprint={}, complain=print)
+        checkpoint.CheckpointStore(tmp_path / "file", fingerprint={}, warn=print)
     with pytest.raises(InputError, match="no folder of checkpoints"):
-        checkpoint.Store(tmp_path, fingerprint={}, complain=print)
+        checkpoint.CheckpointStore(tmp_path, fingerprint={}, warn=print)
     folder.store().close()
     for text in ("{", "[]", '{"size": 64}'):
         (folder.path / "job.json").write_text(text)
@@ -236,8 +236,8 @@ def test_without_orbax(folder, monkeypatch):
 
 SAVING = """
 import sys, jax.numpy as jnp
-from nst_jax.io.checkpoint import Store
-with Store(sys.argv[1], fingerprint={"a": 1}, complain=print) as store:
+from nst_jax.io.checkpoint import CheckpointStore
+with CheckpointStore(sys.argv[1], fingerprint={"a": 1}, warn=print) as store:
     for step in range(int(sys.argv[2]), 10_000):
         store.save(step, {"x": jnp.full((256, 256), step), "n": jnp.asarray(step)}, {"at": step})
         print(step, flush=True)
@@ -263,8 +263,8 @@ def test_a_killed_save_leaves_the_one_before(tmp_path):
             told += [int(line) for line in saving.stdout]
         assert saving.returncode == -signal.SIGKILL
         complaints = []
-        with checkpoint.Store(
-            tmp_path / "c", fingerprint={"a": 1}, complain=complaints.append
+        with checkpoint.CheckpointStore(
+            tmp_path / "c", fingerprint={"a": 1}, warn=complaints.append
         ) as store:
             last, state, extra = store.resume(lambda _: wanted)
         assert complaints == []

@@ -10,10 +10,14 @@ import pytest
 from nst_jax import Config, build_vgg19, layers, preset, stylize
 from nst_jax.devices.backend import resolve
 from nst_jax.errors import InputError
+from nst_jax.geometry import shape_of
 from nst_jax.network.vgg import freeze
-from nst_jax.scale import step as scale_step
-from nst_jax.scale.tiled import Tiled
-from nst_jax.scale.whole import Whole, begin, begin_scale
+from nst_jax.scale.interface import ScaleInputs
+from nst_jax.scale.prepare import begin_scale
+from nst_jax.scale.step import prepare_step, variable_loss
+from nst_jax.scale.tiled import TiledScale
+from nst_jax.scale.whole import WholeScale
+from nst_jax.transfer.schedule import make_schedule
 from package import ROOT
 
 SHALLOW = {
@@ -38,16 +42,16 @@ def compare(images, network, config):
     config = resolve(config)
     content, style, picture = map(jnp.asarray, images)
     given = {"network": freeze(network, taps=config.taps), "config": config, "picture": picture}
-    tiled = Tiled(content, [style], **given)
+    tiled = TiledScale(ScaleInputs(content, [style], **given))
     losses, gradient = tiled.evaluate()
-    state, given, program = begin(content, [style], **given)
+    state, inputs = prepare_step(content, [style], **given)
 
     @jax.jit
-    def whole(variable, given):
-        return jax.grad(scale_step.variable_loss, has_aux=True)(variable, *given, program)
+    def whole(variable, inputs):
+        return jax.grad(variable_loss, has_aux=True)(variable, *inputs)
 
     with jax.default_matmul_precision(config.matmul_precision):
-        expected, expected_losses = whole(state.variable, given)
+        expected, expected_losses = whole(state.variable, inputs)
     pairs = zip(jax.tree.leaves(losses), jax.tree.leaves(expected_losses), strict=True)
     worst = max(abs(float(a) - float(b)) / (abs(float(b)) or 1) for a, b in pairs)
     distance = np.linalg.norm(gradient - expected) / np.linalg.norm(expected)
@@ -123,8 +127,8 @@ def test_a_run_in_tiles_is_the_run(random_params, images, optimizer, monkeypatch
     monkeypatch.setattr(scale_tiled, "_STRIP", 1000)
     kinds = []
 
-    def spy(content, *arguments, **options):
-        scale = begin_scale(content, *arguments, **options)
+    def spy(inputs):
+        scale = begin_scale(inputs)
         kinds.append(type(scale))
         return scale
 
@@ -145,7 +149,7 @@ def test_a_run_in_tiles_is_the_run(random_params, images, optimizer, monkeypatch
         )
         for tile in (0, 64)
     ]
-    assert kinds == [Whole, Whole, Whole, Tiled]
+    assert kinds == [WholeScale, WholeScale, WholeScale, TiledScale]
     (whole,), (tiled,) = runs
     np.testing.assert_allclose(tiled.losses.total, whole.losses.total, rtol=3e-5)
     distance = np.linalg.norm(tiled.image - whole.image) / np.linalg.norm(whole.image)
@@ -167,7 +171,9 @@ def test_what_cannot_be_tiled_says_so(random_params, images, settings, message):
 def test_the_preset_pytorch_says_nothing(random_params, images):
     """Its five content layers are computed anew; a picture of one tile is computed at once."""
     config = dataclasses.replace(preset("pytorch"), tile=1024, steps=1)
-    given = {"network": build_vgg19(random_params), "config": resolve(config)}
     content, style, picture = map(jnp.asarray, images)
-    scale = begin_scale(content, [style], picture=picture, **given)
-    assert isinstance(scale, Whole)
+    schedule = make_schedule(shape_of(content), [shape_of(style)], config)
+    assert schedule.last.tiles is None
+    network = build_vgg19(random_params)
+    scale = begin_scale(ScaleInputs(content, [style], picture, network, resolve(config)))
+    assert isinstance(scale, WholeScale)

@@ -10,11 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nst_jax import Config, build_vgg19, layers, total_variation
-from nst_jax.losses.regularizers import range_penalty
+from nst_jax import Config, build_vgg19, layers
+from nst_jax.losses.regularizers import (
+    add_up,
+    range_penalty,
+    range_summands,
+    total_variation,
+    variation_summands,
+)
 from nst_jax.network.architecture import ARCHITECTURES, STRIDE
 from nst_jax.scale.tiled import margin
-from nst_jax.scale.windows import Part, cover
+from nst_jax.scale.windows import cover
 
 
 def test_margins():
@@ -69,7 +75,7 @@ def test_maps_inside_are_those_of_the_whole_picture(random_params, padding):
     assert len(covered.windows) == 6
     seen = {name: np.zeros(whole[name].shape[:2], int) for name in taps}
     for window in covered.windows:
-        part = Part(jnp.asarray(window.bounds), covered.picture)
+        part = covered.part(window)
         maps = describe(covered.cut(PICTURE, window))
         for name in taps:
             s = config.architecture.stride(name)
@@ -86,8 +92,13 @@ def test_regularizers_of_parts_add_up(kind):
     """Values and gradients; at odd sizes and where a part has only one row or column."""
     picture = 1.2 * jnp.asarray(PICTURE[:33, :49]) - 0.1
 
-    def regularize(image, part=None):
-        return total_variation(image, kind=kind, part=part) + range_penalty(image, part=part)
+    def regularize(image):
+        return total_variation(image, kind=kind) + range_penalty(image)
+
+    def regularize_part(image, part):
+        summands = variation_summands(image, kind=kind, shape=part.shape)
+        summands += range_summands(image, shape=part.shape)
+        return add_up(x._replace(values=part.own(x.values, before=x.before)) for x in summands)
 
     value, gradient = jax.value_and_grad(regularize)(picture)
     covered = cover(33, 49, tile=1, margin=0)
@@ -96,8 +107,8 @@ def test_regularizers_of_parts_add_up(kind):
     # A margin of 16 px is more than a neighbor needs.
     covered = cover(33, 49, tile=1, margin=16)
     for window in covered.windows:
-        part = Part(jnp.asarray(window.bounds), covered.picture)
-        share, pull = jax.value_and_grad(regularize)(covered.cut(picture, window), part)
+        part = covered.part(window)
+        share, pull = jax.value_and_grad(regularize_part)(covered.cut(picture, window), part)
         total += share
         covered.cut(summed, window)[...] += pull
     np.testing.assert_allclose(total, value, rtol=1e-6)

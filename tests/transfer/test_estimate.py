@@ -17,6 +17,7 @@ from nst_jax.scale import ahead_of_time
 from nst_jax.scale.tiled import tiles
 from nst_jax.transfer import estimate
 from nst_jax.transfer.estimate import Need
+from nst_jax.transfer.schedule import make_schedule
 
 SHALLOW = {"content_layers": layers("relu2_1"), "style_layers": layers("relu1_1"), "min_size": 0}
 
@@ -29,7 +30,7 @@ def given():
 @pytest.fixture(scope="module")
 def sizes(given):
     """The need for pictures of one and of four times the pixels."""
-    return [estimate.need((n, n), [(40, 40)], **given) for n in (64, 128)]
+    return [estimate.estimate_memory((n, n), [(40, 40)], **given) for n in (64, 128)]
 
 
 def test_it_grows_with_the_pixels_and_counts_what_is_kept(sizes, given):
@@ -52,19 +53,22 @@ def own_memory(monkeypatch):
 
 
 def test_a_share_of_many_devices_is_smaller(sizes, given, own_memory):
-    quarter = estimate.need((128, 128), [(40, 40)], devices=4, **given)
+    config = Config(**SHALLOW)  # on several devices convolutions are direct
+    quarter = estimate.estimate_memory((128, 128), [(40, 40)], devices=4, config=config)
     assert sizes[0].device / 2 < quarter.device < sizes[1].device / 2
 
 
 def test_a_batch_is_so_many_pictures(sizes, given, own_memory):
-    two = estimate.need((64, 64), [(40, 40)], batch=2, **given)
+    two = estimate.estimate_memory((64, 64), [(40, 40)], batch=2, **given)
     assert 1.2 * sizes[0].device < two.device < 2.2 * sizes[0].device
-    assert estimate.need((64, 64), [(40, 40)], batch=2, devices=2, **given).device < two.device
+    config = Config(**SHALLOW)
+    shared = estimate.estimate_memory((64, 64), [(40, 40)], batch=2, devices=2, config=config)
+    assert shared.device < two.device
 
 
 def test_tiles_need_the_memory_of_one(sizes, given):
     config = dataclasses.replace(given["config"], tile=16)
-    tiled = estimate.need((128, 128), [(40, 40)], config=config)
+    tiled = estimate.estimate_memory((128, 128), [(40, 40)], config=config)
     assert tiled.device < sizes[1].device / 2
     assert tiled.host - sizes[1].host > 12 * 128**2 * 8  # the pictures lie there
 
@@ -105,7 +109,8 @@ def test_what_is_free_is_what_a_container_leaves(monkeypatch, tmp_path):
 
 def test_the_pace_is_that_of_the_largest_scale_that_is_not_too_large(given):
     config = dataclasses.replace(given["config"], min_size=32, first_steps=10, steps=5)
-    pace = estimate.pace((96, 64), [(40, 40)], most_pixels=48 * 34, config=config)
+    schedule = make_schedule((96, 64), [(40, 40)], config)
+    pace = estimate.pace(schedule, most_pixels=48 * 34, config=config)
     # Scales of 34, 48, 68 and 96 px: 10 and three times 5 steps.
     pixels = 34 * 23 * 10 + (48 * 32 + 68 * 45 + 96 * 64) * 5
     assert pace.seconds == pytest.approx(pace.last / (96 * 64) * pixels, rel=1e-6)
@@ -118,16 +123,17 @@ def test_memory_and_time_are_those_of_all_devices(given, monkeypatch):
         asked["need"] = devices
         return Need(1, 1)
 
-    def begin_scale(*arguments, devices, **options):
-        asked["pace"] = devices
-        return begin(*arguments, **options)
+    def begin_scale(inputs):
+        asked["pace"] = inputs.devices
+        return begin(inputs._replace(devices=None))
 
     monkeypatch.setattr(estimate, "need", need)
     monkeypatch.setattr(estimate, "begin_scale", begin_scale)
     quiet, four = Console(quiet=True), jax.devices() * 4
-    console.print_forecast(quiet, (48, 32), [(40, 40)], given["config"], devices=four)
+    schedule = make_schedule((48, 32), [(40, 40)], given["config"])
+    console.print_estimate(quiet, schedule, given["config"], devices=four)
     assert asked == {"need": 4, "pace": four}
-    console.print_forecast(quiet, (48, 32), [(40, 40)], given["config"])
+    console.print_estimate(quiet, schedule, given["config"])
     assert asked == {"need": 1, "pace": None}
 
 
@@ -144,7 +150,7 @@ params = {name: rng.normal(0, 0.02, shape).astype(np.float32)
 network = build_vgg19(params, deepest="relu5_1", pooling="max", padding="replicate")
 image = rng.uniform(size=(512, 512, 3)).astype(np.float32)
 if sys.argv[1] == "forecast":
-    need = estimate.need((512, 512), [(512, 512)], config=config)
+    need = estimate.estimate_memory((512, 512), [(512, 512)], config=config)
     print(need.device + need.host)
 else:
     list(stylize(image, image, network=network, config=config, snapshot_every=None))
@@ -172,14 +178,15 @@ def test_a_real_run_takes_what_was_forecast():
 
 def test_compiling_for_the_forecast_computes_nothing(given, monkeypatch):
     monkeypatch.setattr(jax.stages.Compiled, "__call__", None)
-    assert estimate.need((40, 40), [(40, 40)], **given).device > 0
+    assert estimate.estimate_memory((40, 40), [(40, 40)], **given).device > 0
 
 
 def test_tiles_take_another_forward_pass_and_their_margins(given):
     config = dataclasses.replace(given["config"], tile=16)
     # Windows of 48 px for a picture of 64: two each way, whose parts are 32 px.
-    assert estimate._work((64, 64), config) == 1.5 * 4 * 48**2
-    assert estimate._work((64, 64), given["config"]) == 64**2
+    tiled, whole = (make_schedule((64, 64), [], each).last for each in (config, given["config"]))
+    assert estimate._work(tiled) == 1.5 * 4 * 48**2
+    assert estimate._work(whole) == 64**2
 
 
 def test_vgg16_is_forecast_as_vgg16(given):
@@ -188,10 +195,12 @@ def test_vgg16_is_forecast_as_vgg16(given):
     small = dataclasses.replace(deep, network="vgg16")
     assert len(ahead_of_time.blank_network(small).convs) == 8
     assert len(ahead_of_time.blank_network(deep).convs) == 9
-    needs = [estimate.need((64, 64), [(40, 40)], config=each).device for each in (small, deep)]
+    needs = [
+        estimate.estimate_memory((64, 64), [(40, 40)], config=each).device for each in (small, deep)
+    ]
     assert needs[0] < needs[1] - 4 * 9 * 256**2
     wide = dataclasses.replace(given["config"], style_layers=layers("relu5_1"), tile=64)
     # A part of 64 px, two margins of 64 or 80 px, and the rest of 300 over 16.
     for network, side in (("vgg16", 204), ("vgg19", 236)):
-        covered = tiles((300, 300, 3), dataclasses.replace(wide, network=network))
+        covered = tiles((300, 300), dataclasses.replace(wide, network=network))
         assert covered.size == (side, side)

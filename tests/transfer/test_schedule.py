@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nst_jax import Config, InputError, layers
-from nst_jax.transfer.schedule import check_inputs, plan, style_shape
+from nst_jax.transfer.schedule import make_schedule
 
+SHALLOW = {"content_layers": layers("relu1_1"), "style_layers": ()}
 SIDES = st.integers(1, 5000)
 CONFIGS = [
     Config(min_size=size, style_layers=names, style_fit=fit)
@@ -16,33 +17,39 @@ CONFIGS = [
 ]
 
 
+def scales(height, width, config):
+    return [(plan.shape, plan.steps) for plan in make_schedule((height, width), [], config).scales]
+
+
 def test_a_panorama_begins_at_the_first_scale_that_is_large_enough():
     config = Config()  # 16 px for relu5_1
-    assert plan(51, 512, config) == (
+    assert scales(51, 512, config) == [
         ((18, 181), 400),
         ((26, 256), 120),
         ((36, 362), 120),
         ((51, 512), 120),
-    )
-    assert plan(512, 51, config)[0] == ((181, 18), 400)
-    assert plan(16, 512, config) == (((16, 512), 120),)
-    assert plan(384, 512, config)[0] == ((96, 128), 400)  # as ever
+    ]
+    assert scales(512, 51, config)[0] == ((181, 18), 400)
+    assert scales(16, 512, config) == [((16, 512), 120)]
+    assert scales(384, 512, config)[0] == ((96, 128), 400)  # as ever
 
 
 @given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(CONFIGS))
 def test_what_is_large_enough_itself_is_so_at_every_scale(height, width, high, wide, config):
     least = config.architecture.minimum_size(config.taps)
     if min(height, width, high, wide) >= least:
-        check_inputs((height, width), [(high, wide)], config)
-        for shape, _ in plan(height, width, config):
-            assert min(shape) >= least
-            seen = style_shape((high, wide), shape, config)
+        schedule = make_schedule((height, width), [(high, wide)], config)
+        for plan in schedule.scales:
+            assert min(plan.shape) >= least
+            (seen,) = plan.styles
             assert min(seen) >= least
             assert seen[0] <= high
             assert seen[1] <= wide
+        # It is the same of images that were resized before.
+        assert make_schedule((height, width), schedule.last.styles, config) == schedule
     else:
         with pytest.raises(InputError, match="give a larger"):
-            check_inputs((height, width), [(high, wide)], config)
+            make_schedule((height, width), [(high, wide)], config)
 
 
 @pytest.mark.parametrize("flag", ["style_size", "style_scale"])
@@ -51,4 +58,20 @@ def test_what_makes_a_style_too_small_is_named(flag):
     name = flag.replace("_", "-")
     said = f"--{name} leaves so little of its 96x76 px; give a larger --{name}"
     with pytest.raises(InputError, match=said):
-        check_inputs((384, 512), [(76, 96)], config)
+        make_schedule((384, 512), [(76, 96)], config)
+
+
+def test_the_image_that_is_too_small_is_named():
+    with pytest.raises(InputError, match=r"^b\.png: the style image: "):
+        make_schedule((384, 512), [(40, 40), (9, 9)], Config(), names=("c.png", "a.png", "b.png"))
+    with pytest.raises(InputError, match=r"^c\.png: the content image: "):
+        make_schedule((9, 9), [(40, 40)], Config(), names=("c.png", "a.png"))
+    with pytest.raises(InputError, match=r"^the content image: "):
+        make_schedule((9, 9), [(40, 40)], Config())
+
+
+def test_the_time_left_counts_pixels():
+    config = Config(min_size=10, scale_factor=2.0, first_steps=4, steps=3, **SHALLOW)
+    schedule = make_schedule((20, 20), [], config)
+    assert [plan.shape for plan in schedule.scales] == [(10, 10), (20, 20)]
+    assert [schedule.pixels(step) for step in (0, 1, 4, 5, 7)] == [0, 100, 400, 800, 1600]

@@ -17,7 +17,7 @@ from nst_jax import (
     preset,
     stylize,
 )
-from nst_jax.devices.backend import block
+from nst_jax.devices.backend import block, resolve
 from nst_jax.errors import InputError
 from nst_jax.losses.objective import style_transfer_loss
 from nst_jax.network.architecture import ARCHITECTURES
@@ -105,8 +105,8 @@ def test_one_program_for_chunks_of_all_lengths_and_all_weights(network, photogra
 def test_the_network_is_no_constant_of_the_program(network, photographs):
     content, style = map(jnp.asarray, photographs)
     config = CONFIG.resolve("cpu")
-    state, given, program = scale_whole.begin(content, [style], network=network, config=config)
-    lowered = scale_step.advance.lower(state, 3, given, program)
+    begun = scale_step.prepare_step(content, [style], network=network, config=config)
+    lowered = scale_step.advance.lower(begun[0], 3, begun[1])
     assert len(lowered.as_text()) < 200_000
     donated = lowered.compile().memory_analysis().alias_size_in_bytes
     assert donated >= 3 * content.nbytes  # the picture and Adam's two moments, in place
@@ -253,10 +253,12 @@ def test_lbfgs_descends_from_one_program(network, photographs, optimizer):
 
 def test_bfloat16_maps_leave_the_picture_and_the_sums_in_float32(random_params, photographs):
     config = Config(**{**vars(CONFIG), "precision": "bfloat16"})
-    network = scale_step.build_network(random_params, config)
+    network = scale_step.build_network(random_params, resolve(config))
     *_, last = stylize(*photographs, network=network, config=config)
     *_, exact = stylize(
-        *photographs, network=scale_step.build_network(random_params, CONFIG), config=CONFIG
+        *photographs,
+        network=scale_step.build_network(random_params, resolve(CONFIG)),
+        config=CONFIG,
     )
     assert last.image.dtype == last.losses.total.dtype == np.float32
     difference = np.abs(last.losses.total / exact.losses.total - 1).max()
@@ -266,7 +268,7 @@ def test_bfloat16_maps_leave_the_picture_and_the_sums_in_float32(random_params, 
 def test_float64_makes_everything_float64(random_params, photographs):
     config = Config(**{**vars(CONFIG), "precision": "float64"})
     with jax.enable_x64(True):
-        network = scale_step.build_network(random_params, config)
+        network = scale_step.build_network(random_params, resolve(config))
         *_, last = stylize(*photographs, network=network, config=config)
     assert last.image.dtype == last.losses.total.dtype == np.float64
     assert last.losses.content_terms["relu1_1"].dtype == np.float64
@@ -338,10 +340,11 @@ def test_a_network_of_a_type_that_no_precision_means(random_params, photographs,
 def test_precision_reaches_the_compiled_program(network, photographs):
     def products(precision):
         config = dataclasses.replace(CONFIG, precision=precision)
+        config = config.resolve("gpu" if precision == "tf32" else "cpu")
         content, style = map(jnp.asarray, photographs)
-        begun = scale_whole.begin(content, [style], network=network, config=config)
+        begun = scale_step.prepare_step(content, [style], network=network, config=config)
         with jax.default_matmul_precision(config.matmul_precision):
-            text = scale_step.advance.lower(begun[0], 1, *begun[1:]).as_text()
+            text = scale_step.advance.lower(begun[0], 1, begun[1]).as_text()
         lines = [x for x in text.splitlines() if "dot_general" in x or "stablehlo.convolution" in x]
         assert len(lines) > 8
         return lines
@@ -357,8 +360,9 @@ def test_the_loop_on_a_gpu_computes_and_nothing_else(random_params, photographs)
     network = scale_step.build_network(random_params, config)
     frozen = freeze(network, taps=config.taps)
     content, style = map(jnp.asarray, photographs)
-    state, given, program = scale_whole.begin(content, [style], network=frozen, config=config)
-    text = scale_step.advance.trace(state, 3, given, program).lower(lowering_platforms=("cuda",))
+    begun = scale_step.prepare_step(content, [style], network=frozen, config=config)
+    traced = scale_step.advance.trace(begun[0], 3, begun[1])
+    text = traced.lower(lowering_platforms=("cuda",))
     loop = text.as_text().split("stablehlo.while")[1]
     assert "custom_call" not in loop  # no calls of the host
     assert "stablehlo.reverse" not in loop  # kernels are turned before
@@ -374,7 +378,7 @@ def test_the_loop_on_a_gpu_computes_and_nothing_else(random_params, photographs)
     maps = re.findall(r"stablehlo\.convolution.*-> (\S+)", loop)
     assert maps
     assert all(kind.endswith("bf16>") for kind in maps)
-    shapes = jax.tree.map(lambda x: str(x.dtype), (state.variable, state.optimizer))
+    shapes = jax.tree.map(lambda x: str(x.dtype), (begun[0].variable, begun[0].optimizer))
     assert set(jax.tree.leaves(shapes)) <= {"float32", "int32"}
 
 
@@ -413,12 +417,13 @@ SCALES = Config(
 
 def test_a_run_over_scales(network, photographs):
     content, style = photographs
-    assert schedule.plan(*content.shape[:2], SCALES) == (
+    planned = schedule.make_schedule(content.shape[:2], [style.shape[:2]], SCALES)
+    assert [(plan.shape, plan.steps) for plan in planned.scales] == [
         ((18, 22), 5),
         ((26, 32), 3),
         ((37, 45), 3),
-    )
-    assert schedule.count_steps(*content.shape[:2], SCALES) == 11
+    ]
+    assert planned.steps == 11
     scale_step.advance.clear_cache()
     snapshots = list(stylize(content, style, network=network, config=SCALES, snapshot_every=4))
     assert scale_step.advance._cache_size() == 3  # one program for each scale
@@ -441,7 +446,8 @@ def test_adam_goes_on_at_the_next_scale(network, photographs, monkeypatch):
 
 def test_a_picture_that_is_small_already_has_one_scale(photographs):
     config = dataclasses.replace(SCALES, min_size=200)
-    assert schedule.plan(37, 45, config) == (((37, 45), 3),)
+    (plan,) = schedule.make_schedule((37, 45), [], config).scales
+    assert (plan.shape, plan.steps) == ((37, 45), 3)
 
 
 def test_the_next_scale_begins_with_the_picture_of_the_one_before(network, photographs):
@@ -571,7 +577,7 @@ def test_our_recipe_does_not_depend_on_the_scale_of_activations(random_params, p
     )
 
     def paint(params):
-        network = scale_step.build_network(params, config, deepest="relu3_1")
+        network = scale_step.build_network(params, resolve(config), deepest="relu3_1")
         *_, last = stylize(*photographs, network=network, config=config)
         return np.asarray(last.image)
 

@@ -1,0 +1,65 @@
+"""Which pictures of a command are in the folder already, made from the same."""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from nst_jax.cli.batch_plan import BatchJob
+from nst_jax.cli.fingerprint import of_images, provenance
+from nst_jax.cli.names import Picture
+from nst_jax.distributed.collectives import allgather_json
+from nst_jax.io.provenance import Provenance, difference, read_provenance
+from nst_jax.weights.converted_file import Weights
+from nst_jax.weights.download import sha256_of
+
+
+def provenance_of(job: BatchJob, weights: Weights | None) -> Callable[[Picture], Provenance]:
+    """Return a function that writes down what a picture is made from.
+
+    Args:
+      job: what is to be done.
+      weights: see `provenance`.
+    """
+    common = provenance(job.asked, weights=weights, sequence=job.sequence)
+    digest = functools.cache(lambda path: sha256_of(Path(path)))
+    return lambda picture: (
+        common | of_images(picture.content, picture.styles, job.start, digest=digest)
+    )
+
+
+def skip_finished(job: BatchJob, made_from: Callable[[Picture], Provenance]) -> BatchJob:
+    """Return the job without the pictures that are in the folder already.
+
+    One that was made from the same is finished. One that was made from something else, or of which
+    that is not known, stays as it is, and is a fault.
+
+    Args:
+      job: all that could be painted.
+      made_from: from `provenance_of`.
+    """
+    found: dict[str, str] = {}  # what each picture was made from, if it is not the same
+    for each in job.todo:
+        if each.picture.output.exists():
+            had = read_provenance(each.picture.output)
+            other = difference(had, made_from(each.picture)) if had else "something unknown"
+            found[str(each.picture.output)] = other
+    # Process 0 has looked: another might find what that has made since.
+    found = allgather_json("finished", found)[0]
+    return job._replace(
+        todo=tuple(each for each in job.todo if str(each.picture.output) not in found),
+        finished=frozenset(Path(path) for path, other in found.items() if not other),
+        faults=(*job.faults, *_in_the_way(found)),
+    )
+
+
+def _in_the_way(found: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason why pictures in the folder are neither finished nor painted."""
+    lines = []
+    for other in dict.fromkeys(filter(None, found.values())):
+        first, *more = [path for path, each in found.items() if each == other]
+        files = f"{first} and {len(more)} more are" if more else f"{first} is"
+        lines.append(
+            f"{files} there already, made from {other}; give --overwrite to paint anew, or another "
+            "--output"
+        )
+    return lines

@@ -1,0 +1,64 @@
+"""What a run gives to a scale, and what it asks of one, wherever that computes."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from nst_jax.config import ResolvedConfig
+from nst_jax.losses.objective import Losses
+from nst_jax.network.vgg import VGG
+from nst_jax.optimizers import minimize
+from nst_jax.scale.windows import Cover
+
+
+class ScaleInputs(NamedTuple):
+    """What a scale begins with.
+
+    Attributes:
+      content: the content image at the scale's size.
+      styles: the style images at their sizes of this scale.
+      picture: where to start, of the content's shape.
+      network: from `freeze`.
+      config: the settings.
+      tiles: the windows that the picture is computed in; None: it is computed at once.
+      devices: those that compute it at once; None: JAX's default one.
+      before: the state at the scale before, if there was one.
+    """
+
+    content: Float[Array, "*batch height width 3"]
+    styles: Sequence[Float[Array, "*_ _ _ 3"]]
+    picture: Float[Array, "*batch height width 3"]
+    network: VGG
+    config: ResolvedConfig
+    tiles: Cover | None = None
+    devices: Sequence[Any] | None = None
+    before: minimize.State | None = None
+
+
+@runtime_checkable
+class Scale(Protocol):
+    """One scale of a run in progress."""
+
+    def advance(self, steps: int) -> tuple[Float[Array | np.ndarray, "..."], Losses]:
+        """Make steps; return the picture, not clipped, and the losses of each step."""
+
+    def picture(self) -> Float[Array | np.ndarray, "..."]:
+        """Return the picture that the steps so far have made, not clipped."""
+
+    def state(self) -> minimize.State:
+        """Return where the optimization stands, its arrays in the picture's shape."""
+
+    def state_to_save(self) -> minimize.State:
+        """Return the state as it lies on the devices."""
+
+    def abstract_state(self, rows: int) -> Any:
+        """Return the shapes, types and shardings of a state that was saved with so many rows."""
+
+    def load_state(self, state: minimize.State) -> None:
+        """Go on from a state that was saved."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether all processes hold parts of the state, or there is only one process."""
