@@ -17,6 +17,12 @@ def _name(path):
 # A room is a folder of modules, or a module at the top; its modules are named from the package on.
 MODULES = sorted(_name(path) for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
 PACKAGES = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
+# From the ground up: a room knows those before it, and nothing of those behind it.
+ROOMS = (
+    *("errors", "geometry", "network", "distributed", "io", "losses", "optimizers"),
+    *("config", "presets", "devices", "weights", "scale", "transfer"),
+    *("pytorch_reference", "cli", "crosscheck", "__main__"),
+)
 PUBLIC = {
     name: getattr(nst_jax, name)
     for name in dir(nst_jax)
