@@ -16,14 +16,15 @@ def default_device() -> Any:
     Raises:
       InputError: if there is none.
     """
-    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    options: Any = jax.config
+    chosen = options.jax_default_device
     if chosen is not None and not isinstance(chosen, str):  # it may name a platform
         return chosen
     try:
         return jax.local_devices(backend=chosen)[0]
     except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names what is not there
-        platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
-        reason = str(error).partition("\n")[0] or f"there is none of JAX_PLATFORMS={platforms}"
+        absent = f"there is none of JAX_PLATFORMS={options.jax_platforms}"
+        reason = str(error).partition("\n")[0] or absent
         raise InputError(f"JAX finds no device: {reason}") from None
 
 

@@ -96,7 +96,12 @@ def barrier(name: str, patience: float) -> None:
     _client().wait_at_barrier(f"nst-jax: {name}", int(patience * 1000))
 
 
-def _client() -> Any:
+def connection() -> Any:
+    """Return JAX's own record of the connected processes: their client, how many, which this is."""
     from jax._src import distributed  # as Orbax does; there is no public way
 
-    return distributed.global_state.client
+    return distributed.global_state
+
+
+def _client() -> Any:
+    return connection().client

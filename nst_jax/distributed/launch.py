@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from nst_jax.distributed.collectives import barrier
+from nst_jax.distributed.collectives import barrier, connection
 from nst_jax.distributed.log_filter import Streams
 from nst_jax.errors import InputError
 
@@ -247,9 +247,7 @@ def _reason(error: BaseException | None) -> str | None:
 
 
 def _lost(reason: str, log: str, advice: str) -> str:
-    from jax._src import distributed
-
-    state: Any = distributed.global_state
+    state = connection()
     unhealthy = re.search(r"stopped sending heartbeats\):\s*(\d[\d, ]*)", log)
     if unhealthy:
         who, reason = f"process {unhealthy[1].strip()}", "no heartbeat"

@@ -18,6 +18,24 @@ from nst_jax.optimizers.loops import chunked_fori_loop
 _LEAST_CURVATURE = 1e-10
 
 
+class Pairs(NamedTuple):
+    """The pairs of a step s and the gradient's change y that L-BFGS remembers, at most m.
+
+    Attributes:
+      steps: s of the pairs, along a new first axis; pair number k is in row k % m.
+      changes: y of the pairs.
+      rho: 1 / (s·y) of the pairs.
+      number: how many have been kept so far, those that others replaced included.
+      scale: of the first estimate of the inverse Hessian, s·y / y·y of the newest pair.
+    """
+
+    steps: PyTree[Array]
+    changes: PyTree[Array]
+    rho: Float[Array, " m"]
+    number: Int[Array, ""]
+    scale: Float[Array, ""]
+
+
 class TorchLBFGSState(NamedTuple):
     """What `torch_lbfgs` remembers; 2 m + 2 copies of the variable for m = `memory_size`.
 
@@ -25,11 +43,7 @@ class TorchLBFGSState(NamedTuple):
       iteration: updates made, torch's n_iter.
       gradient: the last one.
       step: the last one, before the tolerances.
-      steps: s of the kept pairs, along a new first axis; pair number k is in row k % m.
-      changes: y of the same pairs.
-      rho: 1 / (s·y) of the same pairs.
-      pairs: how many have been kept so far.
-      scale: of the first estimate of the inverse Hessian, s·y / y·y of the newest pair.
+      pairs: the remembered pairs.
       value: the last loss.
       stopped: whether `torch.optim.LBFGS.step` would have returned early at this update.
     """
@@ -37,11 +51,7 @@ class TorchLBFGSState(NamedTuple):
     iteration: Int[Array, ""]
     gradient: PyTree[Array]
     step: PyTree[Array]
-    steps: PyTree[Array]
-    changes: PyTree[Array]
-    rho: Float[Array, " m"]
-    pairs: Int[Array, ""]
-    scale: Float[Array, ""]
+    pairs: Pairs
     value: Float[Array, ""]
     stopped: Bool[Array, ""]
 
@@ -85,15 +95,12 @@ def torch_lbfgs(
         kind = jnp.result_type(*jax.tree.leaves(params))
         blank = jax.tree.map(jnp.zeros_like, params)
         rows = jax.tree.map(lambda x: jnp.zeros((memory_size, *x.shape), x.dtype), params)
+        zero, one = jnp.zeros((), jnp.int32), jnp.ones((), kind)
         return TorchLBFGSState(
-            iteration=jnp.zeros((), jnp.int32),
+            iteration=zero,
             gradient=blank,
             step=blank,
-            steps=rows,
-            changes=rows,
-            rho=jnp.zeros((memory_size,), kind),
-            pairs=jnp.zeros((), jnp.int32),
-            scale=jnp.ones((), kind),
+            pairs=Pairs(rows, rows, jnp.zeros((memory_size,), kind), zero, one),
             value=jnp.full((), jnp.inf, kind),
             stopped=jnp.zeros((), bool),
         )
@@ -107,21 +114,8 @@ def torch_lbfgs(
         **extra: Any,
     ) -> tuple[PyTree[Array], TorchLBFGSState]:
         flat = tree.norm(gradient, ord="inf") <= tolerance_grad
-        change = tree.sub(gradient, state.gradient)
-        curvature = tree.vdot(change, state.step)
-        keep = ~flat & (state.iteration > 0) & (curvature > _LEAST_CURVATURE)
-        row = state.pairs % memory_size
-
-        def put(rows: Array, new: Array) -> Array:
-            return rows.at[row].set(jnp.where(keep, new, rows[row]))
-
-        steps = jax.tree.map(put, state.steps, state.step)
-        changes = jax.tree.map(put, state.changes, change)
-        rho = put(state.rho, 1 / curvature)
-        pairs = state.pairs + keep
-        scale = jnp.where(keep, curvature / tree.vdot(change, change), state.scale)
-
-        direction = _direction(gradient, steps, changes, rho, pairs, scale, block=block)
+        pairs = _remember(state, gradient, unless=flat)
+        direction = _direction(gradient, pairs, block=block)
         first = jnp.minimum(1, 1 / tree.norm(gradient, ord=1))
         length = learning_rate * jnp.where(state.iteration == 0, first, 1)
         step = tree.scale(length, direction)
@@ -136,11 +130,7 @@ def torch_lbfgs(
             iteration=state.iteration + ~flat,
             gradient=tree.where(flat, state.gradient, gradient),
             step=tree.where(flat, state.step, step),
-            steps=steps,
-            changes=changes,
-            rho=rho,
             pairs=pairs,
-            scale=scale,
             value=loss,
             stopped=still | unchanged | (tree.norm(step, ord="inf") <= tolerance_change),
         )
@@ -148,29 +138,40 @@ def torch_lbfgs(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _direction(
-    gradient: PyTree[Array],
-    steps: PyTree[Array],
-    changes: PyTree[Array],
-    rho: Float[Array, " m"],
-    pairs: Int[Array, ""],
-    scale: Float[Array, ""],
-    *,
-    block: int,
-) -> PyTree[Array]:
+def _remember(state: TorchLBFGSState, gradient: PyTree[Array], *, unless: Array) -> Pairs:
+    """Add the last step and the gradient's change, in place of the oldest pair if all are there."""
+    old, change = state.pairs, tree.sub(gradient, state.gradient)
+    curvature = tree.vdot(change, state.step)
+    keep = ~unless & (state.iteration > 0) & (curvature > _LEAST_CURVATURE)
+    row = old.number % old.rho.shape[0]
+
+    def put(rows: Array, new: Array) -> Array:
+        return rows.at[row].set(jnp.where(keep, new, rows[row]))
+
+    return Pairs(
+        jax.tree.map(put, old.steps, state.step),
+        jax.tree.map(put, old.changes, change),
+        put(old.rho, 1 / curvature),
+        old.number + keep,
+        jnp.where(keep, curvature / tree.vdot(change, change), old.scale),
+    )
+
+
+def _direction(gradient: PyTree[Array], pairs: Pairs, *, block: int) -> PyTree[Array]:
     """Apply the negative inverse Hessian: the two loops of Nocedal and Wright, algorithm 7.4."""
+    steps, changes, rho, number, scale = pairs
     memory_size = rho.shape[0]
-    kept = jnp.minimum(pairs, memory_size)
+    kept = jnp.minimum(number, memory_size)
 
     def backward(i: Array, carry: tuple[PyTree[Array], Array]) -> tuple[PyTree[Array], Array]:
         q, alphas = carry
         # The newest first; behind the oldest nothing is set.
-        row = jnp.where(i < kept, (pairs - 1 - i) % memory_size, memory_size)
+        row = jnp.where(i < kept, (number - 1 - i) % memory_size, memory_size)
         alpha = jnp.where(i < kept, rho[row] * tree.vdot(_row(steps, row), q), 0)
         return tree.add_scale(q, -alpha, _row(changes, row)), alphas.at[row].set(alpha)
 
     def forward(i: Array, r: PyTree[Array]) -> PyTree[Array]:
-        row = (pairs - kept + i) % memory_size  # the oldest first
+        row = (number - kept + i) % memory_size  # the oldest first
         beta = rho[row] * tree.vdot(_row(changes, row), r)
         return tree.add_scale(r, jnp.where(i < kept, alphas[row] - beta, 0), _row(steps, row))
 

@@ -107,11 +107,11 @@ def test_a_pair_without_curvature_is_left_out_as_in_torch(torch):
     with jax.enable_x64(True):
         ours = lambda x: (-jnp.sum(x**2) + jnp.sum(x**4),) * 2  # noqa: E731
         path, _, state = run(ours, np.array([0.05, 0.1]), 2)
-        assert state.optimizer.pairs == 0
+        assert state.optimizer.pairs.number == 0
         path, _, state = run(ours, np.array([0.05, 0.1]), 12)
     theirs = lambda x: -torch.sum(x**2) + torch.sum(x**4)  # noqa: E731
     their_path, _ = run_torch(torch, theirs, np.array([0.05, 0.1]), 12)
-    assert 0 < state.optimizer.pairs < 11
+    assert 0 < state.optimizer.pairs.number < 11
     np.testing.assert_allclose(path, their_path, rtol=1e-7, atol=1e-9)
 
 
@@ -196,7 +196,7 @@ def test_blocks_of_pairs_make_the_same_steps_and_their_length_is_known(block):
 
     with jax.enable_x64(True):
         (plain, _), (blocks, text) = steps(), steps(block=block)
-        assert plain.optimizer.pairs > 3
+        assert plain.optimizer.pairs.number > 3
         np.testing.assert_array_equal(blocks.variable, plain.variable)
     # What XLA hands over to a GPU as a whole: both loops over pairs.
     known = re.findall(r'known_trip_count":{"n":"(\d+)"', text)
@@ -209,7 +209,7 @@ def test_any_pytree_and_bounded_memory():
     optimizer = torch_lbfgs(memory_size=3)
     state = minimize.init(start, optimizer=optimizer)
     shapes = jax.tree.map(jnp.shape, state)
-    assert state.optimizer.steps["a"].shape == (3, 2, 3)
+    assert state.optimizer.pairs.steps["a"].shape == (3, 2, 3)
     advance = jax.jit(functools.partial(minimize.run, loss=bowl, optimizer=optimizer, capacity=20))
     state, _ = advance(state, 15)
     assert bowl(state.variable)[0] < 1e-8
