@@ -1,6 +1,6 @@
-"""The settings of a run, their defaults, their allowed values, and the named presets.
+"""The settings of a run, with their defaults and their allowed values.
 
-This is the only home of defaults: the command line makes its flags from these fields.
+All defaults are here: the command line makes its flags from these fields.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from nst_jax.losses.terms import ContentLoss, StyleLoss
 from nst_jax.network.architecture import ARCHITECTURES, Architecture, NetworkName
 from nst_jax.network.conv import Convolution
 from nst_jax.network.pooling import Pooling
-from nst_jax.network.vgg import Padding, Remat
+from nst_jax.network.vgg import NetworkOptions, Padding, Remat
 from nst_jax.optimizers.averaging import Picture
 
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
@@ -33,7 +33,7 @@ _AMPERE = 8.0
 
 
 class Layer(NamedTuple):
-    """A tap of the network, and the weight of its term."""
+    """A tap of the network, and the weight of its loss term."""
 
     name: str
     weight: float = 1.0
@@ -44,7 +44,7 @@ def layers(*names: str, **weights: float) -> tuple[Layer, ...]:
 
     Args:
       names: taps of the network, each with the weight 1.
-      weights: taps of the network and the factors of their terms.
+      weights: taps of the network, each with its weight.
 
     Examples:
       >>> from nst_jax import Config, layers
@@ -58,11 +58,11 @@ def layers(*names: str, **weights: float) -> tuple[Layer, ...]:
 
 
 def _setting(default: Any, help: str, **metadata: Any) -> Any:
-    """Make a field.
+    """Return a dataclass field with its help text and its limits in the metadata.
 
-    In its metadata least, above and below bound its number, flag gives it a command-line flag, word
-    is what that takes in place of a number, and only is another setting and those of its values for
-    which this one means anything.
+    In the metadata `least`, `above`, `most` and `below` bound a number; `flag` says whether the
+    command line has a flag for the field, and `word` is a word that this flag takes in place of a
+    number; `only` names another setting, and its values for which this setting has an effect.
     """
     return field(default=default, metadata={"help": help, "flag": True, **metadata})
 
@@ -71,8 +71,8 @@ def _setting(default: Any, help: str, **metadata: Any) -> Any:
 class Config:
     """The settings of a run. The defaults are our own recipe, the preset `default`.
 
-    Each field has its help, its bounds and its default in its metadata; a number that the compiled
-    program takes at run time costs no compilation when it is changed.
+    Each field has its help text and its bounds in its metadata. A new value of a number that is an
+    input of the compiled program costs no compilation.
 
     Raises:
       InputError: at construction, if a value is out of range.
@@ -80,40 +80,42 @@ class Config:
 
     size: int = _setting(
         512,
-        "length of the picture's --side in px; max: the largest that fits in memory",
+        "length in px of the side that --side names; max: the largest that fits in memory",
         least=1,
         word="max",
     )
-    side: Side = _setting("longest", "which of the picture's sides --size is about")
+    side: Side = _setting("longest", "the side of the picture that --size sets")
     min_size: int = _setting(
-        128, "longest side of the first scale in px, at least; 0: one scale only", least=0
+        128, "least longest side of the first scale in px; 0: one scale only", least=0
     )
-    scale_factor: float = _setting(2**0.5, "from one scale's sides to the next one's", above=1)
+    scale_factor: float = _setting(2**0.5, "ratio of a scale's sides to those of the scale before", above=1)
     steps: int = _setting(120, "updates of the picture at each scale", least=1)
-    first_steps: int = _setting(400, "updates at the first of several scales", least=1)
+    first_steps: int = _setting(400, "updates at the first scale, if there are several scales", least=1)
     optimizer: Optimizer = _setting(
         "adam",
-        "lbfgs is optax's, with a line search; lbfgs-torch takes the steps of torch.optim.LBFGS",
+        "lbfgs: optax's L-BFGS, with a line search; lbfgs-torch: the steps of torch.optim.LBFGS",
     )
     learning_rate: float = _setting(
-        0.02, "Adam's step size in units of the space", above=0, only=("optimizer", ("adam",))
+        0.02, "step size of Adam, in units of --space", above=0, only=("optimizer", ("adam",))
     )
     memory_size: int = _setting(
         100,
-        "pairs that L-BFGS remembers, two pictures each",
+        "past steps that L-BFGS keeps; each takes the memory of two pictures",
         least=1,
         only=("optimizer", ("lbfgs", "lbfgs-torch")),
     )
-    beta1: float = _setting(0.9, "Adam's decay of the mean gradient", least=0, below=1, flag=False)
-    beta2: float = _setting(0.99, "Adam's decay of its square", least=0, below=1, flag=False)
+    beta1: float = _setting(0.9, "Adam's decay of the gradient's average", least=0, below=1, flag=False)
+    beta2: float = _setting(0.99, "Adam's decay of the squared gradient's average", least=0, below=1, flag=False)
     space: Space = _setting(
-        "srgb", "what is optimized: sRGB in [0, 1], or that as the network sees it"
+        "srgb",
+        "space of the optimized picture; srgb: sRGB in [0, 1]; normalized: the network's input",
+    
     )
-    clamp: bool = _setting(True, "keep every iterate within the colors that can be shown")
-    picture: Picture = _setting("average", "which iterate of a scale is its picture")
+    clamp: bool = _setting(True, "clip the picture after every step to the colors of sRGB")
+    picture: Picture = _setting("average", "the iterate that is the result of a scale; best: the one of least loss")
     average_decay: float = _setting(
         0.99,
-        "decay of the moving average that --picture=average takes",
+        "decay of the moving average of --picture=average",
         least=0,
         below=1,
         only=("picture", ("average",)),
@@ -121,26 +123,27 @@ class Config:
     content_loss: ContentLoss = _setting("relative", "formula of a layer's content term")
     content_weight: float = _setting(3.0, "factor of the content loss", least=0)
     content_layers: tuple[Layer, ...] = _setting(
-        layers("relu4_2"), "layers to match, each with its weight unless that is 1"
+        layers("relu4_2"), "content layers; a layer without a weight has the weight 1"
     )
     style_loss: StyleLoss = _setting("moments", "formula of a layer's style term")
     style_weight: float = _setting(1.0, "factor of the style loss", least=0)
     style_layers: tuple[Layer, ...] = _setting(
         layers(relu1_1=64.0, relu2_1=16.0, relu3_1=4.0, relu4_1=1.0, relu5_1=0.5),
-        "layers to match, each with its weight unless that is 1",
+        "style layers; a layer without a weight has the weight 1",
     )
     style_blend: tuple[float, ...] = _setting(
-        (), "shares of several styles, as 2,1; equal if not given"
+        (), "shares of several style images, such as 2,1; equal if not given"
     )
     style_fit: StyleFit = _setting(
         "longest",
-        "longest, shortest: the style image keeps its shape, and this side of it is the picture's "
-        "times the style scale and never more than it has; stretch: it takes the picture's shape",
+        "longest, shortest: the style image keeps its aspect ratio, and this side gets the length "
+        "of the picture's times --style-scale, but no more than it has; stretch: the style image "
+        "gets the picture's shape",
     )
-    style_scale: float = _setting(1.0, "size of the style image, the picture's being 1", above=0)
+    style_scale: float = _setting(1.0, "size of the style image relative to the picture", above=0)
     style_size: int = _setting(
         0,
-        "that side of the style image in px at every scale; 0: follow the picture",
+        "length in px, at every scale, of the side that --style-fit names; 0: follow the picture",
         least=0,
         only=("style_fit", ("longest", "shortest")),
     )
@@ -148,45 +151,45 @@ class Config:
     tv_weight: float = _setting(20.0, "factor of the total variation", least=0)
     range_weight: float = _setting(0.0, "factor of the penalty on colors outside [0, 1]", least=0)
     start: Start = _setting(
-        "content", "first picture; style: noise with the mean and spread of the style's colors"
+        "content", "first picture; style: noise with the mean and the deviation of the style's colors"
     )
     start_blend: float = _setting(
-        1.0, "share of the first picture; the rest is the content image", least=0, most=1
+        1.0, "share of --start in the first picture; the rest is the content image", least=0, most=1
     )
     network: NetworkName = _setting(
-        "vgg19", "network whose maps the losses compare; stylize has it as an argument"
+        "vgg19", "network whose feature maps the losses compare; in Python an argument of stylize"
     )
     pooling: Pooling = _setting("max", "pooling of the network")
     pool_scale: float = _setting(1.0, "factor of the pooled maps", above=0)
     padding: Padding = _setting("replicate", "padding of the network's first convolution")
     precision: Literal["auto", Precision] = _setting(
         "auto",
-        "of the network; the picture and all sums are float32 at least. auto: bfloat16 on a TPU or "
-        "GPU that multiplies it, else float32",
+        "precision of the network; the picture and all sums are float32 at least. auto: bfloat16 "
+        "on a TPU, or on a GPU with matrix units for it; else float32",
     )
     conv: Literal["auto", Convolution] = _setting(
         "auto",
-        "how convolutions are computed; winograd takes fewer multiplications and rounds more. "
+        "algorithm of the convolutions; winograd takes fewer multiplications and rounds more. "
         "auto: winograd on a CPU in float32 or bfloat16, else direct",
     )
     remat: Literal["auto", Remat] = _setting(
         "auto",
-        "what is computed twice to save memory; blocks: the maps between two poolings. auto: "
-        "nothing, or what it takes to fit",
+        "maps that are computed twice to save memory; blocks: those between two poolings. auto: "
+        "none, or blocks if the memory requires it",
     )
     tile: int = _setting(
         0,
-        "compute a larger picture in tiles of this side in px, which takes the memory of one; the "
-        "result is the same; 0: at once",
+        "compute a larger picture in tiles of this side in px, with the memory of one tile and the "
+        "same result; 0: no tiles",
         least=0,
     )
-    seed: int = _setting(0, "seed of everything drawn at random", least=0, below=2**32)
+    seed: int = _setting(0, "seed of all random numbers", least=0, below=2**32)
 
     def __post_init__(self) -> None:
         """Bring every value into its plain form, and check it."""
         for setting in dataclasses.fields(self):
             value = _plain(setting, getattr(self, setting.name))
-            object.__setattr__(self, setting.name, value)  # as this class itself is frozen
+            object.__setattr__(self, setting.name, value)  # the dataclass is frozen
             check_setting(setting, value)
         for name in ("content_layers", "style_layers"):
             if layers := getattr(self, name):
@@ -203,16 +206,17 @@ class Config:
     def resolve(
         self, platform: str, *, capability: float | None = None, devices: int = 1
     ) -> "ResolvedConfig":
-        """Replace every "auto" by what suits a device; nothing else changes.
+        """Replace every "auto" by a value that suits the device; nothing else changes.
 
         Args:
-          platform: JAX's name of it: cpu, gpu (or cuda, rocm), tpu.
+          platform: JAX's name of the device's platform: cpu, gpu (or cuda, rocm), tpu.
           capability: the compute capability of an NVIDIA GPU, if it is known.
-          devices: how many a picture is spread over. On several convolutions are direct: the
-            partitioner cannot cut Winograd's tiles.
+          devices: how many devices a picture is spread over. On several devices convolutions are
+            direct, since the partitioner cannot cut Winograd's tiles.
 
         Raises:
-          InputError: if the device does not have the precision, or conv is winograd on several.
+          InputError: if the device does not have the precision, or conv is winograd on several
+            devices.
         """
         gpu, old = platform in ("gpu", "cuda", "rocm"), (capability or math.inf) < _AMPERE
         if self.precision == "tf32" and (old or not gpu):
@@ -243,10 +247,10 @@ class Config:
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """The maps that the losses look at, in network order.
+        """The taps whose feature maps the losses compare, in network order.
 
         Raises:
-          InputError: if there is no layer at all.
+          InputError: if there are no layers.
         """
         layers = self.content_layers + self.style_layers
         return self.architecture.check_taps(layer.name for layer in layers)
@@ -256,11 +260,11 @@ class Config:
         """The type of the feature maps.
 
         Raises:
-          InputError: if the precision is auto, which is for a device to say; see `resolve`.
+          InputError: if the precision is auto; `resolve` chooses one for a device.
         """
         match self.precision:
             case "auto":
-                raise InputError("precision is auto; Config.resolve makes it one for a device")
+                raise InputError("precision is auto; Config.resolve chooses one for a device")
             case "tf32":
                 return "float32"
             case precision:
@@ -268,7 +272,7 @@ class Config:
 
     @property
     def matmul_precision(self) -> Literal["highest", "tensorfloat32"] | None:
-        """What `jax.default_matmul_precision` takes, for products of float32 numbers."""
+        """The value for `jax.default_matmul_precision`: the precision of float32 products."""
         if self.precision == "tf32":
             return "tensorfloat32"
         return None if self.dtype == "bfloat16" else "highest"
@@ -279,7 +283,7 @@ class Config:
         return "float64" if self.dtype == "float64" else "float32"
 
     def check_given(self, names: Collection[str]) -> None:
-        """Raise InputError if one of the settings named was given but means nothing here."""
+        """Raise InputError if one of the named settings has no effect beside the others."""
         for setting in dataclasses.fields(self):
             other, values = setting.metadata.get("only", ("", ("",)))
             chosen = getattr(self, other, "")
@@ -293,7 +297,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedConfig(Config):
-    """Settings for a device, from `Config.resolve`: nothing is left to be chosen.
+    """Settings for a device, from `Config.resolve`: no setting is auto.
 
     Raises:
       InputError: at construction, if a value is out of range.
@@ -303,11 +307,23 @@ class ResolvedConfig(Config):
     conv: Convolution
     remat: Remat
 
+    @property
+    def network_options(self) -> NetworkOptions:
+        """How the network computes: the keywords of `VGG`."""
+        return {
+            "pooling": self.pooling,
+            "pool_scale": self.pool_scale,
+            "padding": self.padding,
+            "dtype": self.dtype,
+            "conv": self.conv,
+            "remat": self.remat,
+        }
+
 
 def _plain(setting: "dataclasses.Field[Any]", value: Any) -> Any:
-    """Return a value as Python has it: numbers for NumPy's scalars, tuples for lists.
+    """Return a value in Python's types: numbers for NumPy's scalars, tuples for lists.
 
-    Layers may be given by name alone, as pairs of name and weight, or as a mapping of the two.
+    Layers may be given as names, as pairs of name and weight, or as a mapping of names to weights.
     """
     if isinstance(value, np.generic):
         return value.item()
@@ -319,7 +335,7 @@ def _plain(setting: "dataclasses.Field[Any]", value: Any) -> Any:
         return value
     pairs = [(each,) if isinstance(each, str) else each for each in value]
     if not all(isinstance(pair, tuple) and 1 <= len(pair) <= 2 for pair in pairs):
-        return value  # to be refused
+        return value  # `check_setting` refuses it
     return tuple(Layer(*pair) for pair in pairs)
 
 
@@ -347,7 +363,7 @@ def _is_layer(value: Any) -> bool:
 
 
 def format_setting(value: Any) -> str:
-    """Write a setting as its flag takes it."""
+    """Return the value of a setting as the text that its flag takes."""
     match value:
         case Layer(name, weight):
             return name if weight == 1 else f"{name}:{weight:.6g}"
@@ -407,4 +423,4 @@ def _check_layers(name: str, layers: tuple[Layer, ...]) -> None:
 def _check_shares(name: str, shares: tuple[float, ...]) -> None:
     text = ",".join(map(str, shares))
     if shares and (not all(math.isfinite(x) and x >= 0 for x in shares) or sum(shares) == 0):
-        raise InputError(f"{name} is {text}; shares must be at least 0, and one of them more")
+        raise InputError(f"{name} is {text}; shares must be at least 0, and one of them above 0")

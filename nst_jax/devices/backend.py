@@ -50,10 +50,10 @@ def resolve(config: Config, *, devices: int = 1) -> ResolvedConfig:
 
 
 def block(platform: str) -> int:
-    """Return how many steps a program makes before it asks whether more follow.
+    """Return how many steps a program makes between two tests of whether its loop ends.
 
-    XLA runs a loop of unknown length on a GPU from the host, which waits for the device at the end
-    of every round; one of known length is handed over as a whole.
+    On a GPU, XLA runs a loop of unknown length from the host, which waits for the device at the end
+    of every round. A loop of known length is handed over as a whole.
 
     Args:
       platform: JAX's name of the device.

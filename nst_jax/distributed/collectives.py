@@ -1,4 +1,4 @@
-"""What several processes that share a job say to each other; one alone agrees with itself."""
+"""What the processes of one job tell each other; a single process agrees with itself."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def is_first() -> bool:
-    """Say whether this process is the one that writes and prints. It starts JAX's devices."""
+    """Say whether this process is the one that writes and prints. The call starts JAX's devices."""
     return jax.process_index() == 0
 
 
@@ -26,7 +26,7 @@ def agree(flag: bool) -> bool:
 
 
 def broadcast_from_first(number: int) -> int:
-    """Return the number of process 0, as where clocks would make each its own."""
+    """Return process 0's number, where each process's own clock would give another one."""
     if jax.process_count() == 1:
         return number
     from jax.experimental import multihost_utils
@@ -37,7 +37,7 @@ def broadcast_from_first(number: int) -> int:
 def allgather_json(
     name: str, value: Any, *, meanwhile: Callable[[], object] = lambda: None
 ) -> list[Any]:
-    """Return what each process says, in their order; wait, however long, for the last one.
+    """Return the values of all processes, in their order; wait, however long, for the last one.
 
     No device takes part, so that processes may come at very different times.
 
@@ -67,13 +67,13 @@ def allgather_json(
 
 
 def post(name: str, number: int) -> None:
-    """Tell the other processes a number, which they find out when they ask."""
+    """Tell the other processes a number, which `poll` returns there."""
     if jax.process_count() > 1:
         _client().key_value_set(f"nst-jax/{name}", str(number), allow_overwrite=True)
 
 
 def poll(name: str) -> int:
-    """Return the number that a process has told last, 0 if none has."""
+    """Return the number that a process has posted last, 0 if none has."""
     if jax.process_count() > 1:
         try:
             return int(_client().key_value_try_get(f"nst-jax/{name}"))

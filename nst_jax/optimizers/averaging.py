@@ -1,4 +1,4 @@
-"""What becomes of the iterates: which of them, or what average, is the picture."""
+"""The rules by which the iterates become a picture: the last, an average, or the best one."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple

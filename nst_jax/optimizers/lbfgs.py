@@ -83,8 +83,8 @@ def torch_lbfgs(
       memory_size: torch's `history_size`, pairs to remember; at least 1.
       tolerance_grad: see above.
       tolerance_change: see above.
-      block: how many pairs are gone through before it is asked whether more follow; the result is
-        the same. A GPU has to tell the host each time (see `backend.block`).
+      block: how many pairs are used between two tests of whether the loop ends; the result is the
+        same. On a GPU the host makes each test (see `backend.block`).
 
     Returns:
       An optax transformation whose `update` takes any pytree, and the loss as `value`, which only

@@ -15,13 +15,13 @@ def chunked_fori_loop(
     body: Callable[[Array, _Carry], _Carry],
     carry: _Carry,
 ) -> _Carry:
-    """Do what `fori_loop(0, rounds * block, body, carry)` does; see `backend.block`.
+    """Compute `fori_loop(0, rounds * block, body, carry)`; see `backend.block` for why.
 
     Args:
       rounds: how many, a number or, in compiled code, an array.
       block: length of a round; 1: a plain loop.
-      body: takes the index and what it is to change.
-      carry: what it begins with.
+      body: takes the index and the carried values to the next ones.
+      carry: the first values.
     """
     if block == 1:
         plain: _Carry = jax.lax.fori_loop(0, rounds, body, carry)

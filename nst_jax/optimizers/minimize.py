@@ -25,7 +25,7 @@ class State(NamedTuple):
       variable: what is optimized.
       optimizer: the optimizer's own state.
       step: how many updates have been made.
-      kept: what the rule that makes a picture of the iterates remembers.
+      kept: the memory of the rule by which the iterates become a picture.
     """
 
     variable: PyTree[Array]
@@ -66,7 +66,7 @@ def init(
 
 
 def unchanged(variable: PyTree[Array]) -> PyTree[Array]:
-    """Return the variable: the projection of those who need none."""
+    """Return the variable; the projection where there is nothing to project."""
     return variable
 
 
@@ -174,8 +174,8 @@ def run(
       capacity: length of the records; `steps` if that is a number and this is not given.
       project: see `step`.
       keep: see `step`.
-      block: how many updates are made before it is asked whether more follow; the result is the
-        same. A GPU has to tell the host each time (see `backend.block`).
+      block: how many updates are made between two tests of whether the loop ends; the result is
+        the same. On a GPU the host makes each test (see `backend.block`).
 
     Returns:
       The new state, and the auxiliary values of each update stacked along a new first axis of

@@ -70,14 +70,9 @@ def build_network(
     return build_vgg(
         NETWORKS[config.network],
         params,
-        pooling=config.pooling,
-        pool_scale=config.pool_scale,
-        padding=config.padding,
-        dtype=config.dtype,
         param_dtype=config.image_dtype,
-        conv=config.conv,
-        remat=config.remat,
         deepest=deepest,
+        **config.network_options,
     )
 
 

@@ -28,15 +28,15 @@ from nst_jax.scale.prepare import begin_scale
 from nst_jax.scale.windows import Cover
 from nst_jax.transfer.schedule import ScalePlan, Schedule, make_schedule
 
-# What a process takes beside the program: the interpreter, JAX, the compiler, and the network as it
-# was read; and for each pixel of the picture, the images, the targets on their way, what is shown.
-# Measured on a CPU: with them the forecast is 2 to 8 % above the peak from 256 to 1024 px.
+# The memory of a process beside the compiled program: the interpreter, JAX, the compiler and the
+# weights as they were read; for each pixel, the images, the targets and the shown picture.
+# Measured on a CPU: with them the estimate is 2 to 8 % above the peak from 256 to 1024 px.
 _PROCESS_BYTES, _PIXEL_BYTES = 850 * 10**6, 300
 _CGROUP = Path("/sys/fs/cgroup")  # version 2
-# A share that is left free: allocators lose some, and other processes live too.
+# The share of the free memory that is left to allocators and other processes.
 _RESERVE = 0.05
-# Bytes for each pixel that no program of ours takes half of (docs/scaling.md); where they fit, no
-# analysis is made.
+# Bytes for each pixel, more than twice what any program of ours takes (docs/scaling.md). Where they
+# fit, no program is analyzed.
 _BOUND = 6000
 
 
@@ -150,7 +150,7 @@ def memories(wanted: Need, free: Need) -> list[tuple[str, int, int]]:
 
 
 def fits(wanted: Need, free: Need) -> bool:
-    """Say whether there is enough memory."""
+    """Say whether a run fits into the free memory."""
     return all(need <= there for _, need, there in memories(wanted, free))
 
 

@@ -18,8 +18,8 @@ def first_picture(
 ) -> Float[Array, "*batch height width 3"]:
     """Make the picture before the first step, sRGB in [0, 1], of the content's shape.
 
-    `config.start` names it; it is laid over the content image with the share
-    `config.start_blend`. All noise is drawn from `config.seed`:
+    `config.start` names the picture, and `config.start_blend` is its share over the content image.
+    All noise is drawn from `config.seed`:
 
     - content: the content image.
     - noise: uniform in [0, 1].

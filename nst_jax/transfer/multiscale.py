@@ -69,7 +69,7 @@ _STUCK = 5
 
 
 class Run(NamedTuple):
-    """What a run is made of."""
+    """What a run takes; see `stylize`."""
 
     content: _Picture
     styles: Sequence[_Style]
@@ -107,14 +107,14 @@ class Run(NamedTuple):
 
 
 class Saver:
-    """Keeps the state of a run, if it is wanted, and finds it again."""
+    """Saves the state of a run into its checkpoints, if there are any, and loads it."""
 
     def __init__(self, checkpoints: Checkpoints | None, seconds: float):
         self._checkpoints, self._seconds = checkpoints, seconds
         self._since, self._saved = time.monotonic(), 0
 
     def resume(self, run: Run) -> tuple[int, int, Scale | None]:
-        """Return the number of the scale, the updates made, and the scale, where a run goes on."""
+        """Return the number of the scale, the steps made, and the scale where the run goes on."""
         found: list[Scale] = []
 
         def like(extra: dict[str, Any]) -> Any:
@@ -130,7 +130,7 @@ class Saver:
         return saved.extra["scale"], saved.step, found[-1]
 
     def save(self, number: int, done: int, scale: Scale, *, at_once: bool = False) -> None:
-        """Keep the state if it is time; in all processes or in none."""
+        """Save the state if it is time; in all processes or in none."""
         if self._checkpoints is None or not scale.shared:
             return
         if at_once or agree(time.monotonic() - self._since > self._seconds):
@@ -228,8 +228,8 @@ def _is_stuck(totals: np.ndarray, optimizer: Optimizer) -> bool:
 
     Args:
       totals: the loss before each of the last steps.
-      optimizer: which one. With a line search no step of `lbfgs` is a loss on purpose, so one that
-        is no gain found nothing; `lbfgs-torch` may go up, and stays where it has ended.
+      optimizer: its name. The line search of `lbfgs` accepts no larger loss on purpose, so a step
+        without gain has found nothing. `lbfgs-torch` may go up; its loss stays where it has ended.
     """
     if optimizer == "adam" or len(totals) <= _STUCK:
         return False
@@ -238,7 +238,7 @@ def _is_stuck(totals: np.ndarray, optimizer: Optimizer) -> bool:
 
 
 def _moves(optimizer: Any) -> bool:
-    """Say whether the squares that Adam averages are finite: with others it makes no step."""
+    """Say whether Adam's averages of squares are finite; with an infinite one it makes no step."""
     if not isinstance(optimizer, AdamState):
         return True
     return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(optimizer.square))

@@ -37,45 +37,43 @@ def stylize(
 ) -> Generator[Snapshot, None, None]:
     """Optimize a picture until it has the content image's features and the styles' statistics.
 
-    It is painted small first, and larger from scale to scale: each begins with the picture of the
-    one before, and Adam with what it knew there.
+    The picture is painted at a small scale first. Each larger scale begins with the picture of the
+    scale before, and Adam with its averages.
 
     Args:
       content: sRGB floats in [0, 1], HWC, or NHWC for independent pictures of one shape; an array
-        of JAX, NumPy, or of PyTorch and others by DLPack. The result has the size that it has;
-        `images.load_image` resizes.
-      style: the same, of any size, or a list or tuple of such for a blend of several styles; one
-        image serves a whole batch.
-      network: from `load_vgg19` or `load_vgg16`, with the config's dtype unless the precision is
-        auto. It pools, pads and convolves as the config says, however it was built.
-      config: settings; our own recipe by default. `size` and `network` are not used here. With the
-        precision auto a network in float32, as `load_vgg19` makes it, computes in what suits the
-        device, and any other in its own type.
-      start: the first picture, sRGB of any size, in place of what `config.start` names.
-      snapshot_every: a snapshot is yielded at every multiple of this many steps and at the end;
-        None: only at the end.
-      snapshot_seconds: if given, also about this often.
-      devices: spread the rows of the picture, or the pictures of a batch, over so many of JAX's
-        devices, all of them, or these; see `sharding.lay_out`. The result is that of one device but
-        for rounding. By default JAX's default device computes. With devices of several processes
-        all call this with the same arguments.
-      checkpoints: where the run's state is kept, about every `checkpoint_seconds` and when the
-        generator is closed before the end. If there is one, the run goes on from it: on the same
+        of JAX, of NumPy, or of PyTorch and others by DLPack. The result has the same size;
+        `load_image` resizes.
+      style: one image like the content, of any size, or a list or tuple of images for a blend of
+        styles. One style image serves a whole batch.
+      network: from `load_vgg19` or `load_vgg16`. It pools, pads and convolves as the config says,
+        however it was built. Its dtype is the config's, unless the precision is auto.
+      config: the settings; our own recipe by default. `size` and `network` are not used here. With
+        the precision auto, a float32 network computes in what suits the device, and any other
+        network in its own dtype.
+      start: the first picture, sRGB of any size, in place of the one that `config.start` names.
+      snapshot_every: steps between snapshots; None: a snapshot at the end alone.
+      snapshot_seconds: if given, a snapshot is also yielded about this often.
+      devices: how many of JAX's devices share the rows of the picture, or the pictures of a batch;
+        or "all", or a list of devices. The result is that of one device but for rounding. By
+        default JAX's default device computes. Where the devices belong to several processes, all
+        processes call this with the same arguments.
+      checkpoints: keeps the state of the run, about every `checkpoint_seconds` and when the
+        generator is closed before the end. A run goes on from the newest checkpoint: on the same
         devices with the same numbers as if it had not been interrupted.
-      checkpoint_seconds: see there.
+      checkpoint_seconds: how often the state is saved, about.
 
     Yields:
-      Snapshots. The last one has `step == count_steps(height, width, config)`, unless a loss was
-      not finite: such a snapshot is the last one.
+      Snapshots, the last one after all steps of all scales. If a loss is not finite, the snapshot
+      that says so is the last one.
 
     Raises:
-      InputError: for images that are too small, or of the wrong shape or type, for shares that are
-        not one for each style, for a network of another type than the config's, or one
-        that ends before a layer of the config's, for a precision
-        that the device does not have, for a batch with L-BFGS, which would make one
-        problem of it, for Winograd's algorithm on many devices, for more devices than there are,
-        for tiles of a batch, on many devices or with optax's L-BFGS, and for float64 without
-        `jax_enable_x64`.
+      InputError: for images that are too small or of the wrong shape or type; for shares that are
+        not one for each style; for a network of another dtype than the config's, or one that ends
+        before a layer of the config's; for a precision that the device does not have, and for
+        float64 without `jax_enable_x64`; for a batch with L-BFGS, which would make one problem of
+        the batch; for Winograd's algorithm on many devices; for more devices than there are; for
+        tiles of a batch, on many devices or with optax's L-BFGS.
     """
     mesh = find_devices(devices)
     network, config = _resolve(network, config or Config(), devices=len(mesh))
@@ -135,13 +133,7 @@ def _resolve(network: VGG, config: Config, *, devices: int) -> tuple[VGG, Resolv
         own: Any = str(network.dtype)
         config = dataclasses.replace(config, precision=own)
     chosen = resolve(config, devices=devices)
-    own_way = recast(
-        network,
-        dtype=chosen.dtype if config.precision == "auto" else network.dtype,
-        conv=chosen.conv,
-        pooling=chosen.pooling,
-        pool_scale=chosen.pool_scale,
-        padding=chosen.padding,
-        remat=chosen.remat,
-    )
-    return own_way, chosen
+    options = chosen.network_options
+    if config.precision != "auto":  # another type is refused
+        options["dtype"] = network.dtype
+    return recast(network, **options), chosen

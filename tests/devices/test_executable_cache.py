@@ -1,5 +1,6 @@
 """Programs that are found again without tracing; `test_compiled` has whole processes."""
 
+import dataclasses
 import gzip
 import os
 import shutil
@@ -18,6 +19,7 @@ from nst_jax.devices import compilation_cache, executable_cache
 from nst_jax.devices.backend import resolve
 from nst_jax.devices.executable_cache import CachedJit, cached_executables
 from nst_jax.scale import step as scale_step
+from nst_jax.scale.hyperparameters import hyperparameters
 from nst_jax.transfer import estimate
 from package import PACKAGE, ROOT
 
@@ -132,6 +134,16 @@ def test_what_makes_another_program_is_traced(folder, traced, monkeypatch):
             with monkeypatch.context() as other:
                 other.setattr(executable_cache, name, lambda: "another")
                 assert count(first) == 1
+
+
+def test_the_static_fields_of_settings_are_part_of_it_and_their_numbers_are_not():
+    def key(**change):
+        settings = hyperparameters(dataclasses.replace(Config(), **change))
+        return executable_cache._key("advance", {}, {"settings": settings})
+
+    assert key() == key(style_weight=2.0) != ""
+    others = {key(space="normalized"), key(optimizer="lbfgs"), key(style_layers=layers("relu1_1"))}
+    assert len({key(), *others}) == 4
 
 
 def test_the_code_and_the_versions_are_part_of_it(monkeypatch, tmp_path):
