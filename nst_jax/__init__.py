@@ -51,7 +51,7 @@ if typing.TYPE_CHECKING:
     from nst_jax.weights.sources import load_vgg16 as load_vgg16
     from nst_jax.weights.sources import load_vgg19 as load_vgg19
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LATER = {
     "CheckpointStore": "nst_jax.io.checkpoint",
