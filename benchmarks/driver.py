@@ -1,4 +1,4 @@
-"""Starts the workers of one size, keeps them side by side, and lets them work by turns."""
+"""Start the workers of one size side by side, and let them work in turns."""
 
 import contextlib
 import dataclasses
@@ -19,14 +19,14 @@ from typing import Any, Literal
 from benchmarks.modes import MODES, Platform
 from benchmarks.work import step_bytes, step_flops
 from benchmarks.worker import Block, Spec, Start
-from nst_jax.transfer.multiscale import steps_of_call
+from nst_jax.transfer.pace import steps_of_call
 
 Cache = Literal["off", "cold", "warm", "both"]
 ROOT = Path(__file__).parents[1]
-# A block takes about this long unless the number of its steps is given, as a call in the main job.
+# A block takes about this long, as a call in the main job, unless its number of steps is given.
 _BLOCK_SECONDS = 2.0
 _MOST_STEPS = 200  # of one call to nst_jax's program
-# OpenMP's threads of a worker that has just worked look for more to do before they sleep.
+# After a block, the OpenMP threads of a worker look for more work before they sleep.
 _SETTLE_SECONDS = 0.05
 
 
@@ -42,10 +42,10 @@ class Plan:
       modes: names of `modes.MODES`.
       sizes: sides of the square picture in px.
       rounds: timed blocks of each worker.
-      steps: in a block; None for as many as a call of the main job makes.
-      cache: which start is measured: "cold" with an empty compilation cache, "warm" with what a
-        process before it has left, "both", or "off" without a cache.
-      platform: what to compute on.
+      steps: steps in a block; None: as many as a call of the main job makes.
+      cache: which start is measured: "cold" with an empty compilation cache, "warm" with the cache
+        of an earlier process, "both", or "off" without a cache.
+      platform: the platform to compute on.
       threads: CPUs that a worker may use; None for all.
       timeout: seconds that a worker may need for one answer.
     """
@@ -65,14 +65,14 @@ class Result:
     """What one mode took at one size.
 
     Attributes:
-      mode: its name.
+      mode: name of the mode.
       size: side of the square picture in px.
-      failure: why there are no numbers.
-      steps: in a block.
-      seconds: a step, of each block.
-      starts: `worker.Start` for "off", "cold" or "warm".
-      peak_bytes: most memory of the worker that was timed.
-      idle_cpu_seconds: most CPU time that the worker used while others worked.
+      failure: the reason, if there are no numbers.
+      steps: steps in a block.
+      seconds: seconds a step, of each block.
+      starts: a `worker.Start` for each of "off", "cold" or "warm" that was measured.
+      peak_bytes: peak memory of the timed worker.
+      idle_cpu_seconds: most CPU time that the worker used between two of its blocks.
     """
 
     mode: str
@@ -86,22 +86,22 @@ class Result:
 
     @property
     def median(self) -> float:
-        """Seconds a step."""
+        """Median seconds a step."""
         return statistics.median(self.seconds)
 
     @property
     def least(self) -> float:
-        """Seconds a step, least disturbed."""
+        """Seconds a step of the fastest block."""
         return min(self.seconds)
 
     @property
     def flops(self) -> int:
-        """Work of a step as direct convolution does it."""
+        """Floating-point operations of a step by direct convolution."""
         return step_flops(self.size, self.size)
 
     @property
     def rate(self) -> float:
-        """That work a second; an algorithm that multiplies less may exceed the machine's."""
+        """`flops` a second; an algorithm that multiplies less may exceed the machine's rate."""
         return self.flops / self.median
 
     def as_dict(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Result:
 
 
 class Worker:
-    """The driver's end of a process of `benchmarks.worker`."""
+    """The driver's side of a process of `benchmarks.worker`."""
 
     def __init__(self, spec: Spec, environment: Mapping[str, str], timeout: float):
         self._timeout = timeout
@@ -138,7 +138,7 @@ class Worker:
     def run(self, steps: int) -> Block:
         """Make steps and time them."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the answer says why
+        with contextlib.suppress(BrokenPipeError):  # `_answer` finds the reason
             self._process.stdin.write(f"run {steps}\n".encode())
             self._process.stdin.flush()
         return Block(**self._answer())
@@ -180,9 +180,9 @@ class Worker:
 
 
 def worker_environment(plan: Plan, cache: Path | None) -> dict[str, str]:
-    """Return the environment of a worker whose compilers keep what they make in `cache`."""
+    """Return the environment of a worker whose compilers keep their programs in `cache`."""
     found = dict(os.environ)
-    # The source tree for `benchmarks`; also without an installation for `nst_jax`.
+    # `benchmarks` is in the source tree only; `nst_jax` may be installed or not.
     found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), found.get("PYTHONPATH"))))
     found["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if plan.platform == "cpu":
@@ -206,14 +206,14 @@ def worker_environment(plan: Plan, cache: Path | None) -> dict[str, str]:
 def measure(
     plan: Plan, inputs: Path, size: int, say: Callable[[str], None], seed: int = 0
 ) -> list[Result]:
-    """Measure all modes at one size: all are started, then timed by turns in a shuffled order.
+    """Measure all modes at one size: start all, then time them in turns, in a shuffled order.
 
     Args:
       plan: what to measure.
-      inputs: folder of `inputs.prepare`'s files.
-      size: one of the plan's.
-      say: told what is going on.
-      seed: of the order.
+      inputs: folder with the files of `inputs.prepare`.
+      size: one of the plan's sizes.
+      say: takes a text on the progress.
+      seed: seed of the order.
     """
     results = {mode: Result(mode, size) for mode in plan.modes}
     workers: dict[str, Worker] = {}
@@ -241,7 +241,7 @@ def measure(
 
 
 def add_block(result: Result, block: Block) -> Result:
-    """Return the result with one block more."""
+    """Return the result with one more block."""
     return dataclasses.replace(
         result,
         seconds=(*result.seconds, block.seconds / result.steps),
@@ -283,7 +283,7 @@ def _start(
 
 
 def _calibrate(worker: Worker) -> int:
-    """Return how many steps a call of the main job makes; those made for it also warm up."""
+    """Return how many steps a call of the main job makes; the trial steps also warm up."""
     made, block = 1, worker.run(1)
     if block.seconds < _BLOCK_SECONDS / 5:
         made = min(_MOST_STEPS, max(1, int(_BLOCK_SECONDS / 5 / block.seconds)))

@@ -1,11 +1,9 @@
 """A run over its scales, some steps at a time: snapshots on the way, and checkpoints."""
 
-import math
 import operator
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +12,15 @@ from jaxtyping import Array, Float
 
 from nst_jax.config import Optimizer, ResolvedConfig
 from nst_jax.devices.sharding import spans_processes
-from nst_jax.distributed.collectives import agree, broadcast_from_first
 from nst_jax.geometry import Shape, resample, shape_of
 from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG
 from nst_jax.optimizers.adam import AdamState
 from nst_jax.scale.interface import Scale, ScaleInputs
 from nst_jax.scale.prepare import begin_scale
-from nst_jax.scale.step import CAPACITY
 from nst_jax.transfer.initial_image import first_picture
+from nst_jax.transfer.pace import Pace
+from nst_jax.transfer.saver import Saver
 from nst_jax.transfer.schedule import ScalePlan, Schedule
 
 _Picture = Float[Array, "*batch height width 3"]
@@ -51,17 +49,6 @@ class Snapshot:
     losses: Losses
     finite: bool
     stuck: bool = False
-
-
-@runtime_checkable
-class Checkpoints(Protocol):
-    """Where a run's state is kept; `nst_jax.io.checkpoint.CheckpointStore` is one."""
-
-    def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
-        """Keep a state after a step; `extra` is what JSON has."""
-
-    def resume(self, like: Callable[[dict[str, Any]], Any]) -> Any:
-        """Return the last `step`, `state` and `extra`, or None; `like` tells shapes by `extra`."""
 
 
 # Steps of L-BFGS that gain nothing, after which no more are made.
@@ -105,40 +92,9 @@ class Run(NamedTuple):
         )
         return begin_scale(inputs), picture
 
-
-class Saver:
-    """Saves the state of a run into its checkpoints, if there are any, and loads it."""
-
-    def __init__(self, checkpoints: Checkpoints | None, seconds: float):
-        self._checkpoints, self._seconds = checkpoints, seconds
-        self._since, self._saved = time.monotonic(), 0
-
-    def resume(self, run: Run) -> tuple[int, int, Scale | None]:
-        """Return the number of the scale, the steps made, and the scale where the run goes on."""
-        found: list[Scale] = []
-
-        def like(extra: dict[str, Any]) -> Any:
-            plan = run.schedule.scales[extra["scale"]]
-            found.append(run.begin(plan, None, None)[0])
-            return found[-1].abstract_state(extra["rows"])
-
-        saved = self._checkpoints.resume(like) if self._checkpoints else None
-        if saved is None:
-            return 0, 0, None
-        found[-1].load_state(saved.state)
-        self._saved = saved.step
-        return saved.extra["scale"], saved.step, found[-1]
-
-    def save(self, number: int, done: int, scale: Scale, *, at_once: bool = False) -> None:
-        """Save the state if it is time; in all processes or in none."""
-        if self._checkpoints is None or not scale.shared:
-            return
-        if at_once or agree(time.monotonic() - self._since > self._seconds):
-            if done > self._saved:
-                state = scale.state_to_save()
-                extra = {"scale": number, "rows": state.variable.shape[-3]}
-                self._checkpoints.save(done, state, extra)
-            self._saved, self._since = done, time.monotonic()
+    def begin_anew(self, number: int) -> Scale:
+        """Prepare a scale without the one before it, for a state that is loaded into it."""
+        return self.begin(self.schedule.scales[number], None, None)[0]
 
 
 class _Chunk(NamedTuple):
@@ -165,14 +121,14 @@ def snapshots(
     """Yield the snapshots of a run; see `stylize`."""
     total = run.schedule.steps
     every = snapshot_every or total
-    first, done, scale = saver.resume(run)
+    first, done, scale = saver.resume(run.begin_anew)
     picture: Any = scale.picture() if scale else None
     parts: list[Losses] = []
     for number, plan in enumerate(run.schedule.scales[first:], first):
         if not scale or number > first:
             scale, picture = run.begin(plan, picture, scale)
         end = sum(each.steps for each in run.schedule.scales[: number + 1])
-        pace = _Pace(snapshot_seconds, agreed=spans_processes(run.devices))
+        pace = Pace(snapshot_seconds, agreed=spans_processes(run.devices))
         for chunk in _minimize(scale, done, end, every, pace, run.config.optimizer):
             done = chunk.done
             parts.append(chunk.losses)
@@ -197,7 +153,7 @@ def snapshots(
 
 
 def _minimize(
-    scale: Scale, done: int, end: int, every: int, pace: "_Pace", optimizer: Optimizer
+    scale: Scale, done: int, end: int, every: int, pace: Pace, optimizer: Optimizer
 ) -> Iterator[_Chunk]:
     """Make the steps of one scale, as many in one call as the pace says.
 
@@ -252,43 +208,3 @@ def _enlarged(picture: _Style, shape: Shape, *, clamp: bool) -> _Style:
     """Bring the picture of one scale to the next one's size."""
     larger = resample(picture, shape, method="cubic")
     return jnp.clip(larger, 0, 1) if clamp else larger
-
-
-def steps_of_call(seconds: float, per_step: float) -> int:
-    """Return how many steps to make in one call.
-
-    XLA takes a call's memory from the system and gives it back at the end; on a CPU that is up to
-    a fifth of a step's time (docs/performance.md). Two steps share it, where that is not more than
-    four times as long as was asked for.
-
-    Args:
-      seconds: that a call should take at least.
-      per_step: seconds that a step takes.
-    """
-    steps = math.ceil(seconds / per_step)
-    if 2 * per_step <= 4 * seconds:
-        steps = max(steps, 2)
-    return min(steps, CAPACITY)
-
-
-class _Pace:
-    """How many steps to make in one call, from the seconds that the last ones took."""
-
-    def __init__(self, seconds: float | None, *, agreed: bool):
-        self._seconds, self._calls, self._per_step = seconds, 0, 0.0
-        self._agreed = agreed  # between processes, whose clocks differ
-        self._since = time.perf_counter()
-
-    def steps(self) -> int:
-        if self._seconds is None:
-            return CAPACITY
-        self._since = time.perf_counter()
-        # The first call compiles, so its time says nothing.
-        if self._calls < 2:
-            return 1
-        steps = steps_of_call(self._seconds, self._per_step)
-        return broadcast_from_first(steps) if self._agreed else steps
-
-    def made(self, steps: int) -> None:
-        self._calls += 1
-        self._per_step = (time.perf_counter() - self._since) / steps

@@ -16,7 +16,8 @@ from nst_jax.geometry import shape_of
 from nst_jax.io.arrays import ImageLike, as_image
 from nst_jax.network.vgg import VGG, freeze, recast
 from nst_jax.scale.tiled import check_tiled
-from nst_jax.transfer.multiscale import Checkpoints, Run, Saver, Snapshot, snapshots
+from nst_jax.transfer.multiscale import Run, Snapshot, snapshots
+from nst_jax.transfer.saver import Checkpoints, Saver
 from nst_jax.transfer.schedule import make_schedule
 
 _Style = Float[Array, "*_ _ _ 3"]  # each of another size

@@ -24,7 +24,7 @@ from nst_jax.network.architecture import ARCHITECTURES
 from nst_jax.network.vgg import freeze
 from nst_jax.scale import step as scale_step
 from nst_jax.scale import whole as scale_whole
-from nst_jax.transfer import multiscale, schedule
+from nst_jax.transfer import pace, schedule
 from nst_jax.transfer import stylize as transfer_stylize
 
 LAYERS = layers("relu1_1", "relu2_1")  # two layers compile fast
@@ -78,7 +78,7 @@ def test_how_it_is_cut_into_chunks_changes_nothing(network, photographs):
 
 
 def test_snapshots_may_be_further_apart_than_one_call_reaches(network, photographs, monkeypatch):
-    monkeypatch.setattr(multiscale, "CAPACITY", 2)
+    monkeypatch.setattr(pace, "CAPACITY", 2)
     monkeypatch.setattr(scale_step, "CAPACITY", 2)
     scale_step.advance.clear_cache()
     content, style = photographs
