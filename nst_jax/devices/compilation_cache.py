@@ -48,7 +48,7 @@ def kept_programs(warn: Callable[[str], None]) -> Iterator[None]:
         check_writable(folder / "program", what="compiled programs")
         _remove_unfinished(folder)
     except (InputError, OSError) as error:
-        warn(f"compiled programs are not kept ({error}); NST_JAX_CACHE names another folder")
+        warn(f"compiled programs are not kept ({error}); set NST_JAX_CACHE to another folder")
         yield
         return
     settings: dict[str, Any] = {"jax_compilation_cache_dir": str(folder)}

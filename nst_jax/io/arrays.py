@@ -1,4 +1,4 @@
-"""Images that come as arrays, of JAX, NumPy, PyTorch or any other library that knows DLPack."""
+"""Images given as arrays of JAX, NumPy, PyTorch or any other library that supports DLPack."""
 
 import math
 import os
@@ -23,23 +23,23 @@ class SupportsDLPack(Protocol):
 ImageLike = ArrayLike | SupportsDLPack
 
 _ALLOWED = "floats in [0, 1] of shape (height, width, 3) or (n, height, width, 3)"
-# How far beyond [0, 1] a value may be: as a sharp filter overshoots an edge.
+# How far outside [0, 1] a value may be, since sharp filters overshoot at edges.
 OVERSHOOT = 0.5
 
 
 def as_image(
     image: ImageLike, *, role: str, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "*batch height width 3"]:
-    """Return an image as an array of JAX in `dtype`.
+    """Return an image as a JAX array in `dtype`.
 
     Args:
-      image: floats in [0, 1], HWC or NHWC, of any library. A later change of it changes nothing.
-      role: what the errors call it.
-      dtype: the result's type.
+      image: floats in [0, 1], HWC or NHWC, of any library; copied unless it is a JAX array.
+      role: what error messages call the image.
+      dtype: the result's dtype.
 
     Raises:
-      InputError: if it has another shape or no floats, PyTorch follows its gradient, or
-        `check_values` raises it.
+      InputError: if the image has another shape, holds no floats, or is a PyTorch tensor that
+        requires a gradient; or if `check_values` raises it.
     """
     array = _imported(image, role)
     if (
@@ -52,7 +52,7 @@ def as_image(
         return array.astype(dtype)
     hint = ""
     if array.ndim in (3, 4) and array.shape[-3] == 3 != array.shape[-1]:
-        hint = "; the channels come last here, not first"
+        hint = "; move the channels to the last axis"
     elif array.dtype == np.uint8:
         hint = "; divide levels by 255"
     raise InputError(
@@ -61,15 +61,15 @@ def as_image(
 
 
 def check_values(image: Array | np.ndarray, *, name: str) -> None:
-    """Check that values are those of an sRGB image, where they are known: not while JAX traces.
+    """Check that the values are those of an sRGB image; nothing is checked while JAX traces.
 
     Args:
       image: floats.
-      name: what the error calls it.
+      name: what the error message calls the image.
 
     Raises:
-      InputError: if a value is no number, or farther from [0, 1] than a filter's overshoot, one
-        half: levels of 0 to 255, say, or what a network has normalized.
+      InputError: if a value is not finite or more than `OVERSHOOT` outside [0, 1], as in levels
+        of 0 to 255 or in an image normalized for a network.
     """
     if isinstance(image, jax.core.Tracer):
         return
@@ -81,12 +81,12 @@ def check_values(image: Array | np.ndarray, *, name: str) -> None:
         advice = "find out where they come from"
     else:
         what = f"values from {least:g} to {most:g}"
-        advice = "divide levels by 255" if least >= 0 else "undo what has normalized it"
+        advice = "divide levels by 255" if least >= 0 else "undo the normalization"
     raise InputError(f"{name} has {what}; allowed are sRGB values in [0, 1]: {advice}")
 
 
 def _imported(image: Any, role: str) -> Array:
-    if isinstance(image, jax.Array) or hasattr(image, "__jax_array__"):  # nobody changes these
+    if isinstance(image, jax.Array) or hasattr(image, "__jax_array__"):  # immutable, so not copied
         return jnp.asarray(image)
     if isinstance(image, str | bytes | os.PathLike):
         kind = type(image).__name__
@@ -101,15 +101,15 @@ def _imported(image: Any, role: str) -> Array:
     try:
         return _copied(np.asarray(jax.dlpack.from_dlpack(image)))
     except (BufferError, RuntimeError) as error:
-        try:  # NumPy knows strides that leave gaps, as those of slices
+        try:  # NumPy supports the strides of slices, which leave gaps
             return _copied(np.asarray(image))
         except (BufferError, RuntimeError, TypeError):
             reason = str(error).splitlines()[0]
-            raise InputError(f"the {role} image cannot be taken over: {reason}") from None
+            raise InputError(f"the {role} image cannot be read as an array: {reason}") from None
 
 
 def _copied(array: ArrayLike) -> Array:
-    # NumPy and PyTorch change theirs in place, and a run looks at them for minutes. NumPy copies:
-    # what JAX itself copies (0.10) still shows a change that follows at once. The result is not
-    # bound to a device either; programs would be compiled once more for one that is.
+    # The caller may change a NumPy or PyTorch array in place while a run still reads it. NumPy
+    # makes the copy: one by JAX (0.10) still shows a change that follows at once. The result is
+    # also not committed to a device; programs would be compiled again for a committed array.
     return jnp.asarray(np.array(array))

@@ -7,6 +7,6 @@ import platformdirs
 
 
 def cache_dir() -> Path:
-    """Return the folder: NST_JAX_CACHE, or one in the user's cache folder."""
+    """Return the cache folder: NST_JAX_CACHE, or one in the user's cache folder."""
     folder = os.environ.get("NST_JAX_CACHE") or platformdirs.user_cache_dir("nst_jax")
     return Path(folder).expanduser()

@@ -1,6 +1,6 @@
-"""Save where a run stands, and go on from there: with Orbax, each device its own part of the state.
+"""Save and resume the state of a run with Orbax; each device has its own part of the state.
 
-Orbax writes beside the older checkpoints and renames at the end: a killed save leaves them intact.
+Orbax writes beside the older checkpoints and then renames, so a killed save leaves them intact.
 """
 
 import json
@@ -30,9 +30,9 @@ class Saved(NamedTuple):
     """What a checkpoint holds.
 
     Attributes:
-      step: the updates that were made.
-      state: on the devices where it was wanted.
-      extra: what was saved beside it, as JSON has it.
+      step: number of updates made.
+      state: on the devices that `resume` was asked for.
+      extra: JSON values saved beside the state.
     """
 
     step: int
@@ -44,16 +44,15 @@ class CheckpointStore:
     """A folder with the last two checkpoints of one job. All processes use it together.
 
     Args:
-      folder: made if absent; the same for all processes, on a file system that they share.
-      fingerprint: what makes the job this one: settings and digests of the images, by name, as JSON
-        has them. The folder of another job is refused.
-      chosen: what was left to the machine and has been chosen for this job, as JSON has it; kept
-        for `recall`.
-      warn: takes one line about a checkpoint that cannot be read.
+      folder: created if absent; the same for all processes, on a file system that they share.
+      fingerprint: what identifies the job: settings and digests of the images, by name, as JSON
+        values. The folder of another job is refused.
+      chosen: the choices for automatic settings, by name, as JSON values; kept for `recall`.
+      warn: called with one line about a checkpoint that cannot be read.
 
     Raises:
-      InputError: if the folder cannot be used, is another job's or in use by another run, or Orbax
-        is not installed.
+      InputError: if the folder cannot be used, belongs to another job or is in use by another run,
+        or if Orbax is not installed.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class CheckpointStore:
     ):
         self._ocp = _import_orbax()
         self._folder, self._warn = Path(folder).absolute(), warn
-        self._lock = FileLock(self._folder / _LOCK, timeout=0)  # of one run at a time
+        self._lock = FileLock(self._folder / _LOCK, timeout=0)  # one run at a time
         about = {"fingerprint": dict(fingerprint), "chosen": dict(chosen)}
         self._claim(json.loads(json.dumps(about)))
         with _quiet():
@@ -79,24 +78,24 @@ class CheckpointStore:
         self.close()
 
     def close(self) -> None:
-        """Let go of the folder. Nothing is left to be written: `save` returns when all is."""
+        """Release the folder. Nothing is left to write, as `save` returns when all is written."""
         with _quiet():
             self._manager.close()
         self._lock.release()
 
     @property
     def newest(self) -> int | None:
-        """The updates that the newest checkpoint has, whether it can be read or not."""
+        """The step of the newest checkpoint, readable or not; None if there is none."""
         step: int | None = self._manager.latest_step()
         return step
 
     def save(self, step: int, state: PyTree[Array | np.ndarray], extra: Mapping[str, Any]) -> None:
-        """Save a state; when this returns, it is complete on the disk, and at most two remain.
+        """Save a state. On return it is complete on the disk, and at most two checkpoints remain.
 
         Args:
-          step: the updates made so far; larger than any before.
-          state: any pytree of arrays. With several processes all must span the devices of all.
-          extra: what else is to know, as JSON has it; the same in all processes.
+          step: number of updates made; larger than any before.
+          state: any pytree of arrays; with several processes each must span the devices of all.
+          extra: JSON values to save beside the state; the same in all processes.
         """
         args = self._ocp.args
         about = {"extra": dict(extra), "sum": int(_checksum(state))}
@@ -114,11 +113,11 @@ class CheckpointStore:
     def resume(self, like: Callable[[dict[str, Any]], PyTree[Any]]) -> Saved | None:
         """Return the newest checkpoint that can be read; None if there is none.
 
-        One that cannot be read is named in a warning and moved aside; the one before is taken.
+        An unreadable checkpoint is named in a warning and moved aside, and the one before is tried.
 
         Args:
-          like: takes `extra` to a pytree with the shapes, types and shardings that the state shall
-            have: of arrays, or of `jax.ShapeDtypeStruct`. The devices may be others than before.
+          like: takes `extra` to a pytree with the shapes, dtypes and shardings that the state shall
+            have: of arrays or `jax.ShapeDtypeStruct`. The devices may differ from those of `save`.
 
         Raises:
           InputError: if there are checkpoints, but none can be read.
@@ -129,8 +128,8 @@ class CheckpointStore:
             try:
                 with _quiet():
                     saved = self._read(step, like)
-            except Exception as error:  # whatever damage looks like to Orbax and TensorStore
-                if "RESOURCE_EXHAUSTED" in str(error):  # the checkpoint is well
+            except Exception as error:  # Orbax and TensorStore raise many kinds for damage
+                if "RESOURCE_EXHAUSTED" in str(error):  # the checkpoint is intact
                     raise
                 reason = (str(error).strip() or repr(error)).partition("\n")[0]
                 reason = reason.partition(". ")[0][:200]
@@ -142,7 +141,7 @@ class CheckpointStore:
                     f"({reason or 'by another process'}); trying the one before"
                 )
                 os.replace(self._folder / str(step), self._aside(step))
-            agree(False)  # it has been moved, for all
+            agree(False)  # wait until it has been moved
             with _quiet():
                 self._manager.reload()
         if steps:
@@ -182,7 +181,7 @@ class CheckpointStore:
         return ocp.CheckpointManager(self._folder, options=options)
 
     def _claim(self, about: dict[str, Any]) -> None:
-        """Check that the folder is this job's, or make it so; all processes come to one answer."""
+        """Claim the folder unless it is another job's; all processes come to the same result."""
         job, fault = self._folder / _JOB, ""
         try:
             if is_first():
@@ -196,7 +195,7 @@ class CheckpointStore:
                         "another folder"
                     )
             elif is_first() and any(path.name != _LOCK for path in self._folder.iterdir()):
-                fault = "is not empty, and no folder of checkpoints; give a new one"
+                fault = "is not empty, but holds no checkpoints; give a new folder"
         except InputError as error:
             fault = f"cannot be used: {error}"
         except Timeout:
@@ -218,9 +217,9 @@ class CheckpointStore:
 
 
 def recall(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what was chosen for the job whose checkpoints a folder holds; nothing if it has none.
+    """Return the values chosen for the job of a checkpoint folder; an empty dict if it has none.
 
-    It is for before the job is prepared; `CheckpointStore` finds out what is wrong with a folder.
+    Call it before the job is prepared. `CheckpointStore` reports what is wrong with a folder.
     """
     try:
         return dict(_read_job(Path(folder) / _JOB)["chosen"])
@@ -229,7 +228,7 @@ def recall(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read_job(path: Path) -> dict[str, dict[str, Any]]:
-    """Read what `CheckpointStore` keeps of a job; ValueError if it is something else."""
+    """Read what `CheckpointStore` keeps of a job; ValueError if the file is another one."""
     about = json.loads(path.read_text())
     parts = about if isinstance(about, dict) else {}
     if not all(isinstance(parts.get(name), dict) for name in ("fingerprint", "chosen")):
@@ -238,13 +237,13 @@ def _read_job(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _named(state: PyTree[Any]) -> dict[str, Any]:
-    """Name the leaves by their place: whatever the classes of the tree, Orbax sees a dict."""
+    """Name the leaves by position, so that Orbax sees a dict whatever the classes of the tree."""
     return {f"leaf{i:03}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
 
 
 @jax.jit
 def _checksum(state: PyTree[Array | np.ndarray]) -> UInt32[Array, ""]:
-    """Add up all bits, in an order that does not matter: the sum is the same on any devices."""
+    """Sum the bits of all leaves as integers: the result is the same on any devices."""
     total = jnp.zeros((), jnp.uint32)
     for i, leaf in enumerate(jax.tree.leaves(state)):
         whole = leaf if leaf.dtype != jnp.bool_ else leaf.astype(jnp.uint8)
@@ -256,7 +255,7 @@ def _checksum(state: PyTree[Array | np.ndarray]) -> UInt32[Array, ""]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Orbax's log quiet: it tells its own story of every save, and raises what is wrong."""
+    """Silence Orbax's log, which reports every save; Orbax raises its errors anyway."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

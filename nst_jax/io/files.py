@@ -1,4 +1,4 @@
-"""Write files so that they are complete or absent, and know beforehand that it will work."""
+"""Write files completely or not at all, and check beforehand that a path can be written."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ def _temporary(target: Path) -> Path:
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path for the caller to write, then move the file onto `path` in one step.
 
-    Whoever looks at `path` finds the old file or the complete new one. The temporary path does not
+    A reader of `path` finds the old file or the complete new one. The temporary path does not
     exist yet, lies in the same folder and has the same suffix. If the caller's block raises,
     KeyboardInterrupt included, the temporary file is removed and `path` stays as it was. A link is
     followed: the file it points to is replaced, not the link.
@@ -39,7 +39,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(path: str | os.PathLike[str], content: object) -> None:
-    """Write a value as JSON, in one step; ValueError for numbers that JSON has no word for."""
+    """Write a value as JSON, in one step; ValueError for numbers that JSON cannot express."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
@@ -47,8 +47,8 @@ def write_json(path: str | os.PathLike[str], content: object) -> None:
 def check_writable(path: str | os.PathLike[str], *, what: str) -> None:
     """Raise an InputError if `path` cannot be written; `what` names it in the message.
 
-    Meant for before hours of work. A temporary file is created next to `path` and removed again:
-    no other check knows about read-only and network file systems. Nothing is left behind.
+    Call it before hours of work. A temporary file is created next to `path` and removed again, as
+    no other check is reliable on read-only and network file systems.
     """
     name = f"{what} {os.fspath(path)!r}"
     if not os.fspath(path):

@@ -1,4 +1,4 @@
-"""Image files that Pillow alone refuses or would read wrongly, one question of a format each."""
+"""Image files that Pillow alone refuses or misreads: one function for each case."""
 
 import io
 import struct
@@ -26,14 +26,14 @@ class Readable(Protocol):
     """An open binary file."""
 
     def read(self) -> bytes:
-        """Return all that follows."""
+        """Return all remaining bytes."""
 
 
 def readable_suffixes(wanted: Iterable[str]) -> set[str]:
     """Return the suffixes of files that can be read, in lower case with the dot.
 
     Args:
-      wanted: those in question; where one is HEIC's, pillow-heif is looked for.
+      wanted: the suffixes in question; pillow-heif is imported only if one is HEIC's.
     """
     if not set(wanted).isdisjoint(HEIC_SUFFIXES):
         learn_heic()
@@ -52,21 +52,21 @@ def learn_heic() -> bool:
 
 
 def is_heic(start: bytes) -> bool:
-    """Say whether a file that begins so is HEIC; AVIF, of the same family, is not."""
+    """Say whether a file with this start is HEIC; AVIF, of the same family, is not."""
     return start[4:8] == b"ftyp" and start[8:11] in (b"hei", b"hev", b"mif", b"msf")
 
 
 def is_tiff(start: bytes) -> bool:
-    """Say whether a file that begins so is a TIFF file."""
+    """Say whether a file with this start is a TIFF file."""
     return start[:4] in _TIFF
 
 
 def is_preview(image: Image.Image, start: bytes) -> bool:
-    """Say whether Pillow reads a preview alone: of a camera's raw file, which is a kind of TIFF.
+    """Say whether an image is only the preview in a camera's raw file, which is a kind of TIFF.
 
     Args:
-      image: as it is opened.
-      start: of the file.
+      image: opened by Pillow.
+      start: the first bytes of the file.
     """
     tags = getattr(image, "tag_v2", {})
     return bool(tags.get(254, 0) & 1 and 330 in tags) or start[8:10] == b"CR"
@@ -75,7 +75,7 @@ def is_preview(image: Image.Image, start: bytes) -> bool:
 def misreads(image: Image.Image) -> bool:
     """Say whether Pillow misreads a TIFF file that it opens.
 
-    It does not invert 16-bit gray of which 0 is white, and mixes up 16-bit colors that lie apart.
+    Pillow does not invert 16-bit gray where 0 is white, and mixes up separate 16-bit color planes.
     """
     tags = getattr(image, "tag_v2", {})
     wide = tags.get(258, (8,))[0] == 16
@@ -83,14 +83,14 @@ def misreads(image: Image.Image) -> bool:
 
 
 def within_limits(file: File) -> tuple[File, bytes]:
-    """Take out of a PNG file what is too long for Pillow, which would refuse the picture.
+    """Remove texts and profiles from a PNG file that are so long that Pillow would refuse it.
 
     Args:
       file: of any format, at its start.
 
     Returns:
-      The file without texts that are longer than Pillow's limit, and the ICC profile if that is.
-      Mostly it is the same file, and there is no such profile.
+      The file without texts and profiles beyond Pillow's limit, and the ICC profile if it was
+      removed (else empty). Mostly nothing is removed.
     """
     spans, profile, kept = [], b"", 0
     if file.read(8) == _PNG:
@@ -115,7 +115,7 @@ def within_limits(file: File) -> tuple[File, bytes]:
 
 
 def _inflated(kind: bytes, body: bytes) -> bytes:
-    """Return the text or the profile of a PNG file's chunk, up to a length that is in any use."""
+    """Return the text or the profile of a PNG chunk, decompressed up to `_MOST_PROFILE` bytes."""
     if kind == b"tEXt":
         return body
     _, _, rest = body.partition(b"\0")
@@ -127,16 +127,16 @@ def _inflated(kind: bytes, body: bytes) -> bytes:
     try:
         return zlib.decompressobj().decompress(compressed, _MOST_PROFILE)
     except zlib.error:
-        return b""  # for Pillow to judge
+        return b""  # damaged; Pillow decides
 
 
 def gamma_levels(info: Mapping[Any, Any]) -> list[int] | None:
-    """Return the sRGB level of each level, where a PNG file says that they are of another gamma.
+    """Return the sRGB level of each level if a PNG file declares another gamma, else None.
 
     As in libpng, a gamma within a twentieth of sRGB's 1/2.2 is sRGB.
 
     Args:
-      info: what Pillow knows of an image without an ICC profile.
+      info: `info` of a Pillow image without an ICC profile.
     """
     gamma = info.get("gamma", 0)
     if "srgb" in info or not 0.01 < gamma < 100 or abs(2.2 * gamma - 1) < 0.05:
@@ -148,9 +148,9 @@ def gamma_levels(info: Mapping[Any, Any]) -> list[int] | None:
 
 
 def whole_jpeg(file: IO[bytes]) -> Image.Image | None:
-    """Return the picture of a JPEG file that lacks its end; None if rows are missing too.
+    """Return the picture of a JPEG file that lacks only its end marker; None if rows are missing.
 
-    Of a picture that is whole it makes no difference what follows.
+    If all rows are there, the picture does not depend on the bytes that follow.
 
     Args:
       file: the file; it is read from its start.
@@ -166,17 +166,17 @@ def whole_jpeg(file: IO[bytes]) -> Image.Image | None:
 
 
 def to_levels(values: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """Turn numbers of any type into 8-bit levels: of floats 1 is white, of integers the largest.
+    """Turn numbers into 8-bit levels; white is 1 for floats and the type's largest for integers.
 
     Raises:
-      ValueError: if that would be no picture: negative integers, or some of 32 bits that would all
-        be black; floats that are far from [0, 1].
+      ValueError: for negative integers, 32-bit integers that would all be black, and floats far
+        from [0, 1].
     """
     least, most = values.min(), values.max()
     if values.dtype.kind == "f":
         if not -OVERSHOOT <= least <= most <= 1 + OVERSHOOT:
             raise ValueError(
-                f"its numbers are {least:g} to {most:g}, and of floats 1 is white: scale them, or "
+                f"its numbers are {least:g} to {most:g}, and white is 1 for floats: scale them, or "
                 "convert the image to 8 or 16 bits"
             )
         white = 1
@@ -191,11 +191,11 @@ def to_levels(values: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
 
 
 def read_tiff(file: File) -> Image.Image:
-    """Read a TIFF file that Pillow does not open, in mode L, LA, RGB or RGBA of 8 bits.
+    """Read a TIFF file that Pillow does not open, as 8-bit L, LA, RGB or RGBA.
 
     Raises:
       InputError: if the package tifffile is not installed.
-      ValueError: if it has another number of channels, or `to_levels` raises it.
+      ValueError: if the file has another number of channels, or `to_levels` raises it.
     """
     try:
         import tifffile

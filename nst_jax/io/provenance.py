@@ -1,4 +1,4 @@
-"""What a picture is made from, as a note in its file: written, read and compared."""
+"""What a picture was made from (settings and images), as a note in the picture's file."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from nst_jax.io.images import image_note
 
-Provenance = dict[str, Any]  # as JSON has it
+Provenance = dict[str, Any]  # JSON values
 
 
 def write_provenance(made_from: Provenance) -> str:
@@ -15,7 +15,7 @@ def write_provenance(made_from: Provenance) -> str:
 
 
 def read_provenance(path: Path) -> Provenance:
-    """Return what a picture's file says that it was made from; nothing if it does not say."""
+    """Return the provenance in a picture's file; an empty dict if there is none."""
     try:
         made_from = json.loads(image_note(path) or "{}")
     except ValueError:
@@ -24,9 +24,9 @@ def read_provenance(path: Path) -> Provenance:
 
 
 def difference(had: Provenance, has: Provenance) -> str:
-    """Say what one picture was made from where another is not, as "steps 100, not 50"; or nothing.
+    """Describe the first difference, as in "steps 100, not 50"; "" if there is none.
 
-    A value of None in the second one is not known, and makes no difference.
+    A value of None in `has` is unknown and makes no difference.
     """
     names = had.keys() | has.keys()
     found = [name for name in names if had.get(name) != has.get(name, "") is not None]

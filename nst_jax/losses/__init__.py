@@ -1,1 +1,1 @@
-"""The content, style and regularization terms, and the one scalar loss that they make."""
+"""The content, style and regularization terms, and the scalar loss that sums them."""

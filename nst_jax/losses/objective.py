@@ -1,6 +1,6 @@
-"""What is minimized: content and style targets, and one scalar loss of one image.
+"""The objective: content and style targets, and one scalar loss of an image.
 
-Nothing here knows VGG: a feature network is any callable from an image to named maps.
+Nothing here depends on VGG: a feature network is any callable from an image to named maps.
 """
 
 from collections import OrderedDict
@@ -36,7 +36,7 @@ class Targets(NamedTuple):
 
     Attributes:
       content: the content image's feature map `(*batch, h, w, c)` for each content layer.
-      style: what `losses.style_target` makes of the style image for each style layer.
+      style: the result of `losses.style_target` for each style layer.
     """
 
     content: OrderedDict[str, Array]
@@ -47,9 +47,9 @@ class Losses(NamedTuple):
     """The loss and its parts, scalars that are summed over a batch.
 
     Attributes:
-      total: the weighted sum of all that follows.
+      total: the weighted sum of `content`, `style` and the regularizers.
       content: sum of the content terms with their layers' weights.
-      style: the same of the style terms.
+      style: sum of the style terms with their layers' weights.
       content_terms: unweighted `losses.content_loss` of each content layer.
       style_terms: unweighted `losses.style_loss` of each style layer.
       regularizers: unweighted value of each regularizer.
@@ -69,8 +69,8 @@ class LossWeights(NamedTuple):
     Attributes:
       content: of the content loss.
       style: of the style loss.
-      content_layers: of each layer's term in the content loss; 1 for those not named.
-      style_layers: of each layer's term in the style loss; 1 for those not named.
+      content_layers: of each layer's term in the content loss; 1 for layers not named.
+      style_layers: of each layer's term in the style loss; 1 for layers not named.
       regularizers: of each regularizer.
     """
 
@@ -95,10 +95,10 @@ def make_targets(
     Args:
       features: the network; it must return at least the layers named below.
       content: sRGB in [0, 1], NHWC or HWC.
-      style: the same, of any size; one style image serves a whole batch of contents.
+      style: sRGB in [0, 1], NHWC or HWC, of any size; one image serves a whole batch of contents.
       content_layers: names of the maps to keep.
       style_layers: names of the maps to take statistics of.
-      style_loss: the formula that they are for; see `losses.style_loss`.
+      style_loss: the formula that the targets are for; see `losses.style_loss`.
 
     Raises:
       KeyError: if `features` does not return one of the layers.
@@ -127,7 +127,7 @@ def make_targets(
 def describe(
     maps: Mapping[str, Array], *, content_layers: Iterable[str], style_layers: Iterable[str]
 ) -> tuple[OrderedDict[str, Array], OrderedDict[str, StyleStatistics]]:
-    """Return what targets take of an image's feature maps: some as they are, of some statistics.
+    """Return the content layers' feature maps and the style layers' statistics of an image.
 
     Args:
       maps: (*batch, h, w, c) each, by name.
@@ -151,15 +151,15 @@ def assemble_targets(
     style_loss: StyleLoss = "moments",
     style_blend: Sequence[Weight] = (),
 ) -> Targets:
-    """Make targets of what is known of the content image and of one or several style images.
+    """Make targets from the results of `describe` for the content image and the style images.
 
     Args:
       content: the content image's feature map for each content layer.
-      like: the content image's own statistics for each style layer, whose batch and number of
-        positions the targets take.
-      statistics: those of each style image.
+      like: the content image's statistics for each style layer; the targets get the same batch
+        and number of positions.
+      statistics: for each style image, the statistics of each style layer.
       style_loss: see `make_targets`.
-      style_blend: each style's share; equal if there is none.
+      style_blend: each style's share; equal shares if empty.
     """
     shares = style_blend or (1.0,) * len(statistics)
     style: OrderedDict[str, PyTree[Array]] = OrderedDict()
@@ -171,7 +171,7 @@ def assemble_targets(
 
 
 def _spread(target: PyTree[Array], axes: int, batch: tuple[int, ...]) -> PyTree[Array]:
-    """Give a target, whose first `axes` are a batch's, the batch of the content images."""
+    """Broadcast a target, whose first `axes` axes are its batch, to the batch of content images."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (*batch, *x.shape[axes:])), target)
 
 
@@ -196,18 +196,18 @@ def style_transfer_loss(
     Args:
       image: sRGB, NHWC or HWC; of the same size as the content image that made `targets`.
       targets: from `make_targets`.
-      features: the same network as there.
+      features: the network that made `targets`.
       content_weight: factor of the content loss.
       style_weight: factor of the style loss.
-      content_loss: formula of its terms.
-      style_loss: formula of its terms, the one that made `targets`.
-      content_layer_weights: factor of a layer's term in the content loss; 1 for those not named.
+      content_loss: formula of the content terms.
+      style_loss: formula of the style terms, the one that made `targets`.
+      content_layer_weights: factor of a layer's term in the content loss; 1 for layers not named.
       style_layer_weights: the same for the style loss.
-      regularizers: functions from the image to a value for each image of the batch, by name, with
-        their weights; as those of `losses.regularizers`.
+      regularizers: for each name, a weight and a function from the image to one value for each
+        image of the batch, such as those of `losses.regularizers`.
 
     Returns:
-      The loss, and all its parts; scalars, in float32 at least.
+      The loss and all its parts; scalars, in float32 at least.
 
     Raises:
       KeyError: if `features` does not return one of the layers of `targets`.
@@ -269,7 +269,7 @@ def weigh_terms(
       content_terms: of each content layer.
       style_terms: of each style layer.
       regularizers: of each regularizer.
-      weights: the factors of them all.
+      weights: the factors of all terms.
       zero: the sum of no terms.
     """
 

@@ -1,4 +1,4 @@
-"""Content and style as a loss for training other networks, on batches of what they put out."""
+"""Content and style as a loss for training other networks, on batches of their outputs."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -66,30 +66,30 @@ def perceptual_loss(
     content_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
     style_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
 ) -> tuple[Float[Array, ""], Losses]:
-    """Compare images with others by a network's features, and with a style's statistics.
+    """Compare images with content images by feature maps, and with a style's statistics.
 
-    Johnson, Alahi and Fei-Fei, arXiv 1603.08155, section 3.2: their feature reconstruction loss is
-    `content_loss="mean"`, their style reconstruction loss `style_loss="gatys-code"`, which is the
-    same number. The defaults are our own recipe's formulas, which no factor of the activations
-    changes. Differentiate it in `images`, or in the parameters that made them; `contents` get no
-    gradient.
+    Johnson, Alahi and Fei-Fei, arXiv 1603.08155, section 3.2: `content_loss="mean"` is their
+    feature reconstruction loss, and `style_loss="gatys-code"` equals their style reconstruction
+    loss. The defaults are the formulas of the recipe `default`, which do not depend on the scale of
+    the activations. Differentiate it in `images`, or in the parameters that made the images;
+    `contents` get no gradient.
 
     Args:
-      images: sRGB, NHWC or HWC, as a network in training puts them out.
-      contents: what they should have the content of; of the same shape.
+      images: sRGB, NHWC or HWC, such as the outputs of a network in training.
+      contents: the images whose content `images` should have; of the same shape.
       features: the network; it must return at least the layers named here and in `style`.
-      style: from `describe_style`; without it there is no style loss, and this is the perceptual
-        loss of super-resolution and the like.
+      style: from `describe_style`; without it there is no style loss, as in the perceptual
+        loss of super-resolution.
       content_layers: names of the maps to compare.
       content_weight: factor of the content loss.
       style_weight: factor of the style loss.
       content_loss: see `losses.content_loss`.
       style_loss: see `losses.style_loss`.
-      content_layer_weights: factor of a layer's term; 1 for those not named.
+      content_layer_weights: factor of a layer's term; 1 for layers not named.
       style_layer_weights: the same for the style loss.
 
     Returns:
-      The loss and its parts, each the mean over the batch, so that its size does not matter.
+      The loss and its parts, each the mean over the batch.
 
     Raises:
       KeyError: if `features` does not return one of the layers.

@@ -1,4 +1,4 @@
-"""Terms that look at the picture alone: pure functions of sRGB images, one value for each image."""
+"""Terms of the image alone: pure functions of sRGB images, one value for each image."""
 
 from collections.abc import Iterable
 from typing import Literal, NamedTuple, assert_never
@@ -15,8 +15,8 @@ class Summand(NamedTuple):
 
     Attributes:
       values: at each position of the image.
-      factor: of their sum.
-      before: the rows and columns of values before those of the image's first pixel.
+      factor: of the sum of the values.
+      before: how many rows and columns of values precede those of the image's first pixel.
     """
 
     values: Float[Array, "*batch rows columns 3"]
@@ -38,15 +38,15 @@ def total_variation(
     """Sum up how much neighboring pixels differ.
 
     Args:
-      image: sRGB in [0, 1]; in other units a value grows with their square ("l1": with them).
+      image: sRGB in [0, 1]; an image of s times the values has s² times the result ("l1": s).
       kind: "nine-point": mean squares of the differences to all eight neighbors, the diagonal ones
-        with a quarter of the others' weight; the border is repeated once. It does not depend on the
-        picture's size for equal slopes. crowsonkb/style-transfer-pytorch, `TVLoss`.
+        with a quarter of the others' weight; the border is repeated once. For equal slopes
+        the result does not depend on the image's size. crowsonkb/style-transfer-pytorch, `TVLoss`.
         "l2": half the sum of the squared differences to the right and lower neighbors, without the
-        last row and column. jcjohnson/neural-style, `TVLoss`, which knows only its gradient; there
-        in units of 256.
+        last row and column. jcjohnson/neural-style, `TVLoss`, which computes only the gradient;
+        there of an image in [0, 256].
         "l1": the sum of the absolute differences to the right and lower neighbors.
-        ProGamerGov/neural-style-pt, `TVLoss`; there in units of 256.
+        ProGamerGov/neural-style-pt, `TVLoss`; there of an image in [0, 256].
 
     Returns:
       One value of at least 0 for each image of the batch.
@@ -67,7 +67,7 @@ def total_variation(
 def variation_summands(
     image: Float[Array, "*batch h w 3"], *, kind: TotalVariation, shape: tuple[int, ...]
 ) -> list[Summand]:
-    """Return what `total_variation` adds up.
+    """Return the summands of `total_variation`.
 
     Args:
       image: sRGB in [0, 1], or a window of one.
@@ -82,7 +82,7 @@ def variation_summands(
             right, down = x[..., 1:-1, 2:, :] - inner, x[..., 2:, 1:-1, :] - inner
             falling = x[..., 1:, 1:, :] - x[..., :-1, :-1, :]
             rising = x[..., 1:, :-1, :] - x[..., :-1, 1:, :]
-            height, width = map(float, shape)  # their product can be more than an int32
+            height, width = map(float, shape)  # their product can exceed an int32
             return [
                 Summand(right**2 + down**2, 2 / (9 * height * width)),
                 Summand(falling**2 + rising**2, 1 / (18 * (height + 1) * (width + 1)), before=1),
@@ -112,7 +112,7 @@ def _differences(image: Array) -> tuple[Array, Array]:
 
 
 def range_penalty(image: Float[Array, "*batch h w 3"]) -> Float[Array, "*batch"]:
-    """Mean squared distance of the values from [0, 1], where a picture can show them.
+    """Mean squared distance of the values from [0, 1], the range that a picture can show.
 
     Args:
       image: sRGB.
@@ -121,6 +121,6 @@ def range_penalty(image: Float[Array, "*batch h w 3"]) -> Float[Array, "*batch"]
 
 
 def range_summands(image: Float[Array, "*batch h w 3"], *, shape: tuple[int, ...]) -> list[Summand]:
-    """Return what `range_penalty` adds up, of an image or of a window of one of this shape."""
+    """Return the summands of `range_penalty` of an image of this shape, or of a window of one."""
     height, width = map(float, shape)
     return [Summand((image - jnp.clip(image, 0, 1)) ** 2, 1 / (3 * height * width))]

@@ -1,7 +1,7 @@
-"""What style terms are made from: Gram matrices and means of feature maps, and blends of them.
+"""The statistics of style: Gram matrices and means of feature maps, and blends of several styles.
 
-All sum in float32 at least, whatever the feature maps are stored in: Gram sums overflow float16,
-and bfloat16 would lose them. Leading batch dimensions are kept.
+All sums are in float32 at least, whatever the dtype of the feature maps: Gram sums overflow
+float16, and lose their digits in bfloat16. Leading batch dimensions are kept.
 """
 
 import functools
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 
 def accumulator(x: Array) -> np.dtype:
-    """Return the type to sum in: float32, or that of `x` if it is wider."""
+    """Return the dtype to sum in: float32, or the dtype of `x` if it is wider."""
     return x.dtype if x.dtype.itemsize > 4 else np.dtype(np.float32)
 
 
@@ -23,10 +23,10 @@ def accumulator(x: Array) -> np.dtype:
 def gram_matrix(features: Float[Array, "*batch h w c"]) -> Float[Array, "*batch c c"]:
     """Sum over positions of the products of channels, G = F Fᵀ with F the C x (H W) map.
 
-    Gatys et al., arXiv 1508.06576, eq. 3. It is not divided by anything here; the losses that use
-    it name their own normalizer. The gradient is (S + Sᵀ) F for a cotangent S, one product in the
-    layout of the map; JAX's own rule makes two in another layout and transposes them. Reverse mode
-    only, as `jax.custom_vjp` is.
+    Gatys et al., arXiv 1508.06576, eq. 3. The sum is not normalized; each loss divides it by its
+    own normalizer. The gradient is (S + Sᵀ) F for a cotangent S, one matrix product in the layout
+    of the map; JAX's own rule computes two products in another layout and transposes them. Reverse
+    mode only, as `jax.custom_vjp` is.
 
     Args:
       features: a map of any float type, of any units.
@@ -50,8 +50,8 @@ def gram_matrix(features: Float[Array, "*batch h w c"]) -> Float[Array, "*batch 
     def by_rows(x: Array) -> Array:
         return product("...hwc,...hwd->...hcd", x, x).sum(-3)
 
-    # XLA's CPU backend turns a map around first, and then the numbers of one position lie so far
-    # apart that copying takes longer than multiplying. Measured in float32: docs/performance.md.
+    # XLA's CPU backend transposes the map first. The numbers of one position then lie so far apart
+    # that the copy takes longer than the product. Measured in float32: docs/performance.md.
     if features.dtype == jnp.float32 and channels <= 128 and height * width >= 8 * channels**2:
         gram: Array = jax.lax.platform_dependent(features, cpu=by_rows, default=at_once)
         return gram
@@ -71,7 +71,7 @@ gram_matrix.defvjp(_gram_forward, _gram_backward)
 
 
 class StyleStatistics(NamedTuple):
-    """What every style loss is made from; its fields are sums, so those of several styles blend.
+    """The statistics that every style loss is computed from; `blend_statistics` averages several.
 
     Attributes:
       gram: the Gram matrix, `(*batch, c, c)`.
@@ -87,12 +87,12 @@ class StyleStatistics(NamedTuple):
 def covariance(
     mean: Float[Array, "*batch c"], second_moment: Float[Array, "*batch c c"]
 ) -> Float[Array, "*batch c c"]:
-    """Return S - μ μᵀ, with S the mean over positions of the products of channels."""
+    """Return S - μ μᵀ, with S the second moment: the mean over positions of channel products."""
     return second_moment - mean[..., :, None] * mean[..., None, :]
 
 
 def style_statistics(features: Float[Array, "*batch h w c"]) -> StyleStatistics:
-    """Describe a feature map by its Gram matrix and its mean, all that style terms look at.
+    """Return a feature map's Gram matrix and mean, which all style terms are computed from.
 
     Args:
       features: a map of any float type, of any units.
@@ -108,12 +108,12 @@ def style_statistics(features: Float[Array, "*batch h w c"]) -> StyleStatistics:
 def blend_statistics(
     statistics: Sequence[StyleStatistics], weights: Sequence[float | Float[Array, ""]]
 ) -> StyleStatistics:
-    """Average the statistics of several styles, of maps of any sizes, with the weights' shares.
+    """Average the statistics of several styles, in the proportions of `weights`.
 
-    Means and Gram matrices over positions are averaged, which is what one large image that is made
-    of the styles in these shares would have. For losses that are squares of a difference of Gram
-    matrices it has the same gradient as the weighted sum of each style's own loss, which is how
-    jcjohnson/neural-style blends.
+    Means, and Gram matrices divided by their positions, are averaged, so the maps may have any
+    sizes. One large image made of the styles in these proportions would have the same statistics.
+    For losses that are squared differences of Gram matrices, the gradient is the same as that of
+    the weighted sum of each style's own loss, as in jcjohnson/neural-style.
     """
     first, *others = statistics
     if not others:

@@ -1,6 +1,6 @@
 """The terms of style transfer: pure functions of feature maps, each with its normalizer cited.
 
-All of them sum in float32 at least, whatever the feature maps are stored in. Leading batch
+All sums are in float32 at least, whatever the dtype of the feature maps. Leading batch
 dimensions are kept, so each image of a batch has its own value.
 """
 
@@ -36,7 +36,7 @@ StyleLoss = Literal[
     "relative-wasserstein",
 ]
 
-# What "moments" divides by is at least this share of the style's second moment. At the recipe's
+# The divisors of "moments" are at least this share of the style's second moment. At the recipe's
 # layers the covariance's share is 0.0078 to 0.5 for paintings, drawings and photographs, and 1e-12
 # to 1e-8 for plain paper and flat colors at relu1_1 (docs/presets.md).
 LEAST_SHARE = 0.005
@@ -53,9 +53,9 @@ def content_loss(
     Args:
       features: of the image.
       target: of the content image.
-      kind: "mean": over channels and positions, as most programs have it. "half-sum": half the sum,
-        Gatys et al., arXiv 1508.06576, eq. 1. "relative": the mean over that of the target's own
-        square, so that no factor of the activations changes it; where that is zero, the sum itself.
+      kind: "mean": over channels and positions, as in most programs. "half-sum": half the sum,
+        Gatys et al., arXiv 1508.06576, eq. 1. "relative": the sum over the target's sum of squares,
+        which does not depend on the scale of the activations; for a target of zeros, the sum.
 
     Returns:
       One value of at least 0 for each image of the batch, in float32 at least.
@@ -84,17 +84,17 @@ def content_loss_of(
     *,
     kind: ContentLoss = "relative",
 ) -> Float[Array, "*batch"]:
-    """Compute `content_loss` from sums over a map, which may come in parts.
+    """Compute `content_loss` from sums over a map, which may be summed in parts.
 
     Args:
       square: the sum of the squared differences.
       target_square: the sum of the target's squares.
-      count: of the values that were summed, C H W.
+      count: number of summed values, C H W.
       kind: see `content_loss`.
     """
     match kind:
         case "mean":
-            return square / float(count)  # more than an int32, for the largest pictures
+            return square / float(count)  # can exceed an int32
         case "half-sum":
             return square / 2
         case "relative":
@@ -107,12 +107,12 @@ def style_target(
     positions: int | float | Float[Array, ""],
     kind: StyleLoss = "moments",
 ) -> PyTree[Array]:
-    """Turn a style's statistics into what `style_loss` of this kind compares with.
+    """Turn a style's statistics into the target of `style_loss` of this kind.
 
     Args:
       statistics: of the style, or a blend.
-      positions: H W of the *image's* map at this layer; only "pytorch" asks, as its Gram matrices
-        are sums: those of a style image of another size are brought to the image's.
+      positions: H W of the *image's* map at this layer. Only "pytorch" uses it: its Gram matrices
+        are sums, so the style's is scaled to the positions of the image.
       kind: see `style_loss`.
 
     Examples:
@@ -126,7 +126,7 @@ def style_target(
     """
     second = statistics.gram / statistics.positions
     match kind:
-        case "pytorch":  # by exactly 1 where both have one size
+        case "pytorch":  # a factor of exactly 1 if both have the same size
             return statistics.gram * (positions / statistics.positions)
         case "wasserstein" | "relative-wasserstein":
             return gaussian(statistics.mean, second)
@@ -141,8 +141,9 @@ def style_loss(
 ) -> Float[Array, "*batch"]:
     """Compare the features' statistics with a style's.
 
-    With G = F Fᵀ of the image's map (C channels, N positions), S = G / N, and A and T the same of
-    the style; μ, ν the means of both and Σ, Φ their covariances, S − μμᵀ; D = Σ (S − T)²:
+    G = F Fᵀ is the Gram matrix of the image's map (C channels, N positions) and S = G / N; A and T
+    are the same of the style. μ and ν are the means of image and style, Σ = S − μμᵀ and Φ their
+    covariances, and D = Σ (S − T)²:
 
     ==================== ===================================== =========================
     kind                 value                                 source
@@ -157,15 +158,15 @@ def style_loss(
     relative-wasserstein the same over the style's mean square ours
     ==================== ===================================== =========================
 
-    Those named are leongatys/PytorchNeuralStyleTransfer, jcjohnson/neural-style, PyTorch's neural
+    The sources are leongatys/PytorchNeuralStyleTransfer, jcjohnson/neural-style, PyTorch's neural
     style tutorial and crowsonkb/style-transfer-pytorch.
 
-    No factor of the activations changes "moments" and the relative ones, and only "pytorch" grows
-    with the image's size.
+    "moments" and the relative kinds do not depend on the scale of the activations, and only
+    "pytorch" grows with the image's size.
 
-    "moments" divides by Σ ν² and Σ Φ², but by no less than 0.005 tr T and 0.005 Σ T². So a style
-    without contrast, whose covariance Φ is almost nothing, weighs on a picture by its mean as well.
-    A relative loss of a style whose map is zero divides by 1.
+    "moments" divides by Σ ν² and Σ Φ², but by no less than 0.005 tr T and 0.005 Σ T². So the mean
+    of a style without contrast still counts, although the covariance Φ is almost zero. For a style
+    whose map is zero, "moments" and the relative kinds divide by 1.
 
     Args:
       features: of the image.
@@ -195,11 +196,11 @@ def style_loss(
 def style_loss_of(
     statistics: StyleStatistics, target: PyTree[Array], *, kind: StyleLoss = "moments"
 ) -> Float[Array, "*batch"]:
-    """Compute `style_loss` from sums over a map, which may come in parts.
+    """Compute `style_loss` from sums over a map, which may be summed in parts.
 
     Args:
-      statistics: of the image's map; for the Wasserstein losses of the map less the target's mean,
-        as the difference of large sums would have few digits left.
+      statistics: of the image's map; for the Wasserstein losses, of the map minus the target's
+        mean, as a difference of large sums would have few digits left.
       target: from `style_target` of the same kind.
       kind: see `style_loss`.
     """
@@ -234,8 +235,8 @@ def _moments_loss(statistics: StyleStatistics, target: Gaussian) -> Float[Array,
     ours = covariance(mean, statistics.gram / statistics.positions)
     of_mean = jnp.sum((mean - target.mean) ** 2, axis=-1)
     of_covariance = jnp.sum((ours - target.covariance) ** 2, axis=(-2, -1))
-    # Without contrast the covariance is almost nothing, and so is the mean of activations that
-    # cancel; neither is a measure then. The second moment has both.
+    # The covariance of a style without contrast is almost zero, and so is the mean of activations
+    # that cancel; neither can be a divisor then. The second moment includes both.
     second = target.covariance + target.mean[..., :, None] * target.mean[..., None, :]
     mean_unit = jnp.maximum(
         jnp.sum(target.mean**2, axis=-1),
@@ -249,5 +250,5 @@ def _moments_loss(statistics: StyleStatistics, target: Gaussian) -> Float[Array,
 
 
 def _unit(x: Array) -> Array:
-    # There is no measure of a map of zeros.
+    # A map of zeros has no scale to divide by.
     return jnp.where(x > 0, x, 1)

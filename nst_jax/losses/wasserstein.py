@@ -1,7 +1,7 @@
 """Style as a Gaussian: the Wasserstein-2 distance between the statistics of two feature maps.
 
-Each map is summed up by the mean and the covariance of its activations over positions, and two
-such Gaussians are as far apart as it costs to carry one over into the other. The term is that of
+Each map is described by the mean and the covariance of its activations over positions. The
+distance of two such Gaussians is the least cost of moving one onto the other. The term is that of
 crowsonkb/style-transfer-pytorch (`StyleLossW2`); the distance is Olkin and Pukelsheim, "The
 distance between two random vectors with given dispersion matrices" (1982).
 """
@@ -19,18 +19,18 @@ from nst_jax.losses.statistics import accumulator, covariance
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
-# The least variance that `_transport` resolves, relative to the largest, by the size of a number.
+# The least variance that `_transport` resolves, relative to the largest, by the dtype's bytes.
 _RESOLUTION = {4: 1e-5, 8: 1e-12}
 
 _Attempt = tuple[Array, Array, Array, Array, Array, Array, Array]
 
 
 class Gaussian(NamedTuple):
-    """The statistics of one feature map's activations, or of several maps' together.
+    """Mean and covariance of the activations of one feature map, or of several together.
 
     Attributes:
       mean: of each channel over positions.
-      covariance: of each two channels over positions; nothing is added to its diagonal.
+      covariance: of each pair of channels over positions; nothing is added to its diagonal.
     """
 
     mean: Float[Array, "*batch c"]
@@ -38,15 +38,15 @@ class Gaussian(NamedTuple):
 
 
 def gaussian(mean: Float[Array, "*batch c"], second_moment: Float[Array, "*batch c c"]) -> Gaussian:
-    """Take the Gaussian of these moments: its covariance is S - μ μᵀ.
+    """Return the Gaussian with these moments; its covariance is S - μ μᵀ.
 
-    What rounding has left below zero of the covariance's eigenvalues is set to zero, by one
+    Eigenvalues of the covariance that rounding has made negative are set to zero. This takes an
     eigendecomposition: make a target once, not at every step.
 
     Args:
-      mean: of the activations over positions, in float32 at least; or an average of several maps'.
-      second_moment: S = F Fᵀ / (H W), the mean of their products, or the same average of several:
-        unlike covariances, moments may be averaged.
+      mean: of the activations over positions, in float32 at least; or an average over maps.
+      second_moment: S = F Fᵀ / (H W), or the same average over maps. (Moments may be averaged,
+        covariances may not.)
     """
     values, vectors = jnp.linalg.eigh(covariance(mean, second_moment))
     return Gaussian(mean, _product(vectors * jnp.maximum(values, 0)[..., None, :], vectors.mT))
@@ -58,23 +58,23 @@ def wasserstein_loss(
     """Squared Wasserstein-2 distance between two Gaussians, over C.
 
     mean((μ - μ_s)²) + mean(diag(Σ + Σ_s - 2 (Σ_s^½ Σ Σ_s^½)^½)), where both covariances have `eps`
-    added to their diagonals: crowsonkb/style-transfer-pytorch, `StyleLossW2`. She stops the root
-    after 12 Newton-Schulz iterations, which on VGG's maps leaves up to 8 % of the mean variance
-    even where the two are equal; here it is carried to the end.
+    added to their diagonals: crowsonkb/style-transfer-pytorch, `StyleLossW2`. That program
+    computes the root by 12 Newton-Schulz iterations, which on VGG's maps leaves up to 8 % of the
+    mean variance even between equal Gaussians; here the iteration runs until it has converged.
 
-    Where `eps` is less than four units of the last place of a covariance's norm, which is so for
-    the large activations of deep layers, these are added instead; see `_positive_transport`. In
-    float32 the value is then within two ten-thousandths of the target's mean square of the exact
-    one, else within five millionths; it may be that much below zero. The gradient is within 0.004
-    of its size, but for maps of fewer positions than channels within 0.04. (Measured on VGG-19's
-    maps of photographs; bfloat16 maps add no more than their own rounding.)
+    Where `eps` is less than four units in the last place of a covariance's norm, as for the large
+    activations of deep layers, four such units are added instead; see `_positive_transport`. In
+    float32 the error of the value is then at most 2e-4 of the target's mean square, else at most
+    5e-6; the value may be that much below zero. The error of the gradient is at most 0.004 of its
+    size, or 0.04 for maps with fewer positions than channels. (Measured on VGG-19's maps of
+    photographs; bfloat16 maps add no more than their own rounding.)
 
-    In squared units of the activations. Reverse mode only, as `jax.custom_vjp` is.
+    The value has squared units of the activations. Reverse mode only, as `jax.custom_vjp` is.
 
     Args:
-      features: the map to judge.
-      target: from `gaussian`; of any map's size.
-      eps: variance that is added to every channel of both, above zero.
+      features: the image's feature map.
+      target: from `gaussian`, of a map of any size.
+      eps: variance added to every channel of both Gaussians; above zero.
     """
     return gaussian_distance(*_statistics(features), target, eps=eps)
 
@@ -84,18 +84,16 @@ def relative_wasserstein_loss(
 ) -> Float[Array, "*batch"]:
     """Squared Wasserstein-2 distance between two Gaussians, over the target's mean square.
 
-    That is `wasserstein_loss` times C over E|x|² = tr Σ_s + |μ_s|², with an `eps` in units of the
-    target's mean square too. So the term has no unit: it stays the same, bit for bit, where all
-    activations are multiplied by one power of two, and activations of zero have about 1. No program
-    that we know has it.
+    This is `wasserstein_loss` times C / E|x|², with E|x|² = tr Σ_s + |μ_s|². So the value has no
+    unit: it stays the same, bit for bit, if all activations are multiplied by a power of two, and
+    is about 1 for activations of zero. The formula is ours. A target of zeros divides by 1.
 
-    A target of zeros divides by 1 instead. Exact to the same shares as `wasserstein_loss`, and
-    reverse mode only too.
+    The errors have the same bounds as those of `wasserstein_loss`. Reverse mode only.
 
     Args:
-      features: the map to judge.
-      target: from `gaussian`; of any map's size.
-      eps: variance that is added to every channel of both, in units of the target's mean square
+      features: the image's feature map.
+      target: from `gaussian`, of a map of any size.
+      eps: variance added to every channel of both Gaussians, in units of the target's mean square
         over channels; above zero.
     """
     return gaussian_distance(*_statistics(features), target, eps=eps, relative=True)
@@ -109,14 +107,14 @@ def gaussian_distance(
     eps: float = 1e-4,
     relative: bool = False,
 ) -> Float[Array, "*batch"]:
-    """Compute `wasserstein_loss`, or `relative_wasserstein_loss`, from statistics that are known.
+    """Compute `wasserstein_loss`, or `relative_wasserstein_loss`, from a map's statistics.
 
     Args:
       mean: of each channel over positions.
-      covariance: of each two channels.
-      target: see there.
-      eps: see there.
-      relative: which of the two.
+      covariance: of each pair of channels.
+      target: see `wasserstein_loss`.
+      eps: see the loss that is computed.
+      relative: compute `relative_wasserstein_loss`.
     """
     channels = mean.shape[-1]
     if not relative:
@@ -131,10 +129,10 @@ def gaussian_distance(
 
 @jax.custom_vjp
 def _statistics(features: Array) -> tuple[Array, Array]:
-    """Take the mean and the covariance over positions.
+    """Return the mean and the covariance over positions.
 
-    Centered before it is squared: a constant map's covariance is then zero, not the difference of
-    two large sums. At "highest" precision, as TF32 would leave eigenvalues far below zero.
+    The map is centered before it is squared: a constant map's covariance is then zero, not the
+    difference of two large sums. (TF32 in place of "highest" would leave eigenvalues far below 0.)
     """
     mean, centered, positions = _center(features)
     products = jnp.einsum("...hwc,...hwd->...cd", centered, centered, precision=HIGHEST)
@@ -172,9 +170,9 @@ def _trace(matrix: Array) -> Array:
 def _bures(a: Array, b: Array, floor: float) -> Array:
     """Return tr(a + b - 2 (b^½ a b^½)^½), with `floor` on both diagonals.
 
-    With the transport map T of `_transport` the root's trace is tr(T a) and as well tr(T⁻¹ b).
-    Errors of T cancel in the mean of the two, which is least at T; for that reason too the
-    gradients are just I - T and I - T⁻¹.
+    With the transport map T of `_transport`, the root's trace is both tr(T a) and tr(T⁻¹ b). Errors
+    of T cancel in the mean of these two, which is minimal at T. For the same reason the gradients
+    are just I - T and I - T⁻¹.
     """
     return _bures_forward(a, b, floor)[0]
 
@@ -198,14 +196,15 @@ _bures.defvjp(_bures_forward, _bures_backward)
 
 
 def _positive_transport(a: Array, b: Array, floor: float) -> tuple[Array, Array, Array, Array]:
-    """Add to the diagonals what makes both matrices positive, and return them and `_transport`.
+    """Make both matrices positive by additions to their diagonals; return them and `_transport`.
 
-    Rounding alone can make an eigenvalue of a singular matrix negative; then there is no T and the
-    iteration runs off. Mostly it is by less than four units of the last place, which are added at
-    first, if they are more than `floor`. It can be a hundred, where all products that were summed
-    are alike, as in a map of two values; so it is tried. (Cholesky's factorization would tell too,
-    but jaxlib's LAPACK waits for its threads a hundred times as long as that takes, wherever other
-    work keeps the cores busy; the same holds for an eigendecomposition.)
+    Rounding alone can make an eigenvalue of a singular matrix negative; then there is no T, and the
+    iteration diverges. The eigenvalue is mostly less than four units in the last place below zero;
+    these are added first, if they are more than `floor`. It can be a hundred units where all summed
+    products are alike, as in a map of two values; so larger additions are tried until the iteration
+    converges. (Cholesky's factorization would find such eigenvalues too, but where other work keeps
+    the cores busy, jaxlib's LAPACK waits for its threads a hundred times as long as the work takes.
+    The same holds for an eigendecomposition.)
     """
 
     def attempt(state: _Attempt) -> _Attempt:
@@ -213,7 +212,7 @@ def _positive_transport(a: Array, b: Array, floor: float) -> tuple[Array, Array,
         units = jnp.where(done, units, 8 * units)
         x, y = (_lift(each, floor, units) for each in (a, b))
         transport, inverse = _transport(x, y)
-        # T⁻¹ T has eigenvalues from 0 to 1; a negative one has grown beyond all bounds.
+        # After convergence T⁻¹ T has eigenvalues from 0 to 1; else some are beyond all bounds.
         product = _product(inverse, transport)
         squares = jnp.sum(product * product.mT, axis=(-2, -1))
         return units, squares <= 2 * a.shape[-1], tries + 1, x, y, transport, inverse
@@ -229,7 +228,7 @@ def _positive_transport(a: Array, b: Array, floor: float) -> tuple[Array, Array,
 
 
 def _lift(covariance: Array, floor: float, units: Array) -> Array:
-    # The Frobenius norm, by way of the trace lest the squares overflow.
+    # The Frobenius norm, of the matrix over its trace so that the squares do not overflow.
     trace = _trace(covariance)[..., None, None]
     share = covariance / jnp.where(trace > 0, trace, 1)
     norm = trace[..., 0, 0] * jnp.sqrt(jnp.sum(share**2, axis=(-2, -1)))
@@ -241,11 +240,11 @@ def _lift(covariance: Array, floor: float, units: Array) -> Array:
 def _transport(a: Array, b: Array) -> tuple[Array, Array]:
     """Return the symmetric, positive T with T a T = b, and its inverse.
 
-    T carries a Gaussian of covariance a over into one of covariance b at the least cost. It is the
-    upper corner of the matrix sign of [[0, b], [a, 0]], and T⁻¹ the lower one (Higham, "Functions
-    of Matrices", 2008, theorem 5.2). Newton-Schulz finds both with products alone, and no root of
-    either matrix is taken. It resolves variances down to the numbers' resolution; b^½ a b^½ would
-    hold their squares, and lose all below the resolution's root.
+    T moves a Gaussian of covariance a onto one of covariance b at the least cost. It is the upper
+    corner of the matrix sign of [[0, b], [a, 0]], and T⁻¹ the lower one (Higham, "Functions of
+    Matrices", 2008, theorem 5.2). Newton-Schulz finds both by products alone, without the root of
+    either matrix. It resolves variances down to the precision of the dtype; b^½ a b^½ would hold
+    their squares, and lose all variances below the root of that precision.
     """
     # The trace of a product of positive matrices is at least its largest eigenvalue, which has to
     # be at most 1 for the iteration to converge.
@@ -272,7 +271,7 @@ def _scales(least: float) -> list[float]:
 
     Chen and Chow, "A stable scaling of Newton-Schulz for improving the sign function computation of
     a Hermitian matrix" (2014): a factor above 1 lifts small numbers faster. The fastest, √3, would
-    bring 1 itself down to 0 and its accuracy with it; 1.7 brings it to 0.09.
+    take 1 itself to 0, where all its digits are lost; 1.7 takes it to 0.09.
     """
     scales = []
     while 1 - least > 1e-4:  # one step after that squares the error

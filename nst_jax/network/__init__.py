@@ -1,1 +1,1 @@
-"""The VGG networks that Gatys et al. compare pictures by, and fast ways to compute them."""
+"""The VGG feature networks of Gatys et al., and fast ways to compute them."""

@@ -1,4 +1,4 @@
-"""The networks as a table, their taps by name, and what follows from both.
+"""The table of networks, the names of their taps, and the sizes that follow from the table.
 
 Simonyan and Zisserman, arXiv 1409.1556, configurations D (VGG-16) and E (VGG-19), convolutions
 only.
@@ -26,17 +26,17 @@ class Conv:
 
     @property
     def name(self) -> str:
-        """The tap before the ReLU, and the stem of the parameters' names."""
+        """Name of the tap before the ReLU, and prefix of the parameters' names."""
         return f"conv{self.block}_{self.index}"
 
     @property
     def relu(self) -> str:
-        """The tap after the ReLU."""
+        """Name of the tap after the ReLU."""
         return f"relu{self.block}_{self.index}"
 
     @property
     def pooled(self) -> bool:
-        """Whether a pooling comes before it: it begins a block, and that is not the first."""
+        """Whether a pooling comes before: the row begins a block other than the first."""
         return self.index == 1 and self.block > 1
 
 
@@ -45,8 +45,8 @@ class Architecture:
     """A network of 3x3 convolutions, each with a ReLU, in blocks with a pooling between them.
 
     Attributes:
-      name: as `Config.network` and files of weights have it.
-      title: for people.
+      name: as in `Config.network` and in files of weights.
+      title: the name in messages.
       channels: output channels of every convolution, block by block.
     """
 
@@ -66,14 +66,14 @@ class Architecture:
 
     @cached_property
     def taps(self) -> tuple[str, ...]:
-        """The names of all maps, before and after each ReLU, in network order."""
+        """The names of all feature maps, before and after each ReLU, in network order."""
         return tuple(tap for conv in self.convs for tap in (conv.name, conv.relu))
 
     def convs_to(self, deepest: str | None = None) -> tuple[Conv, ...]:
-        """Return the convolutions that it takes to compute a tap, by default the last one.
+        """Return the convolutions up to a tap, by default up to the last one.
 
         Raises:
-          InputError: if there is no such tap.
+          InputError: if the network has no such tap.
         """
         (tap,) = self.check_taps([deepest or self.taps[-1]])
         return self.convs[: self.taps.index(tap) // 2 + 1]
@@ -82,7 +82,7 @@ class Architecture:
         """Return `taps` without repeats in network order.
 
         Raises:
-          InputError: if there is none, or a name is not in `Architecture.taps`.
+          InputError: if `taps` is empty, or a name is not in `Architecture.taps`.
         """
         wanted = set(taps)
         unknown = sorted(wanted - set(self.taps))
@@ -98,15 +98,15 @@ class Architecture:
         return tuple(tap for tap in self.taps if tap in wanted)
 
     def stride(self, tap: str) -> int:
-        """How many px of the image's side become one position of a tap's map; rests are dropped."""
+        """Px of the image's side for each position of a tap's map; a remainder is dropped."""
         return int(2 ** (self.convs_to(tap)[-1].block - 1))
 
     def positions(self, tap: str, height: int, width: int) -> int:
-        """How many positions a tap's map of a height x width image has."""
+        """Number of positions of a tap's map for a height x width image."""
         return (height // self.stride(tap)) * (width // self.stride(tap))
 
     def outputs(self, tap: str) -> int:
-        """How many channels a tap's map has."""
+        """Number of channels of a tap's map."""
         return self.convs_to(tap)[-1].outputs
 
     def minimum_size(self, taps: Iterable[str]) -> int:
@@ -124,7 +124,7 @@ class Architecture:
             )
 
     def parameter_shapes(self, deepest: str | None = None) -> dict[str, tuple[int, ...]]:
-        """Shape of every parameter that a tap takes, by default the last one, by name.
+        """Shapes of all parameters up to a tap, by default the last one, by parameter name.
 
         "conv1_1.kernel" is (3, 3, inputs, outputs), and so on.
         """
@@ -142,5 +142,5 @@ _TABLE = (
 ARCHITECTURES: Mapping[NetworkName, Architecture] = MappingProxyType(
     {each.name: each for each in _TABLE}
 )
-# What the deepest map of any network makes one position of, in px.
+# Stride of the deepest tap of any network, in px.
 STRIDE = max(each.stride(each.taps[-1]) for each in _TABLE)

@@ -1,7 +1,7 @@
 """The network's one expensive operation: a 3x3 convolution with frozen weights and its gradient.
 
-Two algorithms give the same map: the direct sum of products, and Winograd's with a quarter of the
-multiplications and half a digit less (`nst_jax.network.winograd`).
+Two algorithms give the same map: the direct sum of products, and Winograd's, with a quarter of the
+multiplications and half a digit less accuracy (`nst_jax.network.winograd`).
 """
 
 import functools
@@ -34,9 +34,9 @@ def _correlate(x: Array, kernel: Array) -> Array:
 
 
 def _multiply(x: Array, kernel: Array) -> Array:
-    """Correlate a map of fewer positions than the kernel has, by one product of matrices.
+    """Correlate a map with fewer positions than the kernel, by one matrix product.
 
-    XLA's CPU backend has only nested loops for those, which take up to 100 times as long.
+    XLA's CPU backend computes such a convolution in nested loops, up to 100 times as slow.
     """
     _, height, width, inputs = x.shape
     around = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -46,7 +46,7 @@ def _multiply(x: Array, kernel: Array) -> Array:
 
 
 def pays_for(inputs: int, outputs: int) -> bool:
-    """Say whether Winograd's algorithm can be the faster one between these numbers of channels.
+    """Say whether Winograd's algorithm can be faster for these numbers of channels.
 
     Measured on two cores with AVX-512 (docs/performance.md): with 64 channels on both sides the
     transforms cost what the products save.
@@ -55,7 +55,7 @@ def pays_for(inputs: int, outputs: int) -> bool:
 
 
 def turn(kernel: Float[Array, "3 3 inputs outputs"]) -> Float[Array, "3 3 outputs inputs"]:
-    """Return the kernel of the gradient: turned around, with inputs and outputs exchanged."""
+    """Return the gradient's kernel: turned by 180°, with inputs and outputs exchanged."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
@@ -68,21 +68,21 @@ def conv3x3(
     transformed: winograd.TransformedKernel | None = None,
     rectify: bool = False,
 ) -> Float[Array, "n h w outputs"]:
-    """Correlate a zero-padded map with a 3x3 kernel, as every deep-learning library's convolution.
+    """Correlate a zero-padded map with a 3x3 kernel, as the convolutions of deep learning do.
 
     The gradient with respect to `x` is itself a convolution in the same layout, with the kernel
-    turned around and its channels exchanged. JAX's own rule asks for it in another layout ("HWOI"),
-    which XLA's CPU backend brings into its fast form only outside of loops: inside a `while` or
-    `scan` the step of this project took 2.5 to 4 times as long. Of a rectified map only the result
-    is kept for the gradient. Reverse mode only, as `jax.custom_vjp` is.
+    turned by 180° and its channels exchanged. JAX's own rule has the kernel in another layout
+    ("HWOI"), for which XLA's CPU backend has a fast form only outside of loops: inside a `while` or
+    `scan` the step of this project took 2.5 to 4 times as long. With `rectify`, the map before the
+    ReLU is not kept for the gradient. Reverse mode only, as `jax.custom_vjp` is.
 
     Args:
       x: the map.
       kernel: the kernel.
       bias: added to each position.
-      turned: `turn(kernel)`, if it is at hand; it has no gradient of its own.
-      transformed: `winograd.transform_kernel(kernel)`, to compute by that algorithm; it has no
-        gradient of its own either.
+      turned: `turn(kernel)`, if it is already computed; it gets no gradient.
+      transformed: `winograd.transform_kernel(kernel)`, to use Winograd's algorithm; it gets
+        no gradient.
       rectify: apply a ReLU to the result, whose derivative at zero is zero.
     """
     return _conv3x3(x, kernel, bias, turned, transformed, rectify)
@@ -121,15 +121,15 @@ def _backward(
     rectify: bool, saved: _Residuals, cotangent: Array
 ) -> tuple[Array, Array, Array | None, None, None]:
     if saved.rectified is not None:
-        # Of `> 0` XLA sees that it holds for the map before the ReLU too; then it keeps both maps,
-        # and on a GPU the ReLU is no part of the convolution.
+        # XLA would rewrite `> 0` in terms of the map before the ReLU and keep both maps; on a GPU
+        # it would then not fuse the ReLU into the convolution.
         cotangent = jnp.where(saved.rectified != 0, cotangent, 0)
     if saved.transformed is not None:
         to_x = winograd.convolve(cotangent, saved.transformed, turned=True)
     else:
         turned = turn(saved.kernel) if saved.turned is None else saved.turned
         to_x = _correlate(cotangent, turned)
-    # These two are dropped by the compiler where nobody asks for them, as in style transfer.
+    # The compiler drops these two gradients where they are unused, as in style transfer.
     by_kernel = jax.linear_transpose(lambda kernel: _correlate(saved.x, kernel), saved.kernel)
     (to_kernel,) = by_kernel(cotangent)
     to_bias = None if saved.bias is None else cotangent.sum((0, 1, 2))

@@ -1,4 +1,4 @@
-"""The network's pooling, with the gradient it should have."""
+"""The network's pooling, with gradients that are faster than JAX's own."""
 
 import functools
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ Pooling = Literal["average", "max", "l2"]
 
 
 def _safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # The inner `where` keeps the gradient at zero finite (zero) instead of infinity times zero.
+    # The inner `where` makes the gradient at zero 0 instead of infinity times 0.
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
 def pool(x: Float[Array, "n h w c"], pooling: Pooling) -> Float[Array, "n p q c"]:
-    """Pool 2x2 windows with stride 2; odd sizes are rounded down, as torch does."""
+    """Pool 2x2 windows with stride 2; odd sizes are rounded down, as in torch."""
     if pooling == "max":
         return _window_largest(x)
     odd = (x.shape[1] % 2, x.shape[2] % 2)
@@ -31,10 +31,10 @@ def pool(x: Float[Array, "n h w c"], pooling: Pooling) -> Float[Array, "n p q c"
 
 @jax.custom_vjp
 def _window_largest(x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
-    """Take the largest of each 2x2 window; the first of equal ones has the gradient, as in torch.
+    """Take the maximum of each 2x2 window; as in torch, the first of equals gets the gradient.
 
-    JAX's own gradient is an operation that XLA's CPU backend computes with four maps of indices:
-    seven times as slow, and the most memory of a whole step.
+    XLA's CPU backend computes JAX's own gradient with four maps of indices. This is seven times as
+    slow, and takes more memory than anything else in a step.
     """
     window, least = (1, 2, 2, 1), np.asarray(-np.inf, x.dtype)
     largest: Array = jax.lax.reduce_window(x, least, jax.lax.max, window, window, "VALID")
@@ -64,11 +64,11 @@ _window_largest.defvjp(_window_largest_forward, _window_largest_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _window_sums(odd: tuple[int, int], x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
-    """Sum each 2x2 window; `odd` says whether height and width are.
+    """Sum each 2x2 window; `odd` says whether height and width are odd.
 
-    The gradient is a broadcast. JAX's own is a sum over windows of a map with holes, which takes
-    several times as long on a CPU. (A plain sum over axes would have the right one, but in bfloat16
-    jaxlib 0.12 reads memory there that nobody wrote.)
+    The gradient is a broadcast. JAX's own is a window sum over a dilated map, which takes several
+    times as long on a CPU. (A plain sum over axes would have a broadcast as its gradient, but in
+    bfloat16 jaxlib 0.12 then reads uninitialized memory.)
     """
     window, zero = (1, 2, 2, 1), np.asarray(0, x.dtype)
     sums: Array = jax.lax.reduce_window(x, zero, jax.lax.add, window, window, "VALID")
@@ -98,7 +98,7 @@ _window_sums.defvjp(_window_sums_forward, _window_sums_backward)
 
 
 def _interleave(parts: Sequence[Array], shape: tuple[int, ...]) -> Array:
-    """Put four parts of a map at the four places of each 2x2 window; odd ends are zero."""
+    """Put four maps at the four positions of each 2x2 window; an odd last row or column is zero."""
 
     def stack(*parts: Array) -> Array:
         rows = [jnp.stack(parts[i : i + 2], axis=3) for i in (0, 2)]
@@ -119,7 +119,7 @@ def _joined(each: Float[Array, "n p 2 q 2 c"], shape: tuple[int, ...]) -> Array:
 
 
 def _interleave_by_sum(parts: Sequence[Array], shape: tuple[int, ...]) -> Array:
-    """Interleave without dimensions of two, which a TPU's tiles would fill up to sixteen."""
+    """Interleave without axes of length 2, which a TPU's tiles would pad to 16."""
     _, height, width, _ = parts[0].shape
     odd, none = (shape[1] - 2 * height, shape[2] - 2 * width), (0, 0, 0)
     placed = [

@@ -68,7 +68,7 @@ class FrozenConv(nnx.Module):
             draw(rngs.params(), shape, param_dtype) if rngs else jnp.zeros(shape, param_dtype)
         )
         self.bias = nnx.Param(jnp.zeros((outputs,), param_dtype))
-        # Forms of the kernel that `freeze` makes, so that no evaluation has to.
+        # Other forms of the kernel. `freeze` computes them once, else every evaluation does.
         self.turned: nnx.Param[Array] | None = nnx.data(None)
         self.transformed: nnx.List[nnx.Param[Array]] | None = nnx.data(None)
 
@@ -79,9 +79,9 @@ class FrozenConv(nnx.Module):
         conv: Convolution = "direct",
         rectify: bool = False,
     ) -> Float[Array, "n h w outputs"]:
-        """Convolve in the type of `x`; zeros are padded. With `rectify`, a ReLU follows.
+        """Convolve in the dtype of `x`, padded with zeros. With `rectify`, a ReLU follows.
 
-        With `conv="winograd"` that algorithm is taken where it pays.
+        With `conv="winograd"`, Winograd's algorithm is used where it pays.
         """
         kernel, bias = (param[...].astype(x.dtype) for param in (self.kernel, self.bias))
         turned = None if self.turned is None else self.turned[...].astype(x.dtype)
@@ -109,23 +109,23 @@ class NetworkOptions(TypedDict, total=False):
 class VGG(nnx.Module):
     """The convolutions of `VGG19` or `VGG16`, a plain pytree of arrays that works under `jax.jit`.
 
-    Pass it to compiled functions as an argument: closed over, its 59 to 80 MB become constants of
-    the program.
+    Pass the network to compiled functions as an argument. In a closure, the network's 59 to
+    80 MB would become constants of the program.
 
-    Random weights are drawn from `rngs`; with None all are zero, for those who set them.
+    Random weights are drawn from `rngs`; with None all weights are zero, to be set by the caller.
 
     Attributes:
       architecture: the network's rows of convolutions, and its taps.
-      convs: one `FrozenConv` for each row, up to the one of the deepest tap.
+      convs: one `FrozenConv` for each row, up to the deepest tap.
       pooling: "average" (Gatys et al.), "max" (as trained) or "l2" (root of the sum of squares),
         each 2x2 with stride 2; odd sizes are rounded down.
-      pool_scale: pooled maps are multiplied by it.
+      pool_scale: factor of the pooled maps.
       padding: how conv1_1 pads the normalized image, "zeros" (as trained) or "replicate"; all other
         convolutions pad with zeros.
-      dtype: what the network computes in and the type of its taps.
+      dtype: of the computation and of the taps.
       conv: how the convolutions are computed; "winograd" is fast on a CPU, best after `freeze`.
-      remat: what is computed twice to save memory where gradients are taken: "none", or "blocks",
-        all maps between two poolings but the taps.
+      remat: which maps the gradient computes again, to save memory: "none", or "blocks", all maps
+        between two poolings except the taps.
     """
 
     architecture: ClassVar[Architecture]
@@ -167,7 +167,7 @@ class VGG(nnx.Module):
         """Compute the named feature maps of an image.
 
         Args:
-          image: sRGB in [0, 1] (values outside are taken as they are), NHWC, or HWC for one.
+          image: sRGB in [0, 1] (values outside are not clipped), NHWC, or HWC for one.
           taps: `conv{b}_{i}` before the ReLU, `relu{b}_{i}` after it; by default all. torchvision's
             ReLUs work in place, so what its users call conv1_1 is most often relu1_1.
 
@@ -176,8 +176,8 @@ class VGG(nnx.Module):
           and in network order. Nothing deeper than the deepest tap is computed.
 
         Raises:
-          InputError: for unknown taps or some deeper than the network, an image too small for
-            them, or one that is not RGB floats.
+          InputError: if a tap is unknown or deeper than the network, or the image is too small for
+            the taps or not RGB floats.
         """
         if image.ndim < 3 or image.shape[-1] != 3 or not jnp.issubdtype(image.dtype, jnp.floating):
             raise InputError(
@@ -189,13 +189,13 @@ class VGG(nnx.Module):
     def from_normalized(
         self, variable: Float[Array, "*batch height width 3"], taps: Iterable[str] | None = None
     ) -> OrderedDict[str, Array]:
-        """Compute the same of an image that is normalized already.
+        """Compute the named feature maps of a normalized image.
 
-        For those who optimize a normalized image: to take it to sRGB and back would add rounding of
-        a few units in the last place to every evaluation.
+        This is for optimizing a normalized image: a conversion to sRGB and back would add rounding
+        of a few units in the last place to every evaluation.
 
         Raises:
-          InputError: for taps or an image that `__call__` would refuse.
+          InputError: if `__call__` would refuse the taps or an image of this size.
         """
         wanted = self.check_taps(self.architecture.taps if taps is None else taps)
         self.architecture.check_size(variable.shape[-3], variable.shape[-2], wanted)
@@ -212,7 +212,7 @@ class VGG(nnx.Module):
         """Return `taps` without repeats in network order.
 
         Raises:
-          InputError: if one is unknown or deeper than the network, or there is none.
+          InputError: if a tap is unknown or deeper than the network, or `taps` is empty.
         """
         wanted = self.architecture.check_taps(taps)
         if len(self.architecture.convs_to(wanted[-1])) > len(self.convs):
@@ -223,7 +223,7 @@ class VGG(nnx.Module):
         return wanted
 
     def _blocks(self, wanted: tuple[str, ...]) -> Iterator[list[_Operation]]:
-        """Yield the operations up to the last tap wanted; a pooling ends a block."""
+        """Yield the operations up to the last wanted tap in blocks; each pooling ends a block."""
         block: list[_Operation] = []
         for name, operation in self.operations(wanted):
             block.append((name, operation))
@@ -234,11 +234,11 @@ class VGG(nnx.Module):
                 return
 
     def operations(self, taps: Collection[str] | None = None) -> Iterator[_Operation]:
-        """Yield what the network does, in order: each tap's name, or pool1 … pool4, and a function.
+        """Yield the network's operations in order: a name (a tap, or pool1 … pool4) and a function.
 
-        The first function takes the normalized image (n, height, width, 3), each later one the
-        result of the one before. A convolution whose own map is not among `taps`, by default all,
-        comes together with its ReLU, under the name of the latter.
+        The first function takes the normalized image (n, height, width, 3), each later function the
+        result of the one before. A convolution that is not among `taps` (by default all taps) is
+        joined with its ReLU, under the ReLU's name.
         """
         for row, layer in zip(self.architecture.convs, self.convs, strict=False):
             if row.pooled:
@@ -257,7 +257,7 @@ class VGG(nnx.Module):
     ) -> Float[Array, "n h w outputs"]:
         if self.padding == "zeros":
             return convolve(x, rectify=rectify)
-        # It then sees one more ring, which is cut off again.
+        # The convolution's own zeros reach only the outer ring of the result, which is cut off.
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
         return convolve(padded, rectify=rectify)[:, 1:-1, 1:-1]
 
@@ -299,7 +299,7 @@ def build_vgg(
     deepest: str | None = None,
     **options: Unpack[NetworkOptions],
 ) -> _Network:
-    """Build a network of that kind from named arrays; see `build_vgg19`.
+    """Build a network of the class `kind` from named arrays; see `build_vgg19`.
 
     Raises:
       InputError: see `build_vgg19`.
@@ -335,14 +335,14 @@ def build_vgg19(
     """Build VGG-19 from named arrays, without initializing it at random first.
 
     Args:
-      params: an array for each parameter by name, as `parameters` returns them, in any float type;
-        those behind `deepest` may be absent.
-      param_dtype: the type that the parameters are converted to.
+      params: an array of any float type for each parameter name, as `parameters` returns them;
+        parameters behind `deepest` may be absent.
+      param_dtype: the dtype that the parameters are converted to.
       deepest: the last tap that the network has.
       options: pooling, pool_scale, padding, dtype, conv and remat; see `VGG`.
 
     Raises:
-      InputError: if a parameter is missing, unknown or of the wrong shape; it lists all of them.
+      InputError: if a parameter is missing, unknown or of the wrong shape; the message lists all.
     """
     return build_vgg(VGG19, params, param_dtype=param_dtype, deepest=deepest, **options)
 
@@ -369,10 +369,10 @@ def build_vgg16(
 
 
 def parameters(network: VGG) -> dict[str, Array]:
-    """Return a network's parameters as a plain dict, what `build_vgg19` or `build_vgg16` takes.
+    """Return a network's parameters as a plain dict, for `build_vgg19` or `build_vgg16`.
 
-    For those who hold parameters in their own tree, as Linen, Haiku or Equinox do: in a compiled
-    function `build_vgg19(params)(image)` is a pure function of both.
+    This is for holding the parameters in your own pytree, as with Linen, Haiku or Equinox: in a
+    compiled function `build_vgg19(params)(image)` is a pure function of both.
     """
     return {
         f"{row.name}.{leaf}": getattr(layer, leaf)[...]
@@ -382,11 +382,11 @@ def parameters(network: VGG) -> dict[str, Array]:
 
 
 def recast(network: _Network, **options: Unpack[NetworkOptions]) -> _Network:
-    """Return a network of the same parameters that computes in another way.
+    """Return a network with the same parameters and other options.
 
     Args:
-      network: keeps its own way.
-      options: what is to differ; see `VGG`.
+      network: stays as it is.
+      options: the options that change; see `VGG`.
     """
     changed: _Network = nnx.merge(*nnx.split(network))
     if "dtype" in options:
@@ -398,15 +398,15 @@ def recast(network: _Network, **options: Unpack[NetworkOptions]) -> _Network:
 
 @functools.partial(jax.jit, static_argnames="taps")
 def freeze(network: VGG, *, taps: tuple[str, ...] | None = None) -> VGG:
-    """Return the network with its parameters in the form that it computes with.
+    """Return the network with its parameters prepared for many evaluations.
 
-    They are in its dtype, and each kernel has beside it what the gradient or Winograd's algorithm
-    make of it; the latter's form has four times the elements. Without this, every evaluation makes
-    them anew.
+    The parameters are cast to the network's dtype, and each kernel also gets its form for the
+    gradient or for Winograd's algorithm; the latter form has four times the elements. Without
+    `freeze`, every evaluation computes these forms again.
 
     Args:
-      network: keeps its own form.
-      taps: parameters behind the deepest of them stay as they are; by default all are frozen.
+      network: stays as it is.
+      taps: parameters behind the deepest of these stay as they are; by default all are prepared.
     """
     table = network.architecture
     needed = table.convs_to(table.check_taps(table.taps if taps is None else taps)[-1])

@@ -1,16 +1,16 @@
 """Winograd's F(4x4, 3x3): a 3x3 convolution with a quarter of the multiplications.
 
-A 4x4 tile of the output is a product of polynomials, taken at five finite points and at infinity
-instead of coefficient by coefficient (Lavin and Gray, arXiv 1509.09308, for the construction of
-Toom and Cook). The maps are transformed tile by tile, 36 ordinary matrix products mix the channels,
-and a second transform gives the output: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A for each tile.
+A 4x4 tile of the output is a product of polynomials, computed from values at five finite points and
+at infinity instead of coefficient by coefficient (Lavin and Gray, arXiv 1509.09308, after Toom and
+Cook). The maps are transformed tile by tile, 36 ordinary matrix products mix the channels, and a
+second transform gives the output: Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A for each tile.
 
 Two things are not in the textbooks:
 
 * The points are 0, ±5/8, ±3/2 and infinity; with the usual 0, ±1, ±2 the error is twice as large.
-* The convolution with the turned-around kernel, which the gradient needs, takes the same
-  transformed kernel: turning a polynomial around, x² k(1/x), exchanges the points for their
-  reciprocals, so that only A and B differ.
+* The convolution with the kernel turned by 180°, which the gradient needs, uses the same
+  transformed kernel: reversing a polynomial, x² k(1/x), replaces the points by their reciprocals,
+  so only A and B differ.
 """
 
 import functools
@@ -25,8 +25,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 TILE, _WINDOW = 4, 6
-# Column points in one product of matrices. With all six a step takes 5 % longer (too much for the
-# cache at once), with fewer than three it takes longer to compile.
+# Column points in one matrix product. With all six, a step takes 5 % longer, as the operands exceed
+# the cache; with fewer than three, compilation takes longer.
 _GROUP = 3
 _POINTS = (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2))
 Matrix = Float[np.ndarray, "rows columns"]
@@ -34,7 +34,7 @@ TransformedKernel = tuple[Float[Array, "points inputs outputs"], ...]
 
 
 def _from_roots(roots: tuple[Fraction, ...]) -> list[Fraction]:
-    """Return the coefficients of Π (x - root), the constant first, filled up to six."""
+    """Return the coefficients of Π (x - root), the constant first, padded with zeros to six."""
     coefficients = [Fraction(1)]
     for root in roots:
         shifted = [Fraction(0), *coefficients]
@@ -56,21 +56,21 @@ def _as_array(rows: list[list[Fraction]]) -> Matrix:
 
 
 def kernel_matrix() -> Float[np.ndarray, "6 3"]:
-    """Return G: the kernel's polynomial at each point, over the point's normalizer."""
+    """Return G: the powers of each point, divided by the point's normalizer."""
     rows = [[p**k / _normalizer(p, _POINTS) for k in range(3)] for p in _POINTS]
     return _as_array([*rows, [Fraction(0), Fraction(0), Fraction(1)]])
 
 
 @functools.cache
 def map_matrices(turned: bool) -> tuple[Float[np.ndarray, "6 6"], Float[np.ndarray, "4 6"]]:
-    """Return Bᵀ and Aᵀ, for the kernel as it is or turned around; points in the order of G."""
+    """Return Bᵀ and Aᵀ, for the kernel as it is or turned by 180°; points in the order of G."""
     points: tuple[Fraction, ...] = _POINTS
     scales = [Fraction(1)] * _WINDOW
     order = list(range(_WINDOW))
     if turned:
         points = (Fraction(0), *(1 / p for p in _POINTS[1:]))
-        # What k's value at p has to be multiplied by to be that of x² k(1/x) at 1/p; zero and
-        # infinity change places.
+        # The factors from the value of k at p to that of x² k(1/x) at 1/p. Zero and infinity swap
+        # places.
         scales = [_normalizer(p, _POINTS) / _normalizer(1 / p, points) / p**2 for p in _POINTS[1:]]
         scales = [_normalizer(_POINTS[0], _POINTS), *scales, 1 / _normalizer(points[0], points)]
         order = [5, 1, 2, 3, 4, 0]
@@ -84,11 +84,11 @@ def map_matrices(turned: bool) -> tuple[Float[np.ndarray, "6 6"], Float[np.ndarr
 
 
 def transform_kernel(kernel: Float[Array, "3 3 inputs outputs"]) -> TransformedKernel:
-    """Compute G g Gᵀ for each pair of channels, which serves `convolve` in both directions.
+    """Compute G g Gᵀ for each pair of channels, for `convolve` in both directions.
 
-    The column points come in groups, an array each, for as many products of matrices; entry 6 j + i
-    of a group is at row point i and the group's column point j. Together they take four times the
-    memory of the kernel.
+    The column points are split into groups, with one array and one matrix product each. Entry
+    6 j + i of a group is at row point i and the group's column point j. All groups together take
+    four times the memory of the kernel.
     """
     G = kernel_matrix()
     taps = kernel.reshape(9, -1)
@@ -115,14 +115,14 @@ def convolve(
       x: the map.
       transformed: from `transform_kernel`.
       bias: added to the result, whose channels are the kernel's outputs (its inputs if `turned`).
-      turned: correlate with the kernel turned around in both directions and with inputs and outputs
-        exchanged: the gradient of the plain one.
+      turned: correlate with the kernel turned by 180° and with inputs and outputs exchanged, as the
+        gradient of the plain convolution does.
       rectify: apply a ReLU to the result.
     """
     batch, height, width, channels = x.shape
     rows, columns = -(-height // TILE), -(-width // TILE)
     tiles, mixed = batch * rows * columns, transformed[0].shape[1 if turned else 2]
-    # One more tile than the output has: a tile's window reaches two positions into the next one.
+    # One more tile than the output has: a tile's window reaches two positions into the next tile.
     padded_height, padded_width = TILE * (rows + 1), TILE * (columns + 1)
     after = ((1, padded_height - height - 1), (1, padded_width - width - 1))
     padded = jnp.pad(x, ((0, 0), *after, (0, 0)))
@@ -171,10 +171,10 @@ def convolve(
 
 
 def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
-    """Multiply a small matrix with a list of arrays; its rows become a new axis."""
+    """Multiply a small matrix with a list of arrays; the matrix's rows become a new axis."""
     shape = [1] * (parts[0].ndim + 1)
     shape[axis] = len(matrix)
-    # The numbers stay NumPy's: as arrays of JAX each would be traced through operations of its own.
+    # The matrix stays in NumPy: as a JAX array, each of its columns would add operations to trace.
     terms = [
         column.astype(part.dtype).reshape(shape) * jnp.expand_dims(part, axis)
         for column, part in zip(matrix.T, parts, strict=True)
@@ -186,11 +186,12 @@ def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
 def _apart(
     always: Bool[Array, ""], function: Callable[[Any], Any], operand: Any, result: Any
 ) -> Any:
-    """Call a function, with such a result, where XLA cannot fuse it with what is around.
+    """Call a function so that XLA cannot fuse it with the operations around it.
 
     XLA's CPU backend would fuse both halves of a transform into one kernel that computes the first
-    half six times over (measured: the whole convolution takes twice as long). It stops at the
-    branches of a conditional, and that this one always goes the same way it cannot know.
+    half six times over (measured: the whole convolution takes twice as long). XLA does not fuse
+    across a conditional, and cannot know that `always` is true. `result` has the shape and the
+    dtype of the function's result.
     """
 
     def never(_: Any) -> Any:

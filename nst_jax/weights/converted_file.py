@@ -1,6 +1,6 @@
-"""The file of converted weights: safetensors whose every array is sealed by a digest of its own.
+"""The file of converted weights: safetensors with a digest of each array.
 
-A network that ends early reads, and checks, no more than it takes.
+A network that ends early reads and checks only the arrays that it needs.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ Params = dict[str, np.ndarray]
 
 # The one command that gets the real weights, wherever the package is installed.
 CONVERT_COMMAND = "nst-jax-convert"
-# What a file says of itself.
+# The format that the metadata of a file names.
 FORMATS: Mapping[NetworkName, str] = MappingProxyType(
     {name: f"nst_jax.{name}.2" for name in ARCHITECTURES}
 )
@@ -47,10 +47,10 @@ class Weights:
 
     Attributes:
       params: an array for each name of `Architecture.parameter_shapes`, or of those up to a tap.
-      network: whose they are.
+      network: the network of these parameters.
       trained: False for an untrained network.
-      origin: for people: which file, or which seed.
-      reason: why another or an untrained network was taken although it was not asked for.
+      origin: the file or the seed, for messages.
+      reason: why another or an untrained network was taken in place of the requested one.
     """
 
     params: Params
@@ -61,11 +61,11 @@ class Weights:
 
     @property
     def title(self) -> str:
-        """The network's name for people."""
+        """The network's name in messages."""
         return ARCHITECTURES[self.network].title
 
     def digest(self, deepest: str) -> str:
-        """Return a digest of the parameters that a tap takes, wherever they come from."""
+        """Return a digest of the parameters up to a tap; it does not depend on their origin."""
         names = sorted(self.params.keys() & ARCHITECTURES[self.network].parameter_shapes(deepest))
         arrays = (np.ascontiguousarray(self.params[name]) for name in names)
         return hashlib.sha256("".join(map(_digest, arrays)).encode()).hexdigest()
@@ -73,7 +73,7 @@ class Weights:
 
 def save_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> None:
     """Write parameters and metadata, with digests of both, as safetensors; all or nothing."""
-    # safetensors writes memory as it lies, whatever an array's strides are.
+    # safetensors writes the memory of an array, and ignores its strides.
     params = {name: np.asarray(array, order="C") for name, array in params.items()}
     digests = {name: _digest(array) for name, array in params.items()}
     sealed = {**metadata, _ARRAYS: json.dumps(digests)}
@@ -87,11 +87,11 @@ def load_weights(path: Path, *, deepest: str | None = None) -> Weights:
 
     Args:
       path: of the file.
-      deepest: the last tap that is wanted, by default the network's. What lies behind it is neither
-        read nor checked.
+      deepest: the last wanted tap, by default the network's. Parameters behind it are neither read
+        nor checked.
 
     Raises:
-      InputError: if the file is missing, truncated, altered, or something else.
+      InputError: if the file is missing, truncated, altered, or of another kind.
     """
     metadata = _read_metadata(path)
     seal = metadata.pop(_SEAL, None)
@@ -121,7 +121,7 @@ def load_weights(path: Path, *, deepest: str | None = None) -> Weights:
 
 
 def is_converted(path: Path) -> bool:
-    """Whether a file is one of `save_weights`, by what it says of itself."""
+    """Say whether `save_weights` wrote a file, by the format in its metadata."""
     return path.suffix == ".safetensors" and _read_metadata(path).get("format", "").startswith(
         _FAMILY
     )
@@ -131,7 +131,7 @@ def read_safetensors(path: Path) -> Params:
     """Read all arrays of a file.
 
     Raises:
-      InputError: if it is missing, truncated, or holds something else than floats.
+      InputError: if the file is missing or truncated, or holds other numbers than floats.
     """
     _read_metadata(path)
     # safetensors.numpy.load_file does not know bfloat16.

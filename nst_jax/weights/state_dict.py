@@ -1,4 +1,4 @@
-"""torch's state dicts of VGG-19 and VGG-16: which of them one is, and its arrays by our names.
+"""torch's state dicts of VGG-19 and VGG-16: recognize the network, and rename its arrays.
 
 The map from torch's keys to ours is derived from the table in `nst_jax.network.architecture`, and a
 conversion is all or nothing: every convolution of the source is used, every parameter is filled, or
@@ -21,8 +21,8 @@ Layout = Literal["torchvision", "caffe"]
 
 # The original network's input: BGR, 0 to 255, minus this mean (given here as RGB).
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
-# How conv1_1's second filter weighs the channels of its top left pixel in the original networks,
-# which is how they are told from others of the same keys and shapes.
+# The top left pixel of conv1_1's second filter in the original networks, by channel. It
+# distinguishes these networks from others with the same keys and shapes.
 _ORIGINAL = {"vgg19": (0.0956, 0.0336, -0.0842), "vgg16": (0.1173, 0.0209, -0.1727)}
 # Keys of the classifier, which is not used: torchvision's, Caffe's, timm's.
 _CLASSIFIER = re.compile(r"classifier\.|fc\d|pre_logits\.|head\.")
@@ -49,23 +49,23 @@ def from_state_dict(
     """Turn a torch state dict of VGG-19 or VGG-16 into named float32 arrays.
 
     Args:
-      state: arrays under torchvision's keys, with or without the classifier (timm's too), the
-        prefix "module." of a network that was trained on several devices, and "features."; for the
-        layout caffe "conv1_1.weight" and so on is understood too.
-      network: which one it must be; None: either, as its number of convolutions says.
+      state: arrays under torchvision's keys. The classifier (timm's too) and the prefixes
+        "features." and "module." (of a network trained on several devices) may be there or not. For
+        the layout caffe, the keys may also be "conv1_1.weight" and so on.
+      network: the network that it must be; None: either, by its number of convolutions.
       layout: what input the first convolution expects. "torchvision": RGB in [0, 1], normalized
         with ImageNet's mean and deviation. "caffe": BGR in [0, 255] minus the mean, as the original
-        weights of Simonyan and Zisserman; that convention is folded into conv1_1. Only where the
-        image's border is padded does the folded network differ, by less than half a gray level:
-        the padding is ImageNet's mean color instead of the original's.
-      source: what the errors call the state dict.
+        weights of Simonyan and Zisserman; the conversion of the input is folded into conv1_1. The
+        folded network differs only at the padded border, by less than half a gray level: its
+        padding is ImageNet's mean color instead of the original's.
+      source: what error messages call the state dict.
 
     Returns:
       Which network it is, and its parameters.
 
     Raises:
-      InputError: if it is another network than the one wanted, or has batch norm; else listing
-        every key that is missing, unused, or holds a wrong shape, type or value.
+      InputError: if it is another network than `network` or has batch norm; else if keys are
+        missing or unused, or have a wrong shape, type or value. The message lists all such keys.
     """
     state = _torchvision_names(state)
     table = _recognize(state, network, source)
@@ -99,14 +99,14 @@ def from_state_dict(
 
 
 def _is_original(kernel: np.ndarray, architecture: Architecture) -> bool:
-    """Say whether the first kernel (OIHW) is the original's, for another input."""
+    """Say whether the first kernel (OIHW) is the original network's, for BGR in [0, 255]."""
     known = np.asarray(_ORIGINAL[architecture.name])
     distance = np.linalg.norm(kernel[1, :, 0, 0] - known)
     return bool(distance < 0.02 * np.linalg.norm(known))  # it may be stored in half precision
 
 
 def _torchvision_names(state: Mapping[str, _Array]) -> dict[str, _Array]:
-    """Rename the arrays of a wrapped network, or of its convolutions alone; drop the classifier."""
+    """Remove "module." from keys, add a missing "features.", and drop the classifier."""
     names = {key: re.sub(r"(^|\.)module\.", r"\1", key) for key in state}
     if all(re.match(r"\d+\.", name) for name in names.values()):
         names = {key: f"features.{name}" for key, name in names.items()}
@@ -116,14 +116,14 @@ def _torchvision_names(state: Mapping[str, _Array]) -> dict[str, _Array]:
 def _recognize(
     state: Mapping[str, np.ndarray], wanted: NetworkName | None, source: str
 ) -> Architecture:
-    """Tell by the number of convolutions which network it is, or is meant to be."""
+    """Recognize the network by its number of convolutions; if unknown, return the wanted one."""
     count = sum(array.ndim == 4 for array in state.values())
     found = next((each for each in ARCHITECTURES.values() if len(each.convs) == count), None)
     if any(key.endswith(".running_mean") for key in state):
         title = found.title if found else f"network of {count} convolutions"
         raise InputError(
-            f"{source} is a {title} with batch norm, and this program has none; give the weights "
-            "of a VGG-19 or VGG-16 without it"
+            f"{source} is a {title} with batch norm, which is not supported; give the weights of "
+            "a VGG-19 or VGG-16 without it"
         )
     if wanted and found and found.name != wanted:
         raise InputError(
@@ -136,7 +136,7 @@ def _recognize(
 def _faults(
     state: Mapping[str, np.ndarray], table: Architecture, keys: Mapping[str, str]
 ) -> list[str]:
-    """List all that keeps a state dict from being this network's."""
+    """List all differences between a state dict and the one that this network needs."""
     wanted = {
         f"{keys[conv.name]}.{leaf}": shape
         for conv in table.convs
@@ -160,7 +160,7 @@ def _faults(
 
 
 def _fold_caffe_input(kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Let conv1_1 take z = (rgb - MEAN) / STD where it took 255 bgr - mean."""
+    """Return conv1_1 for the input (rgb - MEAN) / STD, given conv1_1 for 255 bgr - mean."""
     scale = 255 * np.asarray(STD)
     shift = 255 * np.asarray(MEAN) - np.asarray(_CAFFE_MEAN)
     rgb = kernel[:, ::-1]

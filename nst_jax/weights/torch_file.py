@@ -1,6 +1,6 @@
 """Read torch's state-dict files without torch, and without running anything that they hold.
 
-torch.save has written two formats, specified by nothing but torch/serialization.py:
+torch.save has written two formats, specified only by torch/serialization.py:
 
 - Legacy, before torch 1.6; torchvision's VGG-19 of 2017 is such a file. Five pickles in a row (a
   magic number, a version, facts about the machine, the saved object, a list of storage keys), then
@@ -8,9 +8,9 @@ torch.save has written two formats, specified by nothing but torch/serialization
 - Zip, since then. The object's pickle is NAME/data.pkl, and each storage a member NAME/data/KEY,
   uncompressed, in the byte order that NAME/byteorder names (little-endian without it).
 
-A pickle is a program that may call any function of Python. Here its few harmless instructions are
-interpreted, as torch does for weights_only=True, and a function stands for nothing but its name.
-A pickle.Unpickler with its own find_class would not do: five bytes make Python 3.11 to 3.13 fill
+A pickle is a program that may call any function of Python. This module interprets a few
+harmless instructions, as torch does for weights_only=True, and treats a function as a mere name.
+A pickle.Unpickler with its own find_class is not enough: five bytes make Python 3.11 to 3.13 fill
 64 GiB (LONG_BINPUT), a deeply nested tuple as a key overflows the stack, which kills the process,
 and BUILD sets attributes of whatever find_class returns.
 """
@@ -86,18 +86,18 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read a file that torch.save wrote from a state dict, in either of its formats.
 
     Args:
-      path: of a file with a flat mapping of names to dense tensors or parameters, of torch's types
-        float64, float32, float16, bfloat16, int64, int32, int16, int8, uint8 or bool.
+      path: of a file that holds a flat mapping of names to dense tensors or parameters, of torch's
+        types float64, float32, float16, bfloat16, int64, int32, int16, int8, uint8 or bool.
 
     Returns:
       The arrays by name, in the file's order, with the shapes, strides and types that they had in
       torch. They are read-only views of the file, which is mapped and not copied into memory: do
-      not change it while they live. Those of a legacy file may be unaligned, those of a big-endian
-      one have big-endian types.
+      not change the file while they live. Arrays of a legacy file may be unaligned, and arrays of a
+      big-endian file have big-endian types.
 
     Raises:
-      InputError: if there is no such file, or it is anything else, or truncated or altered. Altered
-        numbers alone go unnoticed, for there is no checksum to rely on. Nothing in it is ever run.
+      InputError: if there is no such file, or it is of another kind, truncated or altered. Altered
+        numbers alone go unnoticed, as no checksum is reliable. Nothing in the file is ever run.
     """
     name = os.fspath(path)
     if not os.path.isfile(path):
@@ -118,7 +118,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def _read_legacy(mapped: mmap.mmap) -> dict[str, np.ndarray]:
     if _MAGIC not in mapped[:32]:
         tar = mapped[257:262] == b"ustar"
-        what = "is in the tar format of the first torch" if tar else "is no file of torch.save"
+        what = "is in the tar format of the first torch" if tar else "was not written by torch.save"
         raise _Fault(f"{what}; {_ADVICE}")
     storages: dict[str, _Storage] = {}
     _, version, _, content, keys = (_unpickle(mapped, storages) for _ in range(5))
@@ -157,7 +157,7 @@ def _member(archive: zipfile.ZipFile, name: str, mapped: mmap.mmap) -> NDArray[n
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:  # 1: encrypted
         return np.frombuffer(archive.read(entry), np.uint8)
-    # Not through zipfile, which copies, and insists on checksums that torch may leave out.
+    # zipfile would copy, and would insist on checksums that torch may leave out.
     signature, *lengths = struct.unpack_from("<4s22xHH", mapped, entry.header_offset)
     start = entry.header_offset + 30 + sum(lengths)
     if signature != b"PK\3\4":
@@ -171,7 +171,7 @@ def _arrays(
     data: dict[str, NDArray[np.uint8]],
     byteorder: Literal["<", ">"],
 ) -> dict[str, np.ndarray]:
-    """Check everything that the file says about lengths and places, and build the arrays."""
+    """Check all lengths and positions that the file gives, and build the arrays."""
     if not isinstance(content, dict):
         raise _Fault(f"holds an object of type {_kind(content)}, not a state dict; {_ADVICE}")
     for key, storage in storages.items():
@@ -182,7 +182,7 @@ def _arrays(
     for name, tensor in content.items():
         if not isinstance(tensor, _Tensor):
             what = f"holds {_shown(name)} of type {_kind(tensor)}"
-            raise _Fault(f"{what}, but a state dict only tensors; {_ADVICE}")
+            raise _Fault(f"{what}, but a state dict holds only tensors; {_ADVICE}")
         storage, offset, size, stride = tensor
         end = offset + 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if 0 in size:
@@ -200,7 +200,7 @@ def _arrays(
 
 
 def _unpickle(file: mmap.mmap | io.BytesIO, storages: dict[str, _Storage]) -> object:
-    """Interpret the pickle at the file's position; add the storages that it refers to."""
+    """Interpret the pickle at the file's position; add its storages to `storages`."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -221,7 +221,7 @@ def _unpickle(file: mmap.mmap | io.BytesIO, storages: dict[str, _Storage]) -> ob
                 stack.append(arg)
             case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
                 stack.append(arg)
-            case "BINSTRING" | "SHORT_BINSTRING":  # by Python 2; genops takes them for Latin-1
+            case "BINSTRING" | "SHORT_BINSTRING":  # of Python 2; genops reads them as Latin-1
                 stack.append(arg.encode("latin-1").decode("utf-8"))
             case "NEWTRUE" | "NEWFALSE":
                 stack.append(opcode.name == "NEWTRUE")
@@ -260,7 +260,7 @@ def _unpickle(file: mmap.mmap | io.BytesIO, storages: dict[str, _Storage]) -> ob
 
 
 def _call(function: object, args: object) -> object:
-    """Return what the function of that name would."""
+    """Return what the function with this name would return."""
     match function, args:
         case "collections.OrderedDict", ():
             return {}
@@ -270,7 +270,7 @@ def _call(function: object, args: object) -> object:
             "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
             (_Storage() as storage, int(offset), tuple(size), tuple(stride), *more),
         ) if all(isinstance(n, int) for n in size + stride) and not any(more[2:]):
-            # More: requires_grad, hooks, and marks of numbers that are yet to be negated.
+            # `more`: requires_grad, hooks, and flags such as a pending negation.
             return _Tensor(storage, offset, size, stride)
         case "torch._utils._rebuild_parameter", (_Tensor() as tensor, *_):
             return tensor
@@ -306,6 +306,6 @@ def _kind(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a text of the file so that it is one line and not too long."""
+    """Return a text of the file as one short line."""
     text = str(value) if isinstance(value, str | int) else _kind(value)
     return f"{text if text.isprintable() else ascii(text):.100}"

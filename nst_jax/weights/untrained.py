@@ -1,4 +1,4 @@
-"""An untrained network that is good for something: drawn from a seed, calibrated layer by layer."""
+"""A usable untrained network: drawn from a seed, and calibrated layer by layer."""
 
 import functools
 
@@ -20,12 +20,13 @@ def untrained_params(seed: int, network: NetworkName) -> dict[str, np.ndarray]:
 
     Kernels are Gaussian. Each layer is then scaled and shifted so that every channel has mean 0 and
     variance 1 before its ReLU on an image with the statistics of natural ones (a data-dependent
-    initialization: Krähenbühl et al., arXiv 1511.06856). Without it the channels of deep layers
-    become copies of each other, and Gram matrices say little. Calibrated with average pooling.
+    initialization: Krähenbühl et al., arXiv 1511.06856). Without the calibration, the channels of
+    deep layers become copies of each other, and Gram matrices say little. The calibration uses
+    average pooling.
 
     Args:
-      seed: same seed, same kernels; up to rounding the same biases and scales on every machine.
-      network: whose parameters.
+      seed: determines the drawn kernels, and up to rounding the biases and scales.
+      network: the network of the parameters.
     """
     rng = np.random.default_rng(seed)
     x = normalize(jnp.asarray(_natural_noise(rng)))

@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(job, offline):
     assert did == {"hits": 0, "misses": 0, "traced": LARGE}
     (line,) = said
     assert line.startswith("nst-jax: compiled programs are not kept (")
-    assert line.endswith("NST_JAX_CACHE names another folder")
+    assert line.endswith("set NST_JAX_CACHE to another folder")
 
 
 def test_the_users_own_folder_wins_and_the_cache_can_be_turned_off(job, offline, tmp_path):

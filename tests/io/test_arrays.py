@@ -90,16 +90,16 @@ def test_tensors_are_bound_to_no_device(torch):
 
 
 def test_a_tensor_with_a_gradient_is_refused_with_torchs_advice(torch):
-    with pytest.raises(InputError, match=r"the style image cannot be taken over: .*detach"):
+    with pytest.raises(InputError, match=r"the style image cannot be read as an array: .*detach"):
         as_image(torch.from_numpy(IMAGE.copy()).requires_grad_(), role="style")
-    with pytest.raises(InputError, match="the style image cannot be taken over"):
+    with pytest.raises(InputError, match="the style image cannot be read as an array"):
         as_image(torch.zeros((6, 8, 3), dtype=torch.bfloat16)[:, ::2], role="style")
 
 
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        (IMAGE.transpose(2, 0, 1), "the channels come last here, not first"),
+        (IMAGE.transpose(2, 0, 1), "move the channels to the last axis"),
         ((IMAGE * 255).astype(np.uint8), "divide levels by 255"),
         (IMAGE[..., 0], r"float32\[6, 8\]; allowed are floats in \[0, 1\] of shape"),
         (IMAGE[:0], r"float32\[0, 8, 3\]; allowed are"),
@@ -136,7 +136,7 @@ def spoiled(value):
 
 WRONG = [
     (255 * IMAGE, r"values from \S+ to 25\S+; allowed are sRGB values in \[0, 1\]: divide"),
-    (4 * IMAGE - 2, r"values from -1\.\S+ to 1\.\S+; .*: undo what has normalized it"),
+    (4 * IMAGE - 2, r"values from -1\.\S+ to 1\.\S+; .*: undo the normalization"),
     (spoiled(np.nan), "values that are infinite or not a number; allowed are sRGB values"),
     (spoiled(np.inf), "infinite or not a number"),
     (spoiled(-np.inf), "infinite or not a number"),

@@ -149,7 +149,7 @@ def test_folders_that_cannot_be_used(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be used"):
         checkpoint.CheckpointStore(tmp_path / "file", fingerprint={}, warn=print)
-    with pytest.raises(InputError, match="no folder of checkpoints"):
+    with pytest.raises(InputError, match="holds no checkpoints; give a new folder"):
         checkpoint.CheckpointStore(tmp_path, fingerprint={}, warn=print)
     folder.store().close()
     for text in ("{", "[]", '{"size": 64}'):

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from nst_jax.errors import InputError
-from nst_jax.io import images
+from nst_jax.io import colors, decoding
+from nst_jax.io.colors import to_srgb
 from nst_jax.io.formats import is_preview
 from nst_jax.io.images import (
     WRITABLE_SUFFIXES,
@@ -250,7 +251,7 @@ def test_premultiplied_alpha(straight, premultiplied):
     image = Image.fromarray(pixels).convert(premultiplied)
     assert image.mode == premultiplied
     expected = over_white(pixels[..., :-1], pixels[..., -1:])
-    assert_close(images._to_srgb(image, "name"), expected, 1.5)
+    assert_close(to_srgb(image, "name"), expected, 1.5)
 
 
 def test_premultiplied_tiff(tmp_path):
@@ -298,7 +299,7 @@ def test_palette_with_alpha_channel():
     image = palette_image("PA")
     assert image.mode == "PA"
     expected = over_white(COLORS, np.reshape([0, 255, 51, 255], (2, 2, 1)))
-    assert_close(images._to_srgb(image, "name"), expected, 0.51)
+    assert_close(to_srgb(image, "name"), expected, 0.51)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ def test_other_color_spaces(mode):
     pixels = np.array([[[255, 0, 0], [0, 255, 0], [128, 128, 128], [250, 240, 3]]], np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     assert image.mode == mode
-    assert_close(images._to_srgb(image, "name"), pixels, 5)  # what 8 bits of hue lose
+    assert_close(to_srgb(image, "name"), pixels, 5)  # what 8 bits of hue lose
 
 
 def test_lab(tmp_path):
@@ -394,7 +395,7 @@ def test_16_bit_gray_is_scaled_not_clipped(tmp_path, kind):
 def test_16_bit_modes(mode):
     order = ">u2" if mode.endswith("B") else "<u2"
     image = Image.frombytes(mode, (256, 256), RAMP.astype(order).tobytes())
-    assert_close(np.asarray(images._to_srgb(image, "name"))[..., 0], RAMP * 255 / 65535, 0.5)
+    assert_close(np.asarray(to_srgb(image, "name"))[..., 0], RAMP * 255 / 65535, 0.5)
 
 
 @pytest.mark.parametrize("color_type", [2, 4, 6], ids=["RGB", "LA", "RGBA"])
@@ -473,8 +474,8 @@ def test_wide_tiff_has_its_largest_number_as_white(tmp_path, kind, channels, opt
         (np.int32([0, 65536]), "its numbers are 0 to 65536, and white is 2147483647, the largest"),
         (np.uint32([0, 255]), "its numbers are 0 to 255, and white is 4294967295"),
         (np.int32([-1, 2**31 - 1]), "its numbers are -1 to 2147483647"),
-        (np.float32([0, 200]), "its numbers are 0 to 200, and of floats 1 is white: scale them"),
-        (np.float32([-0.6, 1]), "its numbers are -0.6 to 1, and of floats"),
+        (np.float32([0, 200]), "its numbers are 0 to 200, and white is 1 for floats: scale them"),
+        (np.float32([-0.6, 1]), "its numbers are -0.6 to 1, and white is 1 for floats"),
         (np.float32([0, np.nan]), "its numbers are nan to nan"),
         (np.float64([0, np.inf]), "its numbers are 0 to inf"),
     ],
@@ -525,7 +526,7 @@ def test_a_cameras_raw_file_is_not_its_preview(tmp_path):
     with tifffile.TiffWriter(path) as writer:
         writer.write(noise(16, 24), photometric="rgb", subfiletype=1, subifds=1)
         writer.write(np.zeros((160, 240), np.uint16), photometric="cfa", subfiletype=0)
-    assert "a camera's raw file, of which a preview alone" in refusal(load_image, path)
+    assert "a camera's raw file, of which only a preview" in refusal(load_image, path)
     assert is_preview(Image.new("RGB", (3, 4)), b"II*\0\x10\0\0\0CR\2\0")
     assert not is_preview(Image.new("RGB", (3, 4)), b"II*\0\x10\0\0\0\0\0\0\0")
 
@@ -615,7 +616,7 @@ def test_a_png_may_have_texts_of_any_length(tmp_path, kind, place):
         path.write_bytes(plain[:33] + chunk + plain[33:])
     image = Image.fromarray(noise())
     if kind == "iCCP":
-        image = images._apply_profile(image, WIDE)
+        image = colors._apply_profile(image, WIDE)
     if kind == "damaged" and place == "before":
         with contextlib.suppress(InputError):
             levels(path)
@@ -841,7 +842,7 @@ def test_orientation_that_pillow_cannot_remove_is_ignored(tmp_path, monkeypatch)
     def exif_transpose(image, **_):
         raise SyntaxError("corrupt EXIF data")
 
-    monkeypatch.setattr(images.ImageOps, "exif_transpose", exif_transpose)
+    monkeypatch.setattr(decoding.ImageOps, "exif_transpose", exif_transpose)
     path = saved(tmp_path, Image.fromarray(noise()))
     np.testing.assert_array_equal(levels(path), noise())
 
@@ -1202,7 +1203,7 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path, monkeypatch, error):
 def test_wrong_outputs_are_refused(tmp_path, check):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").write_bytes(b"")
-    assert "that is a suffix alone; give a name before it, as picture.png" in refusal(
+    assert "this is only a suffix; give a name before it, as in picture.png" in refusal(
         check, tmp_path / ".png"
     )
     for name in ("out.gif", "out", "out.", "out.png.txt"):

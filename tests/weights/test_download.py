@@ -141,7 +141,7 @@ def test_two_at_once_make_one_file(server, tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DownloadError, match=r"cannot write to .*NST_JAX_CACHE"):
+    with pytest.raises(DownloadError, match=r"cannot write to .*set NST_JAX_CACHE"):
         download(f"http://127.0.0.1:9/{NAME}", tmp_path / "file" / "cache")
 
 

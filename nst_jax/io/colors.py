@@ -1,0 +1,59 @@
+"""Turn images of any mode, with profile, gamma and transparency, into 8-bit sRGB."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from nst_jax.errors import InputError
+from nst_jax.io.formats import gamma_levels, to_levels
+
+
+def to_srgb(image: Image.Image, name: str) -> Image.Image:
+    """Turn an image of any mode into 8-bit sRGB over white (mode RGB); `name` is for messages."""
+    profile, gamma = image.info.get("icc_profile"), gamma_levels(image.info)
+    if image.mode[0] in "IF":
+        image = _gray8(image, name)
+    if image.mode == "La":
+        image = image.convert("LA")  # the only conversion that Pillow has for it
+    # Separate the alpha; the profile applies to the colors alone.
+    alpha = None
+    gray = image.mode in ("1", "L", "LA")
+    if image.has_transparency_data:
+        image = image.convert("LA" if gray else "RGBA")
+        alpha = image.getchannel("A")
+    if image.mode not in ("CMYK", "LAB"):
+        image = image.convert("L" if gray else "RGB")
+    image = _apply_profile(image, profile) if profile else image.convert("RGB")
+    if gamma and not profile:
+        image = image.point(gamma * 3)
+    if alpha is None:
+        return image
+    return Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+
+
+def _gray8(image: Image.Image, name: str) -> Image.Image:
+    """Scale gray of more bits to 8 (L, or LA if one value is transparent): Pillow would clip it."""
+    values = np.asarray(image)
+    if image.mode != "F":
+        values = values.astype(np.uint16)  # only TIFF has more bits
+    try:
+        gray = Image.fromarray(to_levels(values))
+    except ValueError as error:
+        raise InputError(f"cannot load {name}: {error}") from None
+    if "transparency" in image.info:
+        opaque = values != image.info["transparency"]
+        gray.putalpha(Image.fromarray(opaque.astype(np.uint8) * np.uint8(255)))
+    return gray
+
+
+def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert to sRGB (mode RGB) through the ICC profile, or without one that is unusable."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        fine = ImageCms.Flags.HIGHRESPRECALC  # matters in the shadows of gray
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB", flags=fine)
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # broken, or for another mode
+        converted = None
+    return converted or image.convert("RGB")
