@@ -1,6 +1,7 @@
 """What the package is by its own source: its rooms, modules, public names and imports."""
 
 import ast
+import functools
 import types
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def room(module):
     return module.partition(".")[0]
 
 
+@functools.cache
 def parsed(module):
     return ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
 
@@ -60,6 +62,7 @@ def imports(tree):
             yield name, node not in later
 
 
+@functools.cache
 def needs(module):
     """Return the modules of the package that a module imports, at once or later."""
     own = {name for name, _ in imports(parsed(module)) if name.partition(".")[0] == "nst_jax"}
