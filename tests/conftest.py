@@ -1,6 +1,7 @@
 """Shared fixtures. No test reaches beyond this machine or into the user's own cache."""
 
 import functools
+import gc
 import importlib.util
 import os
 import shutil
@@ -22,6 +23,7 @@ else:
     # Threads of two processes that wait for work by spinning slow each other down several times on
     # two cores. What a test starts inherits it.
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["NPROC"] = "1"  # of XLA
 
 import hypothesis
 import jax
@@ -30,6 +32,9 @@ import pytest
 from jax._src import compiler
 
 import fast
+
+# Tracing makes very many objects; to look for garbage as often as usual takes 7 % of the time.
+gc.set_threshold(100_000, 20, 20)
 
 # The tests of signals are the same under nohup, which lets a hangup be ignored.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
