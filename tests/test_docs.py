@@ -72,7 +72,7 @@ def inline(text):
         yield " ".join(code.split())
 
 
-LARGEST = 64  # px
+LARGEST = 32  # px
 
 
 def small(path, size=None, **options):

@@ -173,13 +173,15 @@ def test_notebook(monkeypatch, untrained_file):
     monkeypatch.setenv("NST_JAX_CACHE", str(untrained_file.parent))
     notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
+    for cell in notebook.cells:  # most of the time goes to pixels
+        cell.source = cell.source.replace("size=96", "size=48")
     nbclient.NotebookClient(
         notebook, timeout=300, resources={"metadata": {"path": str(EXAMPLES)}}
     ).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
-    assert "(72, 96, 3) float32" in text
+    assert "(36, 48, 3) float32" in text
     losses = [float(loss) for _, loss in re.findall(r"^(\d+) ([\d.]+)$", text, re.M)]
     assert len(losses) == 3
     assert losses[2] < losses[1] < losses[0]
