@@ -17,11 +17,16 @@ from benchmarks import inputs, machine, modes, output, scaling, speed, work, wor
 from benchmarks.driver import Result, add_block
 from benchmarks.worker import Block, Start
 from commands import run
+from fast import xla_flags
 from nst_jax.io.images import draw_image
 from nst_jax.weights.sources import save_weights
 from package import ROOT
 
-pytestmark = pytest.mark.optimized
+
+@pytest.fixture(autouse=True)
+def _processes_compile_fast(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", xla_flags())
+
 
 RATES = {"float32": 2e11, "bfloat16": 4e11, "bandwidth": 2e10}
 REPORT = {

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fast import xla_flags
 from nst_jax import save_image
 from nst_jax.devices import compilation_cache
 from nst_jax.weights import converted_file
@@ -54,7 +55,7 @@ def job(tmp_path, photographs, random_params):
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, *flags, "--size=24", "--steps=2", "--quiet"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(), **environment},
             capture_output=True,
             text=True,
         )
