@@ -57,8 +57,11 @@ def record_of(torch, reference, state, content, style, config):
     return pytorch_record.record(state, content, style, config)
 
 
-@pytest.mark.optimized
-@pytest.mark.parametrize("case", CASES)
+# How the compiler adds is a matter of rounding, which float64's budgets hardly see.
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(x, marks=() if "64" in x else pytest.mark.optimized, id=x) for x in CASES],
+)
 def test_every_rung_is_within_its_budget(case, torch, reference, state_of, photographs):
     config = CASES[case]
     state = state_of(config.network)

@@ -7,8 +7,6 @@ from nst_jax.network import conv
 from nst_jax.network.conv import conv3x3
 from nst_jax.network.winograd import transform_kernel
 
-pytestmark = pytest.mark.optimized
-
 
 def plain(x, kernel, bias, rectify):
     """What JAX makes of it by itself."""
@@ -48,6 +46,7 @@ def test_value_and_gradients_are_those_of_jax_to_float64_rounding(form, size, re
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("size", [(2, 4), (3, 3)])
 def test_maps_in_bfloat16_are_summed_in_float32(size):
     rng = np.random.default_rng(0)
@@ -61,6 +60,7 @@ def test_maps_in_bfloat16_are_summed_in_float32(size):
     np.testing.assert_allclose(ours.astype("float32"), exact, rtol=2**-8, atol=1e-3)
 
 
+@pytest.mark.optimized
 def test_few_positions_are_one_product_and_not_nested_loops():
     kernel = jnp.ones((3, 3, 4, 4))
     texts = [
@@ -70,6 +70,7 @@ def test_few_positions_are_one_product_and_not_nested_loops():
     assert ["convolution(" in text for text in texts] == [False, True]
 
 
+@pytest.mark.optimized
 def test_relu_has_no_slope_at_zero():
     x = jnp.zeros((1, 8, 8, 32))
     kernel = jnp.ones((3, 3, 32, 32))
@@ -78,6 +79,7 @@ def test_relu_has_no_slope_at_zero():
         assert not np.asarray(jax.grad(total)(x)).any()
 
 
+@pytest.mark.optimized
 def test_input_gradient_in_a_loop_stays_in_the_layout_that_xla_is_fast_in():
     kernel = jnp.ones((3, 3, 4, 4))
 
@@ -90,6 +92,7 @@ def test_input_gradient_in_a_loop_stays_in_the_layout_that_xla_is_fast_in():
     assert "01oi" not in text
 
 
+@pytest.mark.optimized
 def test_kernel_gradient_costs_nothing_where_it_is_not_asked_for():
     loss = lambda x, kernel: conv3x3(x, kernel).sum()  # noqa: E731
     shapes = jax.ShapeDtypeStruct((1, 8, 8, 4), np.float32), jnp.ones((3, 3, 4, 4))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nst_jax.network import winograd
 
-pytestmark = [pytest.mark.usefixtures("strict_dtypes"), pytest.mark.optimized]
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 
 def correlate(x, kernel):
@@ -60,6 +60,7 @@ def test_is_the_convolution_in_float64(batch, height, width, turned, seed):
     np.testing.assert_allclose(rectified, np.maximum(expected, 0), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("turned", [False, True])
 def test_float32_loses_half_a_digit(turned):
     x, kernel = (array.astype(np.float32) for array in draw(0, (1, 24, 28, 64), (3, 3, 64, 64)))
@@ -71,6 +72,7 @@ def test_float32_loses_half_a_digit(turned):
     assert error < 1.2e-6
 
 
+@pytest.mark.optimized
 def test_works_under_vmap():
     x, kernel = (array.astype(np.float32) for array in draw(0, (3, 2, 8, 8, 4), (3, 3, 4, 4)))
     U = winograd.transform_kernel(jnp.asarray(kernel))
@@ -79,6 +81,7 @@ def test_works_under_vmap():
     np.testing.assert_allclose(together.reshape(flat.shape), flat, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.optimized
 def test_what_is_not_finite_is_seen():
     U = winograd.transform_kernel(jnp.ones((3, 3, 2, 2)))
     for value in (np.nan, np.inf):
@@ -86,6 +89,7 @@ def test_what_is_not_finite_is_seen():
         assert not np.isfinite(np.asarray(winograd.convolve(x, U))[0, :2, :2]).any()
 
 
+@pytest.mark.optimized
 def test_xla_keeps_the_halves_of_the_transforms_apart():
     # Fused, the first half is computed six times over and the convolution takes twice as long.
     x, U = jnp.zeros((1, 32, 32, 8)), (jnp.zeros((18, 8, 8)),) * 2
@@ -93,6 +97,7 @@ def test_xla_keeps_the_halves_of_the_transforms_apart():
     assert text.count(" conditional(") == 4
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("turned", [False, True])
 def test_bfloat16_maps_are_summed_in_float32(turned):
     x, kernel = draw(0, (1, 24, 28, 64), (3, 3, 64, 64))
