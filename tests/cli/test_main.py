@@ -307,8 +307,9 @@ def start(folder, *flags):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_stopped_it_writes_the_picture_so_far(job, tmp_path, number, code):
-    process = start(tmp_path, *job, *SHALLOW, "--steps=100000", "--output=o.png")
+def test_stopped_it_writes_the_picture_so_far(job, tmp_path, number, code, untrained_file):
+    flags = [*job, *SHALLOW, f"--weights={untrained_file}", "--steps=100000", "--output=o.png"]
+    process = start(tmp_path, *flags)
     for line in process.stdout:
         if line.startswith("step"):
             break
