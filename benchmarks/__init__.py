@@ -1,4 +1,4 @@
-"""What a step costs, here and in PyTorch: `python -m benchmarks.speed`, `benchmarks.profile`.
+"""Measure a step here and in PyTorch: `python -m benchmarks.speed`, `benchmarks.profile`.
 
 Not installed with the package. A worker process imports from here only what its framework needs.
 """

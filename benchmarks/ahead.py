@@ -1,9 +1,9 @@
-"""What a GPU or a TPU would run, compiled where there is none: `python -m benchmarks.ahead h200`.
+"""Compile a step for a GPU or a TPU that is not here: `python -m benchmarks.ahead h200`.
 
-XLA compiles for a device that it is told about. Nothing is run, no time is measured. Beside each
-operation of a step stands the least time in which an NVIDIA GPU could move its bytes and make its
-products, or for a TPU the compiler's own estimate in cycles. It shows what became of a step: passes
-over maps that could be part of a convolution, transposes, how many operations, how much memory.
+XLA compiles for a described device. Nothing is run, and no time is measured. The table gives, for
+each operation of a step, the least time in which an NVIDIA GPU could move the bytes and compute the
+products, or for a TPU the compiler's estimate in cycles. The table shows passes over maps that
+could be part of a convolution, transposes, the number of operations, and the memory.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Before JAX starts: it computes nothing here, and libtpu is to look for no TPU.
+# Set before JAX starts: JAX computes nothing here, and libtpu must not look for a TPU.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
@@ -42,7 +42,7 @@ class Gpu(NamedTuple):
     """An NVIDIA GPU by its data sheet.
 
     Attributes:
-      name: the driver's.
+      name: the driver's name of the GPU.
       capability: compute capability.
       cores: streaming multiprocessors.
       gigahertz: their highest clock.
@@ -76,7 +76,7 @@ GPUS = {
 # JAX's names of the smallest slices.
 TPUS = {"v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 _LARGEST_GRAM = 512**2  # elements
-# No work of their own; what a loop inside a step does, as over the pairs of L-BFGS, is not counted.
+# Operations without work. A loop inside a step, as over the pairs of L-BFGS, is not counted.
 _FREE = (
     "all-reduce-done",
     "collective-permute-done",
@@ -94,10 +94,10 @@ class Cost(NamedTuple):
     """One operation of a step.
 
     Attributes:
-      operation: it.
+      operation: the operation.
       amount: the least microseconds on a GPU, estimated cycles on a TPU.
-      moved: bytes that it reads and writes, each array once.
-      flops: of its products.
+      moved: bytes that the operation reads and writes, each array once.
+      flops: floating-point operations of its products.
     """
 
     operation: hlo.Operation
@@ -107,10 +107,10 @@ class Cost(NamedTuple):
 
 
 def find_devices(target: str, count: int = 1) -> list[Any]:
-    """Return devices that need not be there.
+    """Return descriptions of devices, which need not be here.
 
     Raises:
-      InputError: if their compiler is not installed, or there are not so many.
+      InputError: if the compiler is not installed, or compiles for fewer devices.
     """
     gpu = GPUS.get(target)
     try:
@@ -125,12 +125,12 @@ def find_devices(target: str, count: int = 1) -> list[Any]:
             f"with pip install '.[{'gpu' if gpu else 'tpu'}]'"
         ) from None
     if count > len(found):
-        raise InputError(f"--devices {count}: of {target} {len(found)} are compiled for here")
+        raise InputError(f"--devices {count}: at most {len(found)} of {target} can be compiled for")
     return list(found[:count])
 
 
 def _described(gpu: Gpu) -> str:
-    """Return what XLA takes for a GPU, a GpuTargetConfigProto as text."""
+    """Return the description of a GPU for XLA, a GpuTargetConfigProto as text."""
     major, minor = gpu.capability.split(".")
     cudnn = [*version("nvidia-cudnn-cu13").split("."), "0", "0"][:3]
     return f"""
@@ -153,7 +153,7 @@ def _described(gpu: Gpu) -> str:
 
 
 def resolved(target: str, config: Config) -> ResolvedConfig:
-    """Return the settings as that device has them."""
+    """Return the settings as `Config.resolve` makes them for the device."""
     gpu = GPUS.get(target)
     return config.resolve(
         "gpu" if gpu else "tpu", capability=float(gpu.capability) if gpu else None
@@ -167,13 +167,13 @@ def compile_step(
 
     Args:
       target: one of `GPUS` or `TPUS`.
-      size: its side in px.
+      size: side of the picture in px.
       config: from `resolved`.
-      batch: how many at once; 0: one, without a batch's dimension.
-      devices: how many its rows, or the pictures, are spread over.
+      batch: number of pictures at once; 0: one picture, without a batch dimension.
+      devices: number of devices that the rows, or the pictures, are spread over.
 
     Raises:
-      InputError: if the compiler or so many devices are not there, or they do not divide the rows.
+      InputError: from `find_devices`, or if the devices do not divide the rows.
     """
     shape = (*((batch,) if batch else ()), size, size)
     found = find_devices(target, devices)
@@ -184,12 +184,12 @@ def compile_step(
 
 
 def costs(target: str, text: str, config: Config) -> list[Cost]:
-    """Return what a step does, the largest cost first.
+    """Return the cost of each operation of a step, the largest first.
 
     Args:
       target: one of `GPUS` or `TPUS`.
-      text: of the compiled program.
-      config: what it was compiled for.
+      text: text of the compiled program.
+      config: settings of the compiled program.
     """
     program, gpu = hlo.read(text), GPUS.get(target)
     step = program[hlo.bodies(program)[0]]
@@ -201,7 +201,7 @@ def costs(target: str, text: str, config: Config) -> list[Cost]:
         # cuDNN's scratch memory is u8.
         written = hlo.count_bytes(re.sub(r"u8\[\d*\]", "", operation.result))
         parts = [hlo.count_bytes(types[name]) for name in operation.operands] + [written]
-        if re.search("dynamic.(update.)?slice", operation.name):  # of an array that stays in place
+        if re.search("dynamic.(update.)?slice", operation.name):  # the sliced array stays in place
             parts = [part for part in parts if part < max(parts)]
         moved = sum(parts)
         work = hlo.flops(operation, types, program) if gpu else 0
@@ -216,7 +216,7 @@ def costs(target: str, text: str, config: Config) -> list[Cost]:
 
 
 def summary(found: Sequence[Cost], text: str) -> str:
-    """Say in one line what one looks for first."""
+    """Return the most telling counts in one line."""
     convolutions = [cost for cost in found if "__cudnn$conv" in cost.operation.rest]
     relu = sum('"activation_mode":"kRelu"' in cost.operation.rest for cost in convolutions)
     turned = [
@@ -263,7 +263,7 @@ def _parser() -> Parser:
         type=positive_int(),
         default=1,
         metavar="N",
-        help="that share a picture (default: 1)",
+        help="devices that share the picture (default: 1)",
     )
     add(
         "--top",
@@ -277,7 +277,7 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with the given arguments, by default the process's; return its code."""
+    """Run the command line with `argv`, by default the process's; return the exit code."""
     flags = _parser().parse_args(argv)
     return exit_code(PROGRAM, lambda: _run(flags))
 

@@ -1,7 +1,7 @@
-"""Pictures by recipes, as a contact sheet to look at: `python -m benchmarks.gallery`.
+"""Make a contact sheet of pictures by several recipes: `python -m benchmarks.gallery`.
 
-Each row is a pair of a content and a style image, each column a recipe: a preset's name with flags
-of the main job behind it, as in `--recipes default "crowson --steps=100"`.
+Each row is a pair of a content and a style image, each column a recipe: the name of a preset and
+flags of the main job, as in `--recipes default "crowson --steps=100"`.
 """
 
 import argparse
@@ -33,8 +33,14 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--content", nargs="+", default=["png/content.png"], metavar="PATH")
     add("--style", nargs="+", default=["png/style.png"], metavar="PATH", help="one for each row")
-    add("--recipes", nargs="+", default=["default", "pytorch"], metavar="R", help="see above")
-    add("--beside", nargs="*", default=[], metavar="PATH", help="pictures for one more column each")
+    add(
+        "--recipes",
+        nargs="+",
+        default=["default", "pytorch"],
+        metavar="R",
+        help="presets, each with flags of the main job, as in 'crowson --steps=100'",
+    )
+    add("--beside", nargs="*", default=[], metavar="PATH", help="pictures, one more column each")
     add(
         "--size",
         type=positive_int(least=16),
@@ -44,12 +50,12 @@ def _parser() -> Parser:
     )
     add("--weights", default="auto", metavar="W", help="as in the main job (default: auto)")
     add("--output", default="gallery.png", metavar="PATH", help="(default: %(default)s)")
-    add("--json", metavar="FILE", help="write what each picture took")
+    add("--json", metavar="FILE", help="write the seconds of each picture")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with the given arguments, by default the process's; return its code."""
+    """Run the command line with `argv`, by default the process's; return the exit code."""
     flags = _parser().parse_args(argv)
     return exit_code(PROGRAM, lambda: _run(flags))
 
@@ -72,7 +78,9 @@ def _run(flags: argparse.Namespace) -> int:
             found.append({"content": content, "style": style, "recipe": recipe, "seconds": seconds})
         row += [(load_image(path, size=flags.size), Path(path).stem) for path in flags.beside]
         rows.append(row)
-        save_image(output, np.asarray(sheet(rows), np.float32) / 255)  # what there is so far
+        save_image(
+            output, np.asarray(sheet(rows), np.float32) / 255
+        )  # after each row, for an interrupted run
     if flags.json:
         report = {"device": device_name(), "size": flags.size, "pictures": found}
         write_json(flags.json, report)
@@ -82,12 +90,12 @@ def _run(flags: argparse.Namespace) -> int:
 def paint(
     content: str, style: str, recipe: str, size: int, weights: str
 ) -> tuple[Float[np.ndarray, "_ _ 3"], float]:
-    """Do the main job; return the picture and the seconds it took.
+    """Run the main job; return the picture and the seconds of the run.
 
-    Compiled programs are taken from the cache; the time to compile the others counts.
+    Compilation counts, unless the cache has the program.
 
     Raises:
-      InputError: if the main job fails; it has said why.
+      InputError: if the main job fails, which prints its own error.
     """
     name, *more = shlex.split(recipe)
     with tempfile.TemporaryDirectory() as folder:

@@ -14,11 +14,11 @@ class Operation(NamedTuple):
     """One line of a program.
 
     Attributes:
-      name: that the compiler gave it.
-      result: its type, as `bf16[1,512,512,64]{3,2,1,0}` or several in parentheses.
-      kind: as `fusion`.
-      operands: names.
-      rest: what is said of it beside these.
+      name: the compiler's name of the operation.
+      result: its type, such as `bf16[1,512,512,64]{3,2,1,0}`, or several in parentheses.
+      kind: its opcode, such as `fusion`.
+      operands: names of the operands.
+      rest: the other text of the line.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Operation(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """The last two parts of the path of JAX's operations that it was made from."""
+        """The last two parts of the path of the JAX operation that it was made from."""
         found = re.search(r'op_name="([^"]*)"', self.rest)
         return "/".join(found[1].split("/")[-2:]) if found else ""
 
@@ -57,7 +57,7 @@ def read(text: str) -> Program:
 
 
 def operations(text: str) -> Iterator[Operation]:
-    """Yield the operations of a program, or a part of it, whichever computation they are in."""
+    """Yield the operations of a program's text, whichever computation they are in."""
     for line in text.splitlines():
         if name := _NAME.match(line):
             yield _operation(name[1], line[name.end() :])
@@ -83,13 +83,13 @@ def _upto(text: str, end: str) -> tuple[str, str]:
 
 
 def arrays(result: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield type and shape of each array of a type's text."""
+    """Yield the element type and the shape of each array in the text of a type."""
     for kind, shape in _ARRAY.findall(result):
         yield kind, tuple(int(side) for side in shape.split(",") if side)
 
 
 def count_bytes(result: str) -> int:
-    """Count the bytes of all arrays of a type's text."""
+    """Count the bytes of all arrays in the text of a type."""
     return sum(
         math.prod(shape) * (int(found[0]) // 8 or 1 if (found := re.search(r"\d+$", kind)) else 1)
         for kind, shape in arrays(result)
@@ -108,12 +108,12 @@ def bodies(program: Program) -> list[str]:
 
 
 def flops(operation: Operation, types: Mapping[str, str], program: Program) -> int:
-    """Count the multiplications and additions of a convolution or product, also one in a fusion.
+    """Count the multiplications and additions of a convolution or product, also in a fusion.
 
     Args:
-      operation: of cuDNN, or a product, or a fusion.
-      types: of the operands.
-      program: where fusions are found.
+      operation: a convolution, a product, or a fusion.
+      types: types of the operands by name.
+      program: the program with the computations of fusions.
     """
     if called := re.search(r"calls=%?([\w.\-]+)", operation.rest):
         inner = program.get(called[1], [])

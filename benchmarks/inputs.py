@@ -1,6 +1,6 @@
-"""What all modes are given, as files: `python -m benchmarks.inputs REQUEST`.
+"""Write the inputs of all modes to files: `python -m benchmarks.inputs REQUEST`.
 
-In a process of its own, so that the driver stays without a framework and the workers start equal.
+This runs in a process of its own: the driver loads no framework, and all workers start equal.
 """
 
 import json
@@ -19,7 +19,7 @@ from nst_jax.weights.converted_file import FORMATS, save_weights
 from nst_jax.weights.sources import find_weights
 from nst_jax.weights.state_dict import to_state_dict
 
-# Of the weights' file, whose source has no known content.
+# Metadata of the weights file; the digest of its source is not known.
 METADATA = {"format": FORMATS[NETWORK], "source": "benchmark", "source_sha256": "0" * 64}
 
 
@@ -27,8 +27,8 @@ def prepare(request: dict[str, Any]) -> None:
     """Write both images at all sizes, square, and the weights for both frameworks.
 
     Args:
-      request: "folder", "sizes", "content", "style" (paths or None: drawn), "weights" (as in the
-        main job).
+      request: "folder", "sizes", "content", "style" (paths; None: a drawn image), "weights" (as
+        in the main job).
 
     Raises:
       InputError: if an image or the weights cannot be had.
@@ -42,9 +42,7 @@ def prepare(request: dict[str, Any]) -> None:
             np.save(folder / f"{role}-{size}.npy", image)
     weights = find_weights(request["weights"])
     if weights.network != NETWORK:
-        raise InputError(
-            f"{request['weights']} is {weights.title}; a step of {NETWORK} is measured"
-        )
+        raise InputError(f"{request['weights']} is {weights.title}; the benchmark takes {NETWORK}")
     save_weights(folder / "jax.safetensors", weights.params, METADATA)
     state = to_state_dict(weights.params, NETWORK)
     safetensors.numpy.save_file(state, folder / "torch.safetensors")

@@ -29,7 +29,7 @@ def load(path: Path) -> Params:
 
 
 def kept_programs() -> AbstractContextManager[None]:
-    """Keep compiled programs where the environment says, as the command line does."""
+    """Keep compiled programs in the folder of the environment, as the command line does."""
     return compilation_cache.kept_programs(lambda fault: print(fault, file=sys.stderr))
 
 
@@ -47,7 +47,7 @@ class Job:
         self._config = jax_config(mode, recipe)
         image = jnp.asarray(content)
         self._images = image, [jnp.asarray(style)]
-        # As in the program, nobody holds the weights but in the form that is computed with.
+        # As in the main job, the weights stay in memory only as the network computes with them.
         network = build_network(read(), self._config, deepest=DEEPEST)
         self._network = freeze(network, taps=self._config.taps)
         del network
@@ -80,13 +80,13 @@ class Job:
         return np.asarray(self._image)
 
     def device_peak(self) -> int | None:
-        """Return the most bytes in use on the device so far; None where nobody counts."""
+        """Return the most bytes in use on the device so far; None if they are not counted."""
         stats = jax.devices()[0].memory_stats()
         return stats.get("peak_bytes_in_use") if stats else None
 
 
 def check_device(platform: Platform) -> None:
-    """Raise InputError if JAX does not compute there."""
+    """Raise InputError if JAX does not compute on the platform."""
     found = jax.default_backend()
     if found != platform:
         raise InputError(f"jax computes on {found}, not on {platform}")

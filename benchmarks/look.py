@@ -1,7 +1,7 @@
-"""One look at every size: `python -m benchmarks.look small.png large.png larger.png`.
+"""Compare the looks of sizes: `python -m benchmarks.look small.png large.png larger.png`.
 
-Scales every picture down to the first one's size and says how far its features are from the first
-one's, beside how far the other picture given with `--other` is, as the content image.
+Scales every picture down to the size of the first, and prints how far its features are from those
+of the first. A picture of `--other`, such as the content image, shows what a large distance is.
 """
 
 import argparse
@@ -39,13 +39,13 @@ def _parser() -> Parser:
     parser = Parser(prog=PROGRAM, description="Compare pictures of different sizes.")
     add = parser.add_argument
     add("pictures", nargs="+", metavar="PATH", help="the smallest first")
-    add("--other", nargs="*", default=[], metavar="PATH", help="for comparison")
+    add("--other", nargs="*", default=[], metavar="PATH", help="other pictures, for comparison")
     add("--weights", default="auto", metavar="W", help="as in the main job (default: auto)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with the given arguments, by default the process's; return its code."""
+    """Run the command line with `argv`, by default the process's; return the exit code."""
     flags = _parser().parse_args(argv)
     return exit_code(PROGRAM, lambda: _run(flags))
 

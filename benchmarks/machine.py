@@ -1,4 +1,4 @@
-"""What the machine is and what it can do: `python -m benchmarks.machine jax|torch PLATFORM [CPUS]`.
+"""Describe and measure the machine: `python -m benchmarks.machine jax|torch PLATFORM [CPUS]`.
 
 The command prints the rates of one framework as JSON; each is measured in a process of its own.
 """
@@ -36,7 +36,7 @@ def gpu_names() -> list[str]:
 
 
 def _cpuinfo(key: str) -> str:
-    """Return what Linux says of the first CPU under a key; nothing elsewhere."""
+    """Return the first value of a key in /proc/cpuinfo, or an empty text."""
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else ():
         name, _, value = line.partition(":")
@@ -57,7 +57,7 @@ def cpu_count() -> int:
 
 
 def describe() -> dict[str, Any]:
-    """Return the hardware and the versions of what is measured."""
+    """Return the hardware, and the versions of the measured packages."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -78,7 +78,7 @@ def describe() -> dict[str, Any]:
 
 
 def least_seconds(action: Callable[[], object]) -> float:
-    """Return the least time of several, after one that does not count."""
+    """Return the least seconds of several runs, after a run that does not count."""
     action()
     times = []
     for _ in range(_REPEATS):
@@ -89,7 +89,7 @@ def least_seconds(action: Callable[[], object]) -> float:
 
 
 def best(rates: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return the largest of each rate that several frameworks have reached."""
+    """Return, for each rate, the largest that a framework has reached."""
     found: dict[str, float] = {}
     for measured in rates:
         for name, rate in measured.items():
@@ -98,7 +98,7 @@ def best(rates: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def jax_rates(where: str) -> dict[str, float]:
-    """Measure products and copies in JAX, in operations and bytes a second."""
+    """Measure matrix products and memory in JAX, in operations and bytes a second."""
     import jax
     import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""The ways to make a step that are compared. A worker imports this: nothing heavy in here."""
+"""The compared ways to make a step. Workers import this module, so it imports no framework."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Mode:
 
     @property
     def name(self) -> str:
-        """What --modes, the tables and the files call it."""
+        """The name of the mode in --modes, in tables and in files."""
         if self.framework == "jax":
             parts = [self.precision] + [self.conv] * (self.conv != "auto")
             parts += [self.remat] * (self.remat != "none") + [f"tile{self.tile}"] * bool(self.tile)
@@ -69,7 +69,7 @@ MODES = {
     )
 }
 
-# What is measured unless --modes says otherwise.
+# The modes that are measured without --modes.
 DEFAULT_MODES: dict[Platform, tuple[str, ...]] = {
     "cpu": (
         "jax-float32-direct",
@@ -99,10 +99,10 @@ EAGER = "torch-float32-eager-nchw"
 
 
 def jax_config(mode: Mode, recipe: str = "pytorch") -> ResolvedConfig:
-    """Return the settings of a mode of this program, with the losses of a preset.
+    """Return the settings of a preset in one of this program's modes.
 
     Raises:
-      InputError: if this device does not have them.
+      InputError: if this device does not have the mode's precision.
     """
     from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a benchmark shows: a table for each size, Markdown, all numbers as JSON, and a plot."""
+"""The output of a benchmark: a table for each size, Markdown, all numbers as JSON, and a plot."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from nst_jax.io import files
 
 PLOTS = (".png", ".svg", ".pdf")
 NOTE = (
-    "rate: the work of direct convolution a second, whatever the algorithm; one that multiplies "
-    "less, as Winograd's, may exceed the machine's matrix rate"
+    "rate: the operations of direct convolution a second, whatever the algorithm; an algorithm "
+    "with fewer multiplications, such as Winograd's, may exceed the machine's matrix rate"
 )
-# Okabe and Ito's, which are distinct for the color-blind, but for yellow, which is too light.
 _MARKERS = "osD^vPX<>h"
+# Okabe and Ito's colors, distinct for the color-blind, without yellow, which is too light.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
@@ -63,7 +63,7 @@ def best_torch(results: Sequence[Result]) -> Result | None:
 
 
 def rows(results: Sequence[Result]) -> list[Row | tuple[str, str]]:
-    """Return a row for each result of one size; where there are no numbers, mode and reason.
+    """Return a row for each result of one size; for a failure, its mode and the reason.
 
     The two ratios say how many times as fast as PyTorch a mode is: above 1 is faster.
     """
@@ -75,7 +75,7 @@ def rows(results: Sequence[Result]) -> list[Row | tuple[str, str]]:
 def _row(result: Result, best: Result | None, eager: Result | None) -> Row:
     starts = list(result.starts.values())
     peaks = [start.peak_bytes for start in starts]
-    peaks[-1] = max(peaks[-1], result.peak_bytes)  # the last one went on to be timed
+    peaks[-1] = max(peaks[-1], result.peak_bytes)  # the last worker was also timed
     return Row(
         result.mode,
         number(result.median),
@@ -101,14 +101,14 @@ def flops_text(rate: float) -> str:
 
 
 def rates_text(rates: Mapping[str, float]) -> str:
-    """Say what the machine can do."""
+    """Return the machine's rates as text."""
     products = [f"{k} {flops_text(rate)}" for k, rate in rates.items() if k != "bandwidth"]
     bandwidth = f"memory {rates['bandwidth'] / 1e9:.0f} GB/s"
     return f"matrix products {', '.join(products)}; {bandwidth}"
 
 
 def starts_text(results: Sequence[Result]) -> str:
-    """Say what the numbers of starts stand for, as "cold / warm"."""
+    """Return the kinds of starts, in the order of their numbers: "cold / warm"."""
     kinds: dict[str, None] = {}
     for result in results:
         kinds |= dict.fromkeys(result.starts)
@@ -130,7 +130,7 @@ def table(results: Sequence[Result]) -> Table:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """Make the same as a table for a document."""
+    """Make the table of one size in Markdown."""
     size = results[0].size
     width = len(HEADERS)
     lines = [
@@ -155,7 +155,7 @@ def write_markdown(path: Path, report: Mapping[str, Any], results: Sequence[Resu
 
 
 def heading(report: Mapping[str, Any]) -> str:
-    """Say in one paragraph what was measured, where and when."""
+    """Return a paragraph on what was measured, where and when."""
     hardware = report["hardware"]
     device = ", ".join(hardware["gpus"]) if report["platform"] == "gpu" else hardware["cpu"]
     versions = ", ".join(f"{name} {number}" for name, number in hardware["versions"].items())

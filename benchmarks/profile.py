@@ -1,7 +1,6 @@
-"""What a step of this program spends its time on: `python -m benchmarks.profile --size=256`.
+"""Profile a step of this program: `python -m benchmarks.profile --size=256`.
 
-Prints the largest costs by operation name, as XLA calls it: profile, name the largest cost, remove
-it, and profile again.
+Prints the largest costs by operation, under XLA's names.
 """
 
 import argparse
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# Before JAX starts: without it a CPU's operations leave no trace.
+# Set before JAX starts: without this flag the trace lacks the operations of a CPU.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_enable_xprof_traceme=true"
 
 import jax
@@ -75,7 +74,7 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with the given arguments, by default the process's; return its code."""
+    """Run the command line with `argv`, by default the process's; return the exit code."""
     flags = _parser().parse_args(argv)
     return exit_code(PROGRAM, lambda: _run(flags))
 
@@ -119,7 +118,7 @@ def operations(events: Iterable[Event]) -> Iterator[Event]:
     listed = list(events)
     device = [event for event in listed if event.plane.startswith("/device:")]
     if device:
-        # "XLA Ops" repeats the streams' kernels under the program's names where it exists.
+        # "XLA Ops", if it exists, repeats the streams' kernels under the program's names.
         named = [event for event in device if event.line == "XLA Ops"]
         yield from named or (event for event in device if event.line.startswith("Stream"))
         return
@@ -151,7 +150,7 @@ def sources(program: str) -> dict[str, str]:
 
 
 def costs(events: Iterable[Event], steps: int) -> list[Cost]:
-    """Sum by name, largest first."""
+    """Sum the events by name, the largest cost first."""
     sums: dict[str, tuple[float, int]] = {}
     for event in events:
         nanoseconds, calls = sums.get(event.name, (0.0, 0))

@@ -1,9 +1,9 @@
-"""Time to quality: `python -m benchmarks.race`.
+"""Measure the time to quality: `python -m benchmarks.race`.
 
-How long until the preset `pytorch`'s own total loss falls to what its own steps of Adam reach: for
-Adam itself, for L-BFGS, and over scales. All runs take turns in one process. A run rests while it
-is ahead of Adam, so each is timed up to the loss that Adam ends at, and no further. Programs are
-compiled before.
+The quality is the total loss that the preset `pytorch` ends at with Adam. The time to this loss is
+measured for Adam, for L-BFGS, and for L-BFGS over scales. All runs take turns in one process. A run
+rests while its loss is below Adam's, so it is timed up to Adam's last loss and no further. Programs
+are compiled before the race.
 """
 
 import argparse
@@ -35,7 +35,7 @@ ADAM = "adam"
 
 
 def methods(steps: int) -> dict[str, Config]:
-    """Return the ways to minimize one and the same loss; `steps` are Adam's."""
+    """Return the settings of each way to minimize the same loss; `steps` are Adam's."""
     adam = dataclasses.replace(preset("pytorch"), steps=steps)
     lbfgs = dataclasses.replace(adam, optimizer="lbfgs", memory_size=10, steps=_FOREVER)
     torch = dataclasses.replace(adam, optimizer="lbfgs-torch", steps=_FOREVER)
@@ -54,7 +54,7 @@ class Runner:
     """One run, some seconds at a time.
 
     Attributes:
-      seconds: used so far.
+      seconds: time used so far.
       best: the least total loss so far at the final size.
     """
 
@@ -78,7 +78,7 @@ class Runner:
 
 
 def race(runners: Mapping[str, Runner]) -> None:
-    """Let all take turns until Adam has ended and no other is behind it."""
+    """Let the runs take turns until Adam has ended and no other run is behind Adam."""
     adam = runners[ADAM]
     while not adam.ended:
         adam.advance()
@@ -106,7 +106,7 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with the given arguments, by default the process's; return its code."""
+    """Run the command line with `argv`, by default the process's; return the exit code."""
     flags = _parser().parse_args(argv)
     return exit_code(PROGRAM, lambda: _run(flags))
 

@@ -1,9 +1,9 @@
-"""How far it goes: `python -m benchmarks.scaling memory|batch|devices`.
+"""Measure large pictures, batches and devices: `python -m benchmarks.scaling memory|batch|devices`.
 
-memory: seconds a step and bytes a pixel against size, one mode after the other, each in a process
-of its own; a mode that has failed is not asked for larger sizes. batch: pictures at once against
-one after the other. devices: rows over simulated devices, with what they send each other by the
-compiled program.
+memory: seconds a step and bytes a pixel at several sizes, each mode in a process of its own; a mode
+that has failed is not run at larger sizes. batch: pictures at once against pictures one after the
+other. devices: the rows of a picture over simulated devices, with the bytes that these exchange by
+the compiled program.
 """
 
 import argparse
@@ -54,7 +54,9 @@ def _parser() -> Parser:
         metavar="N",
         help="sides of the square picture in px",
     )
-    add("--modes", nargs="+", choices=MODES, default=MEMORY_MODES, metavar="MODE", help="memory")
+    add(
+        "--modes", nargs="+", choices=MODES, default=MEMORY_MODES, metavar="MODE", help="for memory"
+    )
     add(
         "--counts", type=positive_int(), nargs="+", metavar="N", help="pictures at once, or devices"
     )
@@ -64,10 +66,10 @@ def _parser() -> Parser:
         type=positive_int(),
         default=900,
         metavar="S",
-        help="of one start or block (900)",
+        help="seconds for one start or block (default: 900)",
     )
-    add("--content", metavar="PATH", help="memory: an image, made square; drawn by default")
-    add("--style", metavar="PATH", help="the same")
+    add("--content", metavar="PATH", help="memory: an image, made square (default: drawn)")
+    add("--style", metavar="PATH", help="memory: the same")
     add("--weights", default="untrained", metavar="W", help="memory: as in the main job")
     add("--json", metavar="FILE", help="write all numbers")
     add("--markdown", metavar="FILE", help="write the table for a document")
@@ -75,7 +77,7 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with the given arguments, by default the process's; return its code."""
+    """Run the command line with `argv`, by default the process's; return the exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] == ["worker"]:
         return _work(*arguments[1:])
@@ -188,7 +190,7 @@ _MEASURE = {"memory": _memory, "batch": _batch, "devices": _devices}
 
 
 def _worker(what: str, request: str, devices: int = 1) -> Any:
-    """Measure in a process of its own, with so many simulated devices."""
+    """Measure in a process of its own, with simulated devices if there is no GPU."""
     simulated = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(
@@ -276,7 +278,7 @@ def _work(what: str, request: str) -> int:
 
 
 def _sent(program: str) -> Iterator[tuple[str, int]]:
-    """Yield each exchange of a compiled program, and the bytes that a device gets by it."""
+    """Yield each exchange of a compiled program, with the bytes that a device receives."""
     kinds = ("all-gather", "all-reduce", "collective-permute", "all-to-all")
     for operation in hlo.operations(program):
         if operation.kind in kinds:

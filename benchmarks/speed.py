@@ -1,7 +1,7 @@
-"""How fast a step is, here and in PyTorch: `python -m benchmarks.speed`.
+"""Time a step here and in PyTorch, on a CPU or a GPU: `python -m benchmarks.speed`.
 
-One command for CPU and GPU. Each mode at each size has a process of its own; those of one size are
-timed by turns, so that a machine whose speed drifts is as fast for one as for the other.
+Each mode at each size has a process of its own. The processes of one size are timed in turns, so
+that a drift of the machine's speed is the same for all.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from nst_jax.io.files import check_writable
 
 PROGRAM = "benchmarks.speed"
 SIZES = (256, 400, 512, 1024)
-_LEAST_SIZE = 16  # of relu5_1
+_LEAST_SIZE = 16  # px, of which relu5_1 has one
 _FILE_WIDTH = 160  # of tables that go into a file
 
 
@@ -45,8 +45,8 @@ def _mode(text: str) -> str:
 def _parser() -> Parser:
     parser = Parser(
         prog=PROGRAM,
-        description="Time a step of this program and of the PyTorch one by turns; a table for each "
-        "size. Exit code 1 if nothing could be measured.",
+        description="Time a step of this program and of the PyTorch program in turns; print a "
+        "table for each size. Exit code 1 if nothing could be measured.",
     )
     add = parser.add_argument
     add(
@@ -55,7 +55,7 @@ def _parser() -> Parser:
         nargs="+",
         default=SIZES,
         metavar="N",
-        help="sides of the picture",
+        help="sides of the square picture in px",
     )
     add(
         "--modes",
@@ -66,21 +66,21 @@ def _parser() -> Parser:
         + " ".join(DEFAULT_MODES["cpu"])
         + "; on a GPU: "
         + " ".join(DEFAULT_MODES["gpu"])
-        + "); -max-autotune is there too",
+        + "); torch also has -max-autotune",
     )
     add("--rounds", type=positive_int(), default=7, metavar="N", help="timed blocks (default: 7)")
     add(
         "--steps",
         type=_steps,
         metavar="N|auto",
-        help="steps in a block (default: as many as take two seconds, or two of up to four)",
+        help="steps in a block; auto: as many as take 2 s, at least 2 if a step takes up to 4 s",
     )
     add(
         "--cache",
         choices=get_args(Cache),
         default="both",
-        help="compilation cache at the start: empty, filled by a process before, one start with "
-        "each, or none (default: both)",
+        help="compilation cache at the start; cold: empty; warm: filled by an earlier process; "
+        "both: a cold and a warm start; off: no cache (default: both)",
     )
     add("--device", choices=("auto", *get_args(Platform)), default="auto", help="(default: auto)")
     add(
@@ -89,16 +89,21 @@ def _parser() -> Parser:
         metavar="N",
         help="CPUs that a worker may use (default: all)",
     )
-    add("--content", metavar="PATH", help="an image, made square; a drawn one by default")
+    add("--content", metavar="PATH", help="an image, made square (default: a drawn one)")
     add("--style", metavar="PATH", help="the same")
-    add("--weights", default="untrained", metavar="W", help="as in the main job (untrained)")
+    add(
+        "--weights",
+        default="untrained",
+        metavar="W",
+        help="as in the main job (default: untrained)",
+    )
     add("--no-rates", action="store_true", help="leave out the machine's matrix and memory rates")
     add(
         "--timeout",
         type=positive_int(),
         default=900,
         metavar="S",
-        help="of one start or block (900)",
+        help="seconds for one start or block (default: 900)",
     )
     add("--json", metavar="FILE", help="write all numbers")
     add("--markdown", metavar="FILE", help="write the tables for a document")
@@ -107,7 +112,7 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with the given arguments, by default the process's; return its code."""
+    """Run the command line with `argv`, by default the process's; return the exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     flags = _parser().parse_args(arguments)
     return exit_code(PROGRAM, lambda: _run(flags, arguments))
@@ -157,7 +162,7 @@ def _run(flags: argparse.Namespace, arguments: Sequence[str]) -> int:
             found = measure(plan, Path(folder), size, status.update)
             results += found
             console.print(output.table(found), soft_wrap=True)
-            # A long run that is interrupted has what it has.
+            # After each size, for an interrupted run.
             _write(flags, report, results)
     if kinds := output.starts_text(results):
         console.print(f"starts: {kinds}. {output.NOTE}.", soft_wrap=True)
@@ -178,7 +183,7 @@ def _check_outputs(flags: argparse.Namespace) -> None:
 
 
 def prepare(flags: argparse.Namespace, plan: Plan, folder: str) -> str:
-    """Write what the workers read; return where the weights come from."""
+    """Write the inputs of the workers; return the origin of the weights."""
     request = {
         "folder": folder,
         "sizes": plan.sizes,
@@ -192,7 +197,7 @@ def prepare(flags: argparse.Namespace, plan: Plan, folder: str) -> str:
         [sys.executable, "-m", "benchmarks.inputs", json.dumps(request)],
         capture_output=True,
         text=True,
-        # Weights are drawn where no memory of the GPU is taken for it.
+        # On the CPU, so that untrained weights take no memory of the GPU.
         env=worker_environment(plan, None) | {"JAX_PLATFORMS": "cpu"},
     )
     if done.returncode == EXIT_USAGE:
@@ -204,7 +209,7 @@ def prepare(flags: argparse.Namespace, plan: Plan, folder: str) -> str:
 
 
 def _rates(plan: Plan, framework: str) -> dict[str, float]:
-    """Measure what one framework gets out of the machine; nothing where it cannot be used."""
+    """Measure the rates of one framework; an unusable framework has none."""
     command = [sys.executable, "-m", "benchmarks.machine", framework, plan.platform]
     if plan.threads:
         command += [str(plan.threads)]
@@ -222,7 +227,7 @@ def _write(flags: argparse.Namespace, report: dict[str, Any], results: list[Resu
 
 
 def _warn_of_idlers(results: Sequence[Result], console: Console) -> None:
-    """Say whose worker disturbed the others: it used CPU time while it had nothing to do."""
+    """Name the workers that used CPU time between their blocks, and so disturbed the others."""
     for result in results:
         if result.idle_cpu_seconds > 0.05:
             console.print(

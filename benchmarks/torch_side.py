@@ -15,14 +15,14 @@ import torch
 
 from benchmarks.modes import EAGER, Mode, Platform
 
-# The preset's.
+# As in the preset pytorch.
 CONTENT_WEIGHT, STYLE_WEIGHT, LEARNING_RATE, BETAS = 1.0, 100.0, 0.003, (0.5, 0.999)
 
 State = dict[str, torch.Tensor]
 
 
 def load_reference() -> ModuleType:
-    """Import `nst_jax.pytorch_reference` alone: its package would import JAX too."""
+    """Import `nst_jax.pytorch_reference` without its package, which would import JAX."""
     package = importlib.util.find_spec("nst_jax")
     assert package is not None
     assert package.submodule_search_locations is not None
@@ -37,8 +37,8 @@ def load_reference() -> ModuleType:
 
 
 class _Gram(torch.autograd.Function):
-    """F Fᵀ in float32; the gradient is one product where autograd makes two, as the gradient of
-    the loss is symmetric.
+    """F Fᵀ in float32. The incoming gradient is symmetric, so that `backward` needs one product,
+    where autograd makes two.
     """
 
     @staticmethod
@@ -59,7 +59,7 @@ class _Gram(torch.autograd.Function):
         return product
 
 
-# Typed, for apply is not.
+# `apply` has no types.
 _gram: Callable[[torch.Tensor], torch.Tensor] = _Gram.apply
 
 
@@ -68,7 +68,7 @@ def losses(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Compute the reference's losses with less work, and with all sums in float32.
 
-    The Gram matrices of the style, which the program as written computes in each step, are given.
+    The Gram matrices of the style are given; the program as written computes them in each step.
     """
     content, style = [], []
     for f, f_content, gram in zip(maps, content_maps, style_grams, strict=True):
@@ -86,7 +86,7 @@ def load(path: Path) -> State:
 
 
 def kept_programs() -> AbstractContextManager[None]:
-    """Do nothing: torch takes it from the environment."""
+    """Do nothing: torch finds its cache in the environment."""
     return contextlib.nullcontext()
 
 
@@ -105,7 +105,7 @@ class Job:
         torch.backends.cudnn.allow_tf32 = mode.precision == "tf32"
         torch.backends.cudnn.benchmark = True
         network = reference.vgg_features(read())
-        # What comes after the last tap costs no time, but memory.
+        # Layers after the last tap would cost no time, but memory.
         network = network[: reference.first_convolutions(network)[-1] + 2]
         network = network.to(device=device, dtype=dtype, memory_format=layout)
         content_input, style_input = (
@@ -139,7 +139,7 @@ class Job:
             how = None if mode.method == "compile" else mode.method
             self._loss = torch.compile(loss, mode=how, fullgraph=True, dynamic=False)
         self._cuda = device.type == "cuda"
-        # The call itself imports the compiler, which eager modes shall not pay for.
+        # `cudagraph_mark_step_begin` imports the compiler, which eager modes must not pay for.
         self._graphs = self._cuda and mode.method == "max-autotune"
         self._wait()
 
@@ -164,12 +164,12 @@ class Job:
         return array
 
     def device_peak(self) -> int | None:
-        """Return the most bytes in use on the device so far; None where nobody counts."""
+        """Return the most bytes in use on the device so far; None if they are not counted."""
         return torch.cuda.max_memory_allocated() if self._cuda else None
 
 
 def check_device(platform: Platform) -> None:
-    """Raise ValueError if torch does not compute there; limit it to the CPUs that it may use."""
+    """Raise ValueError if torch does not compute on the platform; limit its threads to our CPUs."""
     found = "gpu" if torch.cuda.is_available() else "cpu"
     if found != platform:
         raise ValueError(f"torch computes on {found}, not on {platform}")

@@ -1,8 +1,8 @@
-"""The work of one step as direct convolution does it: floating-point operations and bytes moved.
+"""The work of one step by direct convolution: floating-point operations and bytes moved.
 
 One step: features to relu5_1, five content and five style terms, the gradient with respect to the
-image, Adam. An algorithm that multiplies less, as Winograd's, gets a rate of these operations that
-may exceed what the machine can multiply.
+image, Adam. By this count an algorithm with fewer multiplications, such as Winograd's, may exceed
+the machine's rate.
 """
 
 from collections.abc import Iterator
@@ -29,12 +29,12 @@ class Layer(NamedTuple):
 
     @property
     def is_tap(self) -> bool:
-        """Whether losses are taken of it."""
+        """Whether the losses compare its map."""
         return self.conv.index == 1
 
 
 def layers(height: int, width: int) -> Iterator[Layer]:
-    """Yield what a step computes for an image of this size; pooling rounds odd sizes down."""
+    """Yield a step's convolutions for an image of this size; pooling rounds odd sizes down."""
     for conv in ARCHITECTURES[NETWORK].convs:
         if conv.pooled:
             height, width = height // 2, width // 2
@@ -64,15 +64,16 @@ def gram_flops(height: int, width: int) -> int:
 
 
 def step_flops(height: int, width: int) -> int:
-    """Count the operations of a step; what is done per element only is left out."""
+    """Count the operations of a step, without elementwise ones."""
     return conv_flops(height, width) + gram_flops(height, width)
 
 
 def step_bytes(height: int, width: int, itemsize: int) -> int:
-    """Count the bytes of a step whose operations read their arrays and write their result once.
+    """Count the bytes of a step if each operation reads its arrays and writes its result once.
 
-    Biases, ReLUs and their gradients are part of the convolution before them, the gradients of the
-    losses of the gradient that they are added to. The picture and Adam's averages are float32.
+    Biases, ReLUs and their gradients are part of the convolution before them. The gradients of the
+    losses are part of the gradient that they are added to. The picture and Adam's averages are
+    float32.
     """
     elements = 0
     for layer in layers(height, width):
@@ -84,6 +85,6 @@ def step_bytes(height: int, width: int, itemsize: int) -> int:
         if conv.pooled:
             elements += 2 * (4 * inputs + inputs)  # the pooling before it, and its gradient
         if layer.is_tap:
-            elements += 2 * outputs + 3 * outputs  # map and target; for the gradient once more
+            elements += 2 * outputs + 3 * outputs  # map and target, again for the gradient
     picture = 3 * height * width
     return elements * itemsize + 4 * 7 * picture

@@ -1,8 +1,8 @@
 """One mode at one size in a process of its own: `python -m benchmarks.worker SPEC`.
 
-SPEC is a `Spec` as JSON. It writes one line of JSON to standard output for each thing it has done:
-first `Start`, then a `Block` for each line "run N" on standard input, until that ends. What it
-cannot do is {"failure": reason}, and the end.
+SPEC is a `Spec` as JSON. The worker answers in lines of JSON on standard output: first a `Start`,
+then a `Block` for each line "run N" of standard input, until standard input ends. A failure is the
+line {"failure": reason}, and the worker ends.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ from benchmarks.modes import MODES, Platform
 
 @dataclass(frozen=True)
 class Spec:
-    """What a worker shall do.
+    """The task of a worker.
 
     Attributes:
       mode: a name of `modes.MODES`.
-      inputs: the folder with `inputs.py`'s files.
-      size: which of them.
-      platform: what it must compute on.
-      threads: how many CPUs it may use; None for all.
+      inputs: folder with the files of `inputs.prepare`.
+      size: side of the square picture in px.
+      platform: the platform that the worker must compute on.
+      threads: number of CPUs that the worker may use; None: all.
       began: `time.monotonic()` just before the process was started.
     """
 
@@ -42,13 +42,13 @@ class Spec:
 
 @dataclass(frozen=True)
 class Start:
-    """What it took until the first step was made.
+    """The cost of a start, up to the first step.
 
     Attributes:
       import_seconds: importing the framework and the program.
       prepare_seconds: weights, network and targets, with the compilation of the targets' program.
       first_step_seconds: the first step, with its compilation.
-      first_picture_seconds: from the process's start until the picture after one step is here.
+      first_picture_seconds: from the process's start until the host has the picture after one step.
       peak_bytes: the most memory so far, of the process on a CPU, else of the device.
     """
 
@@ -61,11 +61,11 @@ class Start:
 
 @dataclass(frozen=True)
 class Block:
-    """What some steps took.
+    """The cost of a block of steps.
 
     Attributes:
       seconds: from the first step's start until the last one was made.
-      idle_cpu_seconds: of all CPUs, used since the block before although nothing was asked for.
+      idle_cpu_seconds: CPU time that the process used since the block before, without a request.
       peak_bytes: as in `Start`, so far.
     """
 
@@ -75,8 +75,8 @@ class Block:
 
 
 def main() -> int:
-    """Do what the first argument and standard input say."""
-    # Frameworks print what they like to standard output: they get standard error instead.
+    """Serve the `Spec` of the first argument and the requests on standard input."""
+    # What frameworks print to standard output goes to standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     try:
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def reason(error: BaseException) -> str:
-    """Say in one short line why a mode cannot be measured."""
+    """Return in one short line why a mode cannot be measured."""
     text = str(error).strip()
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed"
@@ -103,7 +103,7 @@ def reason(error: BaseException) -> str:
 
 def _serve(spec: Spec, answers: TextIO) -> None:
     if spec.threads is not None:
-        # Before the frameworks count the CPUs to start their threads.
+        # Set before the frameworks count the CPUs for their threads.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec.threads])
     began = time.perf_counter()
     mode = MODES[spec.mode]
@@ -140,7 +140,7 @@ def _serve(spec: Spec, answers: TextIO) -> None:
 
 
 def _answer(job: Any, answers: TextIO) -> None:
-    """Make steps as often as standard input asks for it."""
+    """Make and time the steps that standard input asks for."""
     cpu = time.process_time()
     for line in sys.stdin:
         idle = time.process_time() - cpu
@@ -173,6 +173,6 @@ def _tell(answers: TextIO, content: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     code = main()
-    # Frameworks take their time to end their threads, or crash while they do.
+    # Not `sys.exit`: frameworks end their threads slowly, or crash while they do.
     sys.stderr.flush()
     os._exit(code)

@@ -2,7 +2,7 @@
 
     python examples/feedforward.py --content png/content.png --size=96 --steps=300
 
-Johnson et al., arXiv 1603.08155: `perceptual_loss` compares outputs with inputs, and with a style.
+Johnson et al., arXiv 1603.08155: `perceptual_loss` compares an output with its input and a style.
 """
 
 import argparse
@@ -19,7 +19,7 @@ STYLE = {"relu1_1": 8.0, "relu2_1": 8.0, "relu3_1": 4.0, "relu4_1": 2.0}
 
 
 class Stylizer(nnx.Module):
-    """Down to a quarter of the size, through residual blocks, and up; the identity at first."""
+    """Downsample to a quarter, apply residual blocks, upsample; the identity before training."""
 
     def __init__(self, rngs):
         plan = [(3, 32, 2), (32, 64, 2), *[(64, 64, 1)] * 3, (64, 32, 1), (32, 32, 1)]
@@ -50,14 +50,14 @@ def train(stylizer, optimizer, vgg, batch, style):
 
 
 def main():
-    """Train on random crops, print the loss, and save the first picture before and after."""
+    """Train on random crops, print the loss, and save the first image before and after."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--content", nargs="+", default=["png/content.png"], help="one or more")
+    parser.add_argument("--content", nargs="+", default=["png/content.png"], help="images")
     parser.add_argument("--style", default="png/style.png")
     parser.add_argument("--size", type=int, default=96, help="sides of the crops in px")
     parser.add_argument("--steps", type=int, default=300)
     for flag, value in ("network", "vgg19"), ("weights", "auto"), ("output", "feedforward.png"):
-        parser.add_argument(f"--{flag}", default=value)  # the first two: see nst_jax.load_network
+        parser.add_argument(f"--{flag}", default=value)  # see nst_jax.load_network
     flags = parser.parse_args()
     size, rng, losses = flags.size, np.random.default_rng(0), []
     first = nst_jax.load_image(flags.content[0], size=2 * size, side="shortest")

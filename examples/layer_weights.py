@@ -2,13 +2,13 @@
 
     python examples/layer_weights.py --size=64 --steps=6 --outer-steps=6
 
-An inner loop stylizes for a few steps with some weight for each layer, an outer loss judges the
-picture, and `jax.grad` goes back through all inner steps to the weights; `jax.checkpoint` keeps no
-more than the picture of each. (The network's operations have gradients of their own, which can be
-differentiated again in reverse mode, not in forward mode.) The outer loss is the one with equal
-weights, so what is learned is: with which weights do a few steps get the furthest?
+An inner loop stylizes for a few steps with a weight for each layer. An outer loss judges the
+picture, and `jax.grad` goes back through all inner steps to the weights; `jax.checkpoint` keeps
+only the picture of each step. (The network's operations have gradients of their own, which can be
+differentiated again in reverse mode, not in forward mode.) The outer loss has equal weights: the
+weights are learned with which a few steps reduce this loss most.
 
-As a ReLU network's gradient jumps, only differences that float32 cannot resolve are small enough.
+A ReLU network's gradient jumps: finite differences must be so small that they need float64.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def judge(logits, network, content, style, *, steps):
     outer = functools.partial(nst_jax.style_transfer_loss, targets=targets, features=features)
     weights = dict(zip(STYLE, len(STYLE) * jax.nn.softmax(logits), strict=True))
     inner = functools.partial(outer, style_layer_weights=weights)
-    # All steps have one length, a root mean square of 0.02 over the picture.
+    # Each step changes the picture by a root mean square of 0.02.
     optimizer = optax.normalize_by_update_norm(scale_factor=-0.02 * content.size**0.5)
 
     @jax.checkpoint

@@ -2,9 +2,9 @@
 
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python examples/mesh.py --size=256 --steps=3
 
-This simulates four devices on one CPU; without the variable it takes the devices that there are.
-Convolutions need their neighbors' border rows (collective-permute), statistics a sum (all-reduce);
-none ever holds a whole map (all-gather). Each should have a multiple of 16 rows, for the poolings.
+The variable simulates four devices on one CPU; without it the script takes all devices of JAX.
+Convolutions get border rows from neighbors (collective-permute), statistics are sums (all-reduce),
+and no device holds a whole map (all-gather). The poolings need 16 n rows on each device.
 """
 
 import argparse
@@ -25,7 +25,7 @@ OPTIMIZER = optax.adam(0.02, b2=0.99)
 
 @jax.jit
 def step(state, targets, network):
-    """Make one update: nothing in it knows how many devices there are."""
+    """Make one update; the code is the same for any number of devices."""
     features = functools.partial(network, taps=CONTENT_LAYERS + STYLE_LAYERS)
     loss = functools.partial(nst_jax.style_transfer_loss, targets=targets, features=features)
     return nst_jax.step(state, loss=loss, optimizer=OPTIMIZER)
@@ -45,7 +45,7 @@ def paint(network, content, style, *, steps):
 
 
 def main():
-    """Make the same steps on one device and on all, compare them, and save the picture."""
+    """Make the same steps on one device and on all, compare the pictures, and save one."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", type=int, default=256, help="both sides in px")
     parser.add_argument("--steps", type=int, default=3)

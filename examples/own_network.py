@@ -2,8 +2,8 @@
 
     python examples/own_network.py --size=160 --steps=150
 
-Here it is one layer of random filters at three scales, after Ustyuzhaninov et al., arXiv
-1606.00021, who found that nothing more is needed for textures. Nothing is downloaded or trained.
+This network is one layer of random filters at three scales. Ustyuzhaninov et al., arXiv
+1606.00021, found that such a layer is enough for textures. Nothing is downloaded or trained.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import nst_jax
 
 
 def features(image):
-    """Map an HWC image, seen at three scales, to 64 random 5x5 filters of it, rectified."""
+    """Map an HWC image, at three scales, to the rectified results of 64 random 5x5 filters."""
     maps, (height, width, _) = {}, image.shape
     for i in range(3):
         kernel = jax.random.normal(jax.random.key(i), (64, 3, 5, 5))

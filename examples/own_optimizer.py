@@ -2,8 +2,8 @@
 
     python examples/own_optimizer.py --size=160 --steps=150
 
-`normalized_momentum` walks along the averaged gradient as steepest descent does, but with steps of
-a fixed length, which the schedule shortens: what the loss is multiplied by makes no difference.
+`normalized_momentum` steps along the averaged gradient, as gradient descent with momentum does, but
+only the schedule sets the length of a step: a factor of the loss makes no difference.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python examples/sweep.py --size=160 --steps=150 --style-weights 0.1 0.3 1 3 10
 
-The loss is a pure function of the picture and of its weights, the optimizer's state a pytree, and
-`nst_jax.run` a loop on the device. So a sweep is a batch: one program, one call. The strip shows
+The loss is a pure function of the picture and of its weights, the optimizer's state is a pytree,
+and `nst_jax.run` is a loop on the device. So a sweep is a batch in one program. The strip shows
 the content image, then one picture for each weight.
 """
 
@@ -46,7 +46,7 @@ def sweep(network, content, style, style_weights, *, steps):
 
 
 def main():
-    """Paint the sweep, print what became of the two losses, and save the strip."""
+    """Paint the sweep, print the content and style losses, and save the strip."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--content", default="png/content.png")
     parser.add_argument("--style", default="png/style.png")

@@ -3,8 +3,8 @@
     python examples/texture.py --style=png/mosaic.png --size=192 --steps=200
 
 Gatys, Ecker and Bethge, arXiv 1505.07376: any picture whose feature maps have the texture's Gram
-matrices looks like the texture, so they start from noise and let L-BFGS match the matrices. Without
-content layers `make_targets` asks the first image for nothing but its size.
+matrices looks like the texture. So L-BFGS starts from noise and matches the matrices. Without
+content layers `make_targets` reads only the size of the first image.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def grow(network, noise, style, *, steps):
 
 
 def main():
-    """Grow one square texture, print what is left of each layer's loss, and save it."""
+    """Grow one square texture, print the loss of each layer, and save the texture."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--style", default="png/mosaic.png", help="the texture to imitate")
     parser.add_argument("--size", type=int, default=192, help="sides of the new texture in px")

@@ -86,11 +86,11 @@ class Config:
     )
     side: Side = _setting("longest", "the side of the picture that --size sets")
     min_size: int = _setting(
-        128, "least longest side of the first scale in px; 0: one scale only", least=0
+        128, "lower limit of the first scale's longest side in px; 0: one scale only", least=0
     )
-    scale_factor: float = _setting(2**0.5, "ratio of a scale's sides to those of the scale before", above=1)
+    scale_factor: float = _setting(2**0.5, "ratio of the sides of successive scales", above=1)
     steps: int = _setting(120, "updates of the picture at each scale", least=1)
-    first_steps: int = _setting(400, "updates at the first scale, if there are several scales", least=1)
+    first_steps: int = _setting(400, "updates at the first of several scales", least=1)
     optimizer: Optimizer = _setting(
         "adam",
         "lbfgs: optax's L-BFGS, with a line search; lbfgs-torch: the steps of torch.optim.LBFGS",
@@ -104,15 +104,14 @@ class Config:
         least=1,
         only=("optimizer", ("lbfgs", "lbfgs-torch")),
     )
-    beta1: float = _setting(0.9, "Adam's decay of the gradient's average", least=0, below=1, flag=False)
-    beta2: float = _setting(0.99, "Adam's decay of the squared gradient's average", least=0, below=1, flag=False)
+    beta1: float = _setting(0.9, "Adam's decay of the mean gradient", least=0, below=1, flag=False)
+    beta2: float = _setting(0.99, "Adam's decay of the mean square", least=0, below=1, flag=False)
     space: Space = _setting(
         "srgb",
         "space of the optimized picture; srgb: sRGB in [0, 1]; normalized: the network's input",
-    
     )
     clamp: bool = _setting(True, "clip the picture after every step to the colors of sRGB")
-    picture: Picture = _setting("average", "the iterate that is the result of a scale; best: the one of least loss")
+    picture: Picture = _setting("average", "result of a scale; best: its iterate of least loss")
     average_decay: float = _setting(
         0.99,
         "decay of the moving average of --picture=average",
@@ -136,9 +135,9 @@ class Config:
     )
     style_fit: StyleFit = _setting(
         "longest",
-        "longest, shortest: the style image keeps its aspect ratio, and this side gets the length "
-        "of the picture's times --style-scale, but no more than it has; stretch: the style image "
-        "gets the picture's shape",
+        "longest, shortest: the style image keeps its aspect ratio; this side of it is the "
+        "picture's times --style-scale, or its own if that is less; stretch: the style image takes "
+        "the picture's shape",
     )
     style_scale: float = _setting(1.0, "size of the style image relative to the picture", above=0)
     style_size: int = _setting(
@@ -151,7 +150,7 @@ class Config:
     tv_weight: float = _setting(20.0, "factor of the total variation", least=0)
     range_weight: float = _setting(0.0, "factor of the penalty on colors outside [0, 1]", least=0)
     start: Start = _setting(
-        "content", "first picture; style: noise with the mean and the deviation of the style's colors"
+        "content", "first picture; style: noise with the mean and deviation of the style's colors"
     )
     start_blend: float = _setting(
         1.0, "share of --start in the first picture; the rest is the content image", least=0, most=1

@@ -1,4 +1,4 @@
-"""The one exception that means: what you gave cannot be used, and here is why."""
+"""The exception for input that cannot be used."""
 
 
 class InputError(ValueError):

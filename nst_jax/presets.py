@@ -1,6 +1,6 @@
-"""Named settings: our own recipe, and those of the programs that people know, each with its source.
+"""The presets: our own recipe, and the settings of well-known programs, each with its source.
 
-What they have in common and where they had to deviate is in docs/presets.md.
+docs/presets.md compares the presets, and lists where they deviate from the programs.
 """
 
 from dataclasses import replace
@@ -12,7 +12,7 @@ from nst_jax.errors import InputError
 _RELUS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 _CHANNELS = (64, 128, 256, 512, 512)
 
-# What all programs before scales have in common.
+# The settings that the programs with a single scale have in common.
 _ONE_SCALE = Config(
     min_size=0,
     picture="last",
@@ -70,8 +70,8 @@ _GATYS_CODE = replace(
     style_fit="shortest",
 )
 
-# github.com/jcjohnson/neural-style, neural_style.lua. Its picture has 256 units where ours has 1,
-# and its total variation is known by its gradient only.
+# github.com/jcjohnson/neural-style, neural_style.lua. Its pixel values are 256 times ours, and it
+# defines the total variation by its gradient only.
 _NEURAL_STYLE = replace(
     _ONE_SCALE,
     steps=1000,
@@ -85,8 +85,8 @@ _NEURAL_STYLE = replace(
     tv_weight=1e-3 * 256**2,
 )
 
-# github.com/pytorch/tutorials, advanced_source/neural_style_tutorial.py. Its layers are before the
-# ReLU; 16 calls of torch.optim.LBFGS.step make 20 updates each.
+# github.com/pytorch/tutorials, advanced_source/neural_style_tutorial.py. Its layers are taken
+# before the ReLU; 16 calls of torch.optim.LBFGS.step make 20 updates each.
 _PYTORCH_TUTORIAL = replace(
     _ONE_SCALE,
     side="shortest",
@@ -143,13 +143,13 @@ PRESETS = MappingProxyType(
 
 
 def preset(name: str) -> Config:
-    """Return the named settings.
+    """Return the settings of a preset.
 
     Args:
       name: one of `PRESETS`.
 
     Raises:
-      InputError: if there is none of that name.
+      InputError: if there is no preset of that name.
 
     Examples:
       >>> from dataclasses import replace

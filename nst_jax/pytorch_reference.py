@@ -27,7 +27,7 @@ PLANS = {
 
 
 def normalize(image: torch.Tensor) -> torch.Tensor:
-    """Take NCHW sRGB in [0, 1] to the space that the target lives in."""
+    """Normalize an NCHW image, sRGB in [0, 1], to the space of the target."""
     return (image - MEAN.to(image.dtype)) / STD.to(image.dtype)
 
 
@@ -42,7 +42,7 @@ def vgg_features(
     name: str = "vgg19",
     pooling: str = "average",
 ) -> nn.Sequential:
-    """Build torchvision's `features` with another pooling, frozen.
+    """Build torchvision's `features`, frozen, with the given pooling.
 
     Args:
       state: torchvision's state dict, with or without the classifier; None keeps random weights.
@@ -141,8 +141,8 @@ def stylize(
 ) -> Iterator[Step]:
     """Run the program; images are 1 x 3 x H x W sRGB in [0, 1].
 
-    The optimizer is "adam", or "lbfgs": torch's, without line search, one evaluation a step; the
-    learning rate and betas are Adam's, the history L-BFGS's.
+    The optimizer is "adam" or "lbfgs": torch's, without a line search, with one evaluation a step.
+    `learning_rate` and `betas` are for Adam, `history_size` for L-BFGS.
     """
     with torch.no_grad():
         content_maps = extract(network, normalize(content))
@@ -176,8 +176,8 @@ def load_state(path: Path, *, name: str = "vgg19") -> dict[str, torch.Tensor]:
     """Read a state dict with torch's own reader; its keys become torchvision's.
 
     Args:
-      path: of a file of torch.save, or of safetensors.
-      name: of the network, for keys as conv1_1. What wraps it ("module."), or that it is without
+      path: a file of torch.save, or of safetensors.
+      name: the network, for keys such as conv1_1. A prefix "module." in the keys, or a missing
         "features.", makes no difference.
     """
     if path.suffix == ".safetensors":
@@ -209,15 +209,15 @@ def all_taps(
     name: str = "vgg19",
     layout: str = "torchvision",
 ) -> list[np.ndarray]:
-    """Compute every map before and after each ReLU, NHWC, in network order.
+    """Compute the feature maps before and after each ReLU, NHWC, in network order.
 
     Args:
-      state: torchvision's key names.
+      state: the state dict, with torchvision's keys.
       image: NHWC sRGB in [0, 1].
-      name: of the network.
+      name: the network.
       layout: "torchvision", or "caffe" for weights that expect BGR in [0, 255] minus the original
-        mean. The image is padded before it is brought to that input, with ImageNet's mean color,
-        as a network that expects torchvision's input pads.
+        mean. The image is padded with ImageNet's mean color before it is brought to that input:
+        zero padding means this color in torchvision's layout.
     """
     network = vgg_features(state, name=name)
     x = normalize(torch.from_numpy(image).permute(0, 3, 1, 2))
@@ -237,8 +237,9 @@ def all_taps(
 def import_torchvision() -> Any:
     """Import torchvision, also beside a CPU build of torch.
 
-    PyPI's torchvision is built for CUDA. Beside a CPU torch its operators are not loaded, and the
-    import fails because it registers shape rules for two of them: declaring the two cures that.
+    The published torchvision is built for CUDA. Beside a CPU build of torch its operators are not
+    loaded, and the import fails where it registers shape rules for two of them. Declaring the two
+    operators cures that.
     """
     try:
         import torchvision
@@ -250,7 +251,7 @@ def import_torchvision() -> Any:
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import torchvision
 
-        torchvision._nst_jax_operators = library  # the declarations live as long as it does
+        torchvision._nst_jax_operators = library  # the declarations live as long as `library`
     return torchvision
 
 

@@ -182,7 +182,7 @@ def test_layers_are_named_with_and_without_weights():
         ("style_layers", layers(relu1_1=-1.0), "style-layers gives relu1_1 the weight -1.0"),
         ("style_layers", layers(relu1_1=math.nan), "the weight nan; it must be at least 0"),
         ("style_blend", (1.0, -2.0), "style-blend is 1.0,-2.0; shares must be at least 0"),
-        ("style_blend", (0.0, 0.0), "shares must be at least 0, and one of them more"),
+        ("style_blend", (0.0, 0.0), "shares must be at least 0, and one of them above 0"),
         ("scale_factor", 1.0, "scale-factor is 1.0; it must be above 1"),
         ("start_blend", 1.5, "start-blend is 1.5; it must be at least 0 and at most 1"),
     ],

@@ -1,4 +1,4 @@
-"""Paint many pictures: those of one shape in batches, or frames one after the other."""
+"""Paint many pictures: in batches of one shape, or as frames one after the other."""
 
 import functools
 import math
@@ -35,7 +35,7 @@ from nst_jax.cli.console import (
 from nst_jax.cli.finished import provenance_of, skip_finished
 from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line
 from nst_jax.cli.interrupts import stop_signals
-from nst_jax.cli.names import Picture
+from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
 from nst_jax.cli.run_network import network_of, run_weights, warn_of_network
@@ -53,9 +53,9 @@ from nst_jax.transfer.schedule import Schedule, make_schedule, named
 from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.converted_file import Weights
 
-# A content image, its styles and its start, as they are loaded.
+# A content image, its style images and its first picture.
 _Inputs = tuple[np.ndarray, list[np.ndarray], np.ndarray | None]
-_SIZES = 5  # at most so many are listed
+_SIZES = 5  # most sizes that the header lists
 
 
 def paint_many(
@@ -69,7 +69,7 @@ def paint_many(
     made_from = provenance_of(job, weights)
     if not options.overwrite:
         job = skip_finished(job, made_from)
-    faults = dict.fromkeys(job.faults, EXIT_USAGE)  # once for a file that is in several pictures
+    faults = dict.fromkeys(job.faults, EXIT_USAGE)  # a file of several pictures has one line
     if not job.todo:
         print_header(console, [("pictures", _count_text(job))])
         return _end(faults, len(job.finished))
@@ -133,7 +133,7 @@ def _fit(largest: Planned, config: ResolvedConfig, options: JobOptions) -> Resol
 def _batches(
     job: BatchJob, options: JobOptions, config: ResolvedConfig, devices: int
 ) -> list[Batch]:
-    """Return what this process would paint at once, were it alone."""
+    """Return the batches of all pictures, as this process would make them."""
     if options.sequence:
         return [Batch((number,), 1) for number in range(len(job.todo))]
     fair = math.ceil(len(job.todo) / jax.process_count())
@@ -175,12 +175,13 @@ def _count(parts: Sequence[Batch]) -> int:
 
 
 def _share(job: BatchJob, parts: Sequence[Batch], *, runs: bool) -> tuple[list[Batch], list[Batch]]:
-    """Return the parts of the job, and those that this process paints: they take turns.
+    """Return the batches of the job, and those of this process: the processes take turns.
 
     Args:
       job: the same in all processes.
-      parts: as this process would have them; its memory may be another.
-      runs: frames of one run are for one process.
+      parts: the batches as this process would make them; those of process 0 count, since the free
+        memory of the processes may differ.
+      runs: whether one process paints all frames of a run.
     """
     agreed = allgather_json("parts", parts)[0]
     parts = [Batch(tuple(members), size) for members, size in agreed]
@@ -190,7 +191,7 @@ def _share(job: BatchJob, parts: Sequence[Batch], *, runs: bool) -> tuple[list[B
 
 
 def _stop_signal(received: Sequence[int]) -> int:
-    """Return the signal that told this process to stop, or another; 0: none did."""
+    """Return the signal that stopped this process or another one; 0: there was none."""
     if received:
         post("stop", received[0])
         return received[0]
@@ -198,7 +199,7 @@ def _stop_signal(received: Sequence[int]) -> int:
 
 
 def _end(faults: dict[str, int], done: int) -> int:
-    """Report what went wrong; return the exit code."""
+    """Print the faults; return the exit code."""
     for line in faults if is_first() else ():
         warn(f"error: {line}")
     if not faults:
@@ -212,12 +213,12 @@ def _count_text(job: BatchJob) -> str:
     if finished:
         text += f"; skipping {finished} finished before (--overwrite paints them anew)"
     if total > finished + len(job.todo):
-        text += f"; {total - finished - len(job.todo)} will not be painted, see the end"
+        text += f"; {total - finished - len(job.todo)} will not be painted, for the reasons below"
     return text
 
 
 def _size_texts(job: BatchJob, parts: Sequence[Batch]) -> Iterator[str]:
-    """Yield a line for each size of the pictures, or, of many, for the first ones."""
+    """Yield a line for each size of the pictures; if there are many, for the first sizes."""
     counts: dict[Shape, tuple[int, int, Schedule]] = {}
     for part in parts:
         first = job.todo[part.members[0]]
@@ -233,12 +234,12 @@ def _size_texts(job: BatchJob, parts: Sequence[Batch]) -> Iterator[str]:
 
 @dataclass
 class _Painter:
-    """Paints one batch after the other, and keeps what is done and what went wrong.
+    """Paints one batch after the other, and collects the finished files and the faults.
 
     Attributes:
       faults: a line on each fault, with its exit code.
       saved: the files that are finished.
-      total: how many pictures will be done, of several processes by this one, in the end.
+      total: the number of pictures that this process's progress counts to.
     """
 
     job: BatchJob
@@ -247,7 +248,7 @@ class _Painter:
     network: VGG
     devices: Sequence[Any]
     console: Console
-    made_from: Callable[[Picture], Provenance]
+    made_from: Callable[[PictureFiles], Provenance]
     stopped: Callable[[], int]
     faults: dict[str, int]
     saved: set[Path]
@@ -257,7 +258,7 @@ class _Painter:
         """Paint the batches of this process, and wait for the other processes.
 
         Returns:
-          The signal that stopped it, or 0.
+          The signal that stopped the job, or 0.
         """
         for part in parts:
             self.paint([self.job.todo[number] for number in part.members], part.size)
@@ -270,14 +271,14 @@ class _Painter:
         return self.stopped()
 
     def paint(self, members: Sequence[Planned], size: int) -> None:
-        """Paint pictures of one shape at once; where that fails, each alone.
+        """Paint pictures of one shape as a batch; if that fails, paint each alone.
 
         Args:
           members: the pictures.
-          size: of the batch; it is filled up by repeating the last picture.
+          size: size of the batch, which repeats of the last picture fill up.
         """
         before = self._before(members[0].picture) if self.options.sequence else None
-        if before:  # at the last scale alone
+        if before:  # then the last scale is enough
             members = [
                 each._replace(schedule=Schedule(each.schedule.scales[-1:])) for each in members
             ]
@@ -306,8 +307,8 @@ class _Painter:
         elif last and last.step == loaded[0].schedule.steps:  # else it was stopped
             self._save(loaded, last, time.perf_counter() - began)
 
-    def _before(self, picture: Picture) -> Path | None:
-        """Return the last result before a frame."""
+    def _before(self, picture: PictureFiles) -> Path | None:
+        """Return the result of the nearest finished frame before this one."""
         frames = self.job.pictures[: self.job.pictures.index(picture)]
         outputs = (frame.output for frame in reversed(frames) if frame.run == picture.run)
         return next((output for output in outputs if output in self.saved), None)
@@ -375,7 +376,7 @@ class _Painter:
 
     def _save(self, members: Sequence[Planned], last: Snapshot, seconds: float) -> None:
         names = []
-        for each, image in zip(members, _images(last), strict=False):  # without what fills it up
+        for each, image in zip(members, _images(last), strict=False):  # the rest repeats the last
             output = each.picture.output
             note = write_provenance(self.made_from(each.picture))
             if fault := save_or_rescue(output, image, note=note):
@@ -397,7 +398,7 @@ def _images(snapshot: Snapshot) -> Float[np.ndarray, "batch height width 3"]:
 def _draw_start(
     schedule: Schedule, styles: Sequence[np.ndarray], config: ResolvedConfig
 ) -> np.ndarray:
-    """Draw a picture's beginning as `stylize` does for one: not of what else is in the batch."""
+    """Draw a first picture as `stylize` does for a picture alone, whatever else is in the batch."""
     first, kind = schedule.scales[0], config.image_dtype
     small = [
         jnp.clip(resample(jnp.asarray(style, kind), shape), 0, 1)

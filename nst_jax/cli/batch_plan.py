@@ -1,6 +1,6 @@
-"""Many pictures: what is painted, and what goes together in a batch.
+"""Plan many pictures: which pictures are painted, and which form a batch.
 
-Only files' names and sizes are looked at here; nothing is painted, and nothing written.
+The plan reads the names of files and the sizes of images. It paints and writes nothing.
 """
 
 import functools
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from nst_jax.cli.inputs import expand
-from nst_jax.cli.names import Picture, check_folder, name_pictures, pair
+from nst_jax.cli.names import PictureFiles, check_folder, name_pictures, pair
 from nst_jax.cli.options import JobOptions
 from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.backend import default_device
@@ -22,14 +22,14 @@ from nst_jax.transfer.estimate import free_memory, need, surely_fits
 from nst_jax.transfer.schedule import ScalePlan, Schedule, make_schedule, named
 
 _MOST = 8  # pictures at once on one device
-_CPU_MOST, _CPU_PIXELS = 4, 256**2  # on a CPU; larger ones keep its cores busy alone
+_CPU_MOST, _CPU_PIXELS = 4, 256**2  # on a CPU; one larger picture keeps all cores busy
 Key = TypeVar("Key", bound=Hashable)
 
 
 class Planned(NamedTuple):
     """A picture to paint, and the scales of its run."""
 
-    picture: Picture
+    picture: PictureFiles
     schedule: Schedule
 
     @property
@@ -39,20 +39,20 @@ class Planned(NamedTuple):
 
 
 class BatchJob(NamedTuple):
-    """What is to be done.
+    """The pictures of a command.
 
     Attributes:
-      pictures: all, in order.
-      todo: those that are to be painted.
-      finished: the files of those that are in the folder already, made from the same.
-      faults: a line on what is in the way of pictures that are therefore not among those to paint.
-      folder: where the pictures go.
-      start: the file that they start from, if there is one.
-      asked: the settings as they were asked for.
-      sequence: whether they are frames.
+      pictures: all pictures, in order.
+      todo: the pictures to paint.
+      finished: files that are in the folder already, with the same provenance.
+      faults: a line for each reason why pictures are neither painted nor finished.
+      folder: the folder of the pictures.
+      start: path of the first picture, if one was given.
+      asked: the settings before `Config.resolve`.
+      sequence: whether the pictures are frames.
     """
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[PictureFiles, ...]
     todo: tuple[Planned, ...]
     finished: frozenset[Path]
     faults: tuple[str, ...]
@@ -66,8 +66,9 @@ class Batch(NamedTuple):
     """Pictures painted at once.
 
     Attributes:
-      members: their numbers.
-      size: of the batch; what the members do not fill is filled up, so that one program serves all.
+      members: positions of the pictures in `BatchJob.todo`.
+      size: size of the batch. Repeats of the last member fill it up, so that one compiled program
+        serves all batches.
     """
 
     members: tuple[int, ...]
@@ -75,17 +76,17 @@ class Batch(NamedTuple):
 
 
 def plan_job(options: JobOptions, config: Config, *, warn: Callable[[str], None]) -> BatchJob:
-    """Find out everything that a user can get wrong before the work starts.
+    """Check everything that a user can get wrong before the work starts; plan the pictures.
 
-    Several processes look at the same files, and come to one answer.
+    Several processes must see the same files.
 
     Args:
-      options: what the command asks for.
+      options: the options of the command.
       config: the settings.
-      warn: takes a line on what is left out.
+      warn: takes a line on files that are passed over.
 
     Raises:
-      InputError: if something is wrong, other than with single files.
+      InputError: if a check fails; what is wrong with a single file is one of the job's faults.
     """
     contents = expand(options.content, role="content", warn=warn)
     styles = expand(options.style, role="style", warn=warn)
@@ -106,7 +107,7 @@ def plan_job(options: JobOptions, config: Config, *, warn: Callable[[str], None]
     answers = allgather_json("pictures", seen)
     if any(answer != answers[0] for answer in answers):
         raise InputError(
-            "the processes see other images under the same names; give files that all share"
+            "the processes see different images under the same names; give files that all share"
         )
     return BatchJob(
         tuple(pictures),
@@ -139,7 +140,7 @@ def _check_together(options: JobOptions, config: Config, styles: int) -> None:
         )
 
 
-def _schedule(picture: Picture, config: Config, shape_of: Callable[[str], Shape]) -> Schedule:
+def _schedule(picture: PictureFiles, config: Config, shape_of: Callable[[str], Shape]) -> Schedule:
     shapes = []
     for path in (picture.content, *picture.styles):
         with named(path):
@@ -150,14 +151,14 @@ def _schedule(picture: Picture, config: Config, shape_of: Callable[[str], Shape]
 
 
 def batch_size(plan: ScalePlan, *, config: ResolvedConfig, devices: int) -> int:
-    """Return how many pictures to paint at once: as fits into memory, but no more than pays.
+    """Return how many pictures to paint at once: as many as fit into memory and save time.
 
-    On a CPU a batch gains with small pictures alone (docs/scaling.md).
+    On a CPU a batch saves time with small pictures only (docs/scaling.md).
 
     Args:
-      plan: of the pictures' last scale.
+      plan: the last scale of the pictures.
       config: the settings.
-      devices: how many the pictures are spread over.
+      devices: number of devices that the pictures are spread over.
 
     Raises:
       InputError: if there is no device.
@@ -175,21 +176,23 @@ def batch_size(plan: ScalePlan, *, config: ResolvedConfig, devices: int) -> int:
 
 
 def no_batch(config: Config) -> str:
-    """Return which setting takes one picture at a time, or nothing."""
-    if config.optimizer != "adam":  # L-BFGS would make one problem of a batch
+    """Return the setting that takes one picture at a time, or an empty text."""
+    if config.optimizer != "adam":  # it would take a batch as one problem
         return f"the optimizer {config.optimizer}"
     if config.tile:
         return "a tile"
-    return "the picture best" if config.picture == "best" else ""  # it goes by the sum of losses
+    return (
+        "the picture best" if config.picture == "best" else ""
+    )  # best would compare sums over the batch
 
 
 def batches(keys: Sequence[Key], most: Callable[[Key], int]) -> list[Batch]:
-    """Put pictures with one key together, in batches of one size, and else keep their order.
+    """Put pictures of one key together in batches of one size; otherwise keep their order.
 
     Args:
-      keys: of each picture, all that a compiled program depends on.
-      most: takes a key to the most pictures at once. Where they are fewer or do not come out even,
-        the batches are as small as their number allows.
+      keys: for each picture, everything that its compiled program depends on.
+      most: takes a key to the largest batch. The batches of a key are as few as that allows, and
+        then as small as their number allows.
     """
     groups: dict[Key, list[int]] = {}
     for number, key in enumerate(keys):

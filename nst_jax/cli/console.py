@@ -1,4 +1,4 @@
-"""What the command line shows of a run: its header, its progress, its faults; and how it saves."""
+"""Print the header, the progress and the faults of a run, and save its picture."""
 
 import tempfile
 import time
@@ -25,35 +25,35 @@ from nst_jax.transfer.multiscale import Snapshot
 from nst_jax.transfer.schedule import Schedule
 from nst_jax.weights.converted_file import Weights
 
-# How often the progress moves, and how long Ctrl-C may take; plain lines come more rarely.
+# Seconds between snapshots, which Ctrl-C may have to wait for, and between lines without a bar.
 SECONDS, _LINE_SECONDS = 2.0, 5.0
 _WEIGHTS = ("content_weight", "style_weight", "tv_weight", "range_weight")
 
 
 def size_text(shape: Shape) -> str:
-    """Return "WIDTHxHEIGHT", as people name sizes."""
+    """Return "WIDTHxHEIGHT"."""
     height, width = shape
     return f"{width}x{height}"
 
 
 def scales_text(schedule: Schedule) -> str:
-    """Return the scales of a run and the steps made there."""
+    """Return the sizes of a run's scales, with the steps at each."""
     return ", ".join(f"{size_text(plan.shape)}: {plan.steps}" for plan in schedule.scales)
 
 
 def print_header(console: Console, rows: Iterable[tuple[str, str]]) -> None:
-    """Print what a run is about, each line under its label."""
+    """Print lines of a run's header, each behind its label."""
     for label, text in rows:
         console.print(f"{label:<8} {escape(text)}")
 
 
 def weights_text(weights: Weights) -> str:
-    """Return which network it is and where its weights come from, for people."""
+    """Return the network's title and the origin of its weights."""
     return f"{weights.title}, {weights.origin}"
 
 
 def devices_text(devices: Sequence[Any]) -> str:
-    """Return what a run computes on, for people; several devices are those of one kind."""
+    """Return the devices of a run as text; several devices are of one kind."""
     name = device_name()
     return f"{len(devices)} x {name}" if len(devices) > 1 else name
 
@@ -65,7 +65,7 @@ def print_estimate(
     *,
     devices: Sequence[Any] | None = None,
 ) -> None:
-    """Print the memory and the time that a run needs, before its first step."""
+    """Print the memory estimate of a run, and an estimate of its time."""
     wanted = estimate.need(schedule.last, config=config, devices=len(devices or (None,)))
     parts = estimate.memories(wanted, estimate.free_memory())
     memory = ", ".join(
@@ -74,12 +74,14 @@ def print_estimate(
     )
     pace = estimate.pace(schedule, config=config, devices=devices)
     minutes, seconds = divmod(round(pace.seconds), 60)
-    time = f"about {minutes}:{seconds:02} for {schedule.steps} steps; the last {pace.last:.2g} s"
-    print_header(console, [("memory", memory), ("time", time)])
+    duration = (
+        f"about {minutes}:{seconds:02} for {schedule.steps} steps; the last takes {pace.last:.2g} s"
+    )
+    print_header(console, [("memory", memory), ("time", duration)])
 
 
 def not_finite(last: Snapshot, config: Config) -> tuple[str, str]:
-    """Say what was not finite in a run that ended so, and what to give instead."""
+    """Return what was not finite at the end of a run, and what to give instead."""
     bad = np.flatnonzero(~np.isfinite(last.losses.total))
     first = last.step - len(last.losses.total)  # the step before the first loss that is known
     if len(bad) and first + bad[0] > 0:
@@ -98,14 +100,14 @@ def not_finite(last: Snapshot, config: Config) -> tuple[str, str]:
 
 
 def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
-    """Return whether the device's memory was too small."""
+    """Return whether the error says that the device's memory was too small."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def save_or_rescue(
     output: Path, image: Float[np.ndarray, "height width 3"], *, note: str = ""
 ) -> str:
-    """Save a picture; where that fails, save it in a temporary folder: hours are not lost.
+    """Save a picture; if that fails, save it in a temporary folder, so that no work is lost.
 
     Args:
       output: the file.
@@ -113,12 +115,12 @@ def save_or_rescue(
       note: see `save_image`.
 
     Returns:
-      What is wrong and where the picture is, or nothing.
+      The fault and the path of the picture, or an empty text.
     """
     try:
         save_image(output, image, note=note)
     except (InputError, OSError) as error:
-        # As PNG, since the encoder may be what fails.
+        # As PNG, since the encoder of the other format may be at fault.
         rescue = Path(tempfile.mkdtemp(prefix="nst-jax-"), f"{output.stem}.png")
         save_image(rescue, image)
         return f"{error}; the picture is {rescue}"
@@ -139,13 +141,13 @@ def show_progress(
 
     Args:
       snapshots: from `stylize`.
-      schedule: of the run.
+      schedule: the schedule of the run.
       console: where the progress is shown.
-      stopped: asked after each snapshot; says whether the run is to stop there.
-      save_every: how many steps lie between two pictures on the way.
-      save: takes a snapshot and the number of its step as text, all of one length.
-      label: which one of many runs this is; their progress is shown on a terminal alone, and not
-        left there.
+      stopped: returns, after each snapshot, whether to stop the run.
+      save_every: number of steps between two pictures on the way.
+      save: takes a snapshot and its step as text; all texts have one length.
+      label: the name of one of many runs; its progress is shown on a terminal only, and erased at
+        the end.
     """
     total, pace = schedule.steps, _Pace(schedule)
     digits, line_time = len(str(total)), 0.0
@@ -169,13 +171,11 @@ def show_progress(
                 console.print(f"step {snapshot.step:>{digits}}/{total}  {text}")
                 line_time = now
             if snapshot.stuck:
-                warn_from_first(
-                    f"L-BFGS finds no better picture; going on as if at step {snapshot.step}"
-                )
+                warn_from_first(f"L-BFGS finds no better picture; skipping to step {snapshot.step}")
             if save_every and snapshot.step % save_every == 0 and snapshot.finite:
                 try:
                     save(snapshot, f"{snapshot.step:0{digits}}")
-                except (InputError, OSError) as error:  # the run itself is worth more
+                except (InputError, OSError) as error:  # the run goes on without this picture
                     warn(f"{error}; going on")
             if ended:
                 break
@@ -183,16 +183,16 @@ def show_progress(
 
 
 class _Pace:
-    """How fast a run is and how long it will take, from its first snapshot on.
+    """The steps a second of a run, and the time that is left, from its first snapshot on.
 
-    A step of a larger scale takes longer, as its pixels do.
+    The time of a step is taken to be proportional to its pixels.
     """
 
     def __init__(self, schedule: Schedule):
         self._schedule, self._step, self._time = schedule, 0, 0.0
 
     def text(self, step: int) -> str:
-        """Return the pace at a step; nothing at the first one, which waited for the compiler."""
+        """Return the pace at a step; an empty text at the first, which includes compilation."""
         now, pixels = time.perf_counter(), self._schedule.pixels
         if not self._step:
             self._step, self._time = step, now

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from os.path import expanduser  # where the shell leaves it, as in --output=~/w.safetensors
+from os.path import expanduser  # the shell leaves the ~ of --output=~/w
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -25,8 +25,8 @@ from nst_jax.weights.state_dict import Layout
 
 PROGRAM = "nst-jax-convert"
 # Largest relative error ‖a − b‖/‖b‖ of a tap that the proof accepts. float32 rounding through 16
-# layers gives about 1e-6; a wrong layout or key gives about 1. The others: their weights carry
-# 11 and 8 bits, so each layer adds about 3e-4 and 2e-3.
+# layers gives about 1e-6; a wrong layout or key gives about 1. float16 and bfloat16 weights have 11
+# and 8 bits, so each layer adds about 3e-4 and 2e-3.
 _BUDGET = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 5e-2}
 
 
@@ -37,7 +37,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--network",
         choices=get_args(NetworkName),
-        help="which one (default: the one that the file holds; of pretrained: vgg19)",
+        help="network of the weights (default: the file's; for pretrained: vgg19)",
     )
     parser.add_argument(
         "--source",
@@ -54,19 +54,19 @@ def _parser() -> Parser:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--output", type=expanduser, metavar="FILE", help="default: where the main job looks for it"
+        "--output", type=expanduser, metavar="FILE", help="file to write (default: in the cache)"
     )
     parser.add_argument(
         "--dtype",
         default="float32",
         choices=get_args(DTypeName),
-        help="type to store (default: %(default)s)",
+        help="type of the stored weights (default: %(default)s)",
     )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with the given arguments, by default the process's; return its code."""
+    """Run the command line with `argv`, by default the process's; return the exit code."""
     flags = _parser().parse_args(argv)
     return exit_code(PROGRAM, lambda: _run(flags))
 
@@ -114,8 +114,8 @@ def _source(source: str, network: NetworkName, layout: str, reference: ModuleTyp
         try:
             path: Path = reference.download_pretrained(network)
         except ModuleNotFoundError:
-            pass  # torch without torchvision: our own way does the same
-        except Exception as error:  # a damaged file in torch's cache makes it raise anything
+            pass  # torch without torchvision: `fetch_pretrained` gets the same file
+        except Exception as error:  # of any type, if a file in torch's cache is damaged
             reason = " ".join(str(error).split())
             raise DownloadError(f"torchvision cannot get its weights: {reason}") from error
         else:

@@ -1,4 +1,4 @@
-"""Which pictures of a command are in the folder already, made from the same."""
+"""Find the pictures of a command that are in the folder already, with the same provenance."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from nst_jax.cli.batch_plan import BatchJob
 from nst_jax.cli.fingerprint import of_images, provenance
-from nst_jax.cli.names import Picture
+from nst_jax.cli.names import PictureFiles
 from nst_jax.distributed.collectives import allgather_json
 from nst_jax.io.provenance import Provenance, difference, read_provenance
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
 
 
-def provenance_of(job: BatchJob, weights: Weights | None) -> Callable[[Picture], Provenance]:
-    """Return a function that writes down what a picture is made from.
+def provenance_of(job: BatchJob, weights: Weights | None) -> Callable[[PictureFiles], Provenance]:
+    """Return a function that takes a picture to its provenance.
 
     Args:
-      job: what is to be done.
+      job: the pictures of the command.
       weights: see `provenance`.
     """
     common = provenance(job.asked, weights=weights, sequence=job.sequence)
@@ -27,23 +27,23 @@ def provenance_of(job: BatchJob, weights: Weights | None) -> Callable[[Picture],
     )
 
 
-def skip_finished(job: BatchJob, made_from: Callable[[Picture], Provenance]) -> BatchJob:
+def skip_finished(job: BatchJob, made_from: Callable[[PictureFiles], Provenance]) -> BatchJob:
     """Return the job without the pictures that are in the folder already.
 
-    One that was made from the same is finished. One that was made from something else, or of which
-    that is not known, stays as it is, and is a fault.
+    A picture with the same provenance is finished. A picture with another provenance, or with none,
+    is not replaced, and is a fault.
 
     Args:
-      job: all that could be painted.
+      job: the pictures of the command.
       made_from: from `provenance_of`.
     """
-    found: dict[str, str] = {}  # what each picture was made from, if it is not the same
+    found: dict[str, str] = {}  # by file: where its provenance differs; empty if it does not
     for each in job.todo:
         if each.picture.output.exists():
             had = read_provenance(each.picture.output)
             other = difference(had, made_from(each.picture)) if had else "something unknown"
             found[str(each.picture.output)] = other
-    # Process 0 has looked: another might find what that has made since.
+    # Process 0's answer counts: a later process might find pictures that process 0 has just made.
     found = allgather_json("finished", found)[0]
     return job._replace(
         todo=tuple(each for each in job.todo if str(each.picture.output) not in found),
@@ -53,7 +53,7 @@ def skip_finished(job: BatchJob, made_from: Callable[[Picture], Provenance]) -> 
 
 
 def _in_the_way(found: Mapping[str, str]) -> list[str]:
-    """Return a line for each reason why pictures in the folder are neither finished nor painted."""
+    """Return a line for each difference in provenance, with the files that have it."""
     lines = []
     for other in dict.fromkeys(filter(None, found.values())):
         first, *more = [path for path, each in found.items() if each == other]

@@ -46,13 +46,13 @@ def add_setting_flags(
     base: Config | None = None,
     words: bool = False,
 ) -> None:
-    """Add a flag for fields of `Config`; those not given stay out of the namespace.
+    """Add flags for fields of `Config`; a flag that is not given stays out of the namespace.
 
     Args:
       parser: takes the flags.
-      names: of the fields; by default all that want a flag.
-      base: the settings that hold where no flag is given; by default the preset's.
-      words: whether the words that may stand for a number are taken, as such; see `Config`.
+      names: names of the fields; by default all fields that have a flag.
+      base: the settings that flags override; by default those of a preset.
+      words: whether a flag also takes the word that may replace its number, as in --size=max.
     """
     group = parser.add_argument_group(
         "settings" + ("" if base else " (each overrides the preset's)")
@@ -60,7 +60,9 @@ def add_setting_flags(
     for setting in dataclasses.fields(Config):
         if setting.metadata["flag"] if names is None else setting.name in names:
             value = format_setting(getattr(base or Config(), setting.name))
-            text = f"{setting.metadata['help']} ({'' if base else 'preset '}default: {value})"
+            text = (
+                f"{setting.metadata['help']} ({'' if base else 'in the preset '}default: {value})"
+            )
             flag = f"--{setting.name.replace('_', '-')}"
             if setting.type is bool:
                 group.add_argument(
@@ -80,12 +82,12 @@ def add_setting_flags(
 
 
 def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings for which `add_setting_flags` has found a flag."""
+    """Return the settings whose flags were given."""
     names = {setting.name for setting in dataclasses.fields(Config)}
     return {name: value for name, value in vars(flags).items() if name in names}
 
 
-# How a setting of each type is written; other types are choices.
+# The metavar of a setting by its type; other types are choices.
 _METAVARS: dict[Any, str] = {
     int: "N",
     float: "F",
@@ -104,11 +106,11 @@ def _parse_layers(text: str) -> tuple[Layer, ...]:
 
 
 def _parse_numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
+    return () if text in ("", "none") else tuple(map(float, text.split(",")))
 
 
 def _parse_with(setting: "dataclasses.Field[Any]", *, words: bool) -> Callable[[str], Any]:
-    """Return a function from a flag's text to the setting's value, checked; a word stays one."""
+    """Return a function from a flag's text to the checked value of the setting, or to its word."""
     word = setting.metadata.get("word") if words else None
     converters: dict[Any, tuple[Callable[[str], Any], str]] = {
         int: (int, "a whole number"),
@@ -159,17 +161,17 @@ def load_weights(
     Args:
       spec: the weights; see `find_weights`.
       config: the settings.
-      given: the names of those that were given.
+      given: the names of the settings that were given.
       taps: see `find_weights`.
-      quiet: whether no progress is shown.
-      warn: takes one line where another network is found than the one wanted.
+      quiet: whether to hide the progress.
+      warn: takes one line if the weights are of another network than the config's.
 
     Returns:
-      The weights, and the settings with their network.
+      The weights, and the settings with the network of the weights.
 
     Raises:
-      InputError: if the weights cannot be had, are of another network than the flag says, or of one
-        that does not have all layers.
+      InputError: if the weights cannot be had, are of another network than --network says, or of a
+        network that lacks a layer.
     """
     with download_bar(make_console(stderr=True, quiet=quiet)) as bar:
         found = find_weights(
@@ -195,14 +197,14 @@ def load_weights(
 
 
 def arithmetic_line(config: Config) -> str:
-    """Return the header's line that says what a resolved config computes in, and how."""
+    """Return the header's line on the precision and the convolutions of a resolved config."""
     return f"numbers  {config.precision}, {config.conv} convolutions"
 
 
 def exit_code(program: str, job: Callable[[], int]) -> int:
-    """Run `job`; turn what a user can cause into one line on standard error and an exit code.
+    """Run `job`; turn errors that a user can cause into one line on standard error and a code.
 
-    Where standard output is lost on the way, the job goes on without; the code says so.
+    If standard output is lost on the way, the job goes on without it, and the exit code says so.
     """
     with lasting_output() as lost:
         code = _exit_code(program, job)
@@ -246,5 +248,5 @@ def download_bar(console: Console) -> Iterator[Progress]:
     try:
         yield show
     finally:
-        if bar.live.is_started:  # else it would print an empty line
+        if bar.live.is_started:  # a bar that never started would print an empty line
             bar.stop()

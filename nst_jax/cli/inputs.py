@@ -1,4 +1,4 @@
-"""Which files a command means: paths, folders and patterns."""
+"""Expand paths, folders and patterns to the files that they name."""
 
 import glob
 import os
@@ -23,12 +23,12 @@ def _is_pattern(path: str) -> bool:
 def expand(given: Iterable[str], *, role: str, warn: Callable[[str], None]) -> list[str]:
     """Return the files that paths, folders and glob patterns name.
 
-    What a folder or a pattern stands for is in natural order (frame2 before frame10), without
-    hidden files; of a folder, the files with a suffix that can be read. Paths stay in their order.
+    The files of a folder or a pattern come in natural order (frame2 before frame10), without hidden
+    files, and from a folder only those with a readable suffix. The given paths keep their order.
 
     Args:
       given: paths of files, which need not exist, and of folders; patterns, `**` included.
-      role: what they are, for messages.
+      role: name of the flag, for messages.
       warn: takes a line on the files of a folder that are passed over.
 
     Raises:
@@ -56,7 +56,7 @@ def expand(given: Iterable[str], *, role: str, warn: Callable[[str], None]) -> l
 
 
 def _images_in(folder: str, role: str) -> tuple[list[str], str]:
-    """Return the files in a folder that can be read by their suffix, and a text on the others."""
+    """Return the files in a folder with a readable suffix, and a text on the others."""
     try:
         names = [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Signals that stop a run after its step, so that the picture so far is saved."""
+"""Stop a run after its current step on a signal, so that the picture so far is saved."""
 
 import signal
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from nst_jax.cli.output import warn
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect the first Ctrl-C, SIGTERM or SIGHUP instead of dying of it.
+    """Yield a list that collects the first Ctrl-C, SIGTERM or SIGHUP, which then kills nothing.
 
-    A second Ctrl-C or SIGTERM kills as usual. SIGHUP comes where a terminal is closed; under nohup,
-    which ignores it, it stays ignored.
+    A second Ctrl-C or SIGTERM kills as usual. A closed terminal sends SIGHUP; under nohup SIGHUP
+    stays ignored.
     """
     received: list[int] = []
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -24,9 +24,9 @@ def stop_signals() -> Iterator[list[int]]:
     def receive(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
         restore()
-        if signum == hangup:  # a closed terminal sends it twice: the kernel does, and the shell
+        if signum == hangup:  # of a closed terminal: the kernel and the shell each send one
             signal.signal(hangup, signal.SIG_IGN)
-        warn("stopping after this step; once more to stop at once")
+        warn("stopping after this step; a second signal stops at once")
 
     def restore() -> None:
         for number, handler in before.items():

@@ -27,11 +27,11 @@ from nst_jax.errors import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with the given arguments, by default the process's; return its code."""
+    """Run the command line with `argv`, by default the process's; return the exit code."""
     options = parse_options(argv)
     if argv is None:
-        # The process is ours: what has been imported stays, and at the end nothing is searched for
-        # garbage, which would take a third of a second.
+        # This call owns the process: imported objects stay until its end, and freezing them spares
+        # a garbage collection at exit, which would take a third of a second.
         gc.freeze()
         atexit.register(gc.freeze)
 
@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: JobOptions) -> int:
     config = options.config()
-    default_device()  # what JAX cannot find is known first
-    # The number of a collection's files can change, so that it gets a folder even for one.
+    default_device()  # fails first if JAX finds no device
+    # A folder or a pattern gets an output folder even for one file, as the number can change.
     collected = len(options.content) > 1 or is_collection(options.content[0])
     if jax.process_count() > 1 and options.devices is None:
         options = replace(options, devices="all")
@@ -71,7 +71,7 @@ def _run(options: JobOptions) -> int:
         return _run_one(options, config, Path(options.output or "stylized.png"))
     if options.save_every:
         raise InputError("--save-every needs a place for its pictures; give --output a file's name")
-    # The picture is all that comes out.
+    # Standard output carries the picture only.
     options = replace(options, quiet=options.quiet or not options.dry_run)
     with standard_output() as picture:
         return _run_one(options, config, picture)

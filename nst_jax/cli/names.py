@@ -1,4 +1,4 @@
-"""What is painted with what, and the file that each picture becomes."""
+"""Pair content images with style images, and name the file of each picture."""
 
 import os
 from collections import Counter
@@ -14,14 +14,14 @@ from nst_jax.io.images import WRITABLE_SUFFIXES
 _Pair = tuple[str, tuple[str, ...]]  # a content file and its styles
 
 
-class Picture(NamedTuple):
+class PictureFiles(NamedTuple):
     """A picture to paint.
 
     Attributes:
-      content: the file to paint.
-      styles: the files that show how; several are blended.
+      content: path of the content image.
+      styles: paths of the style images; several are blended.
       output: the file to write.
-      run: which run of frames it is part of, where the pictures are frames.
+      run: number of its run of frames, if the pictures are frames.
     """
 
     content: str
@@ -37,10 +37,10 @@ def pair(contents: Sequence[str], styles: Sequence[str], how: Pairs | None) -> l
       contents: files, at least one.
       styles: files, at least one.
       how: product: every content with every style, a list for each style; zip: the first with the
-        first and so on, where one goes with all; None: every content with a blend of all styles.
+        first and so on, and a single one with all; None: every content with a blend of all styles.
 
     Raises:
-      InputError: if the lengths do not fit for zip.
+      InputError: if zip gets different numbers of both, neither of them 1.
     """
     if how is None:
         return [[(content, tuple(styles)) for content in contents]]
@@ -48,20 +48,20 @@ def pair(contents: Sequence[str], styles: Sequence[str], how: Pairs | None) -> l
         return [[(content, (style,)) for content in contents] for style in styles]
     if 1 != len(contents) != len(styles) != 1:
         raise InputError(
-            f"--pairs=zip matches {len(contents)} contents with {len(styles)} styles; give as many "
-            "of both, or one of the two alone"
+            f"--pairs=zip has {len(contents)} contents for {len(styles)} styles; give as many of "
+            "both, or a single one of either"
         )
     length = max(len(contents), len(styles))
     contents, styles = (list(x) * (length // len(x)) for x in (contents, styles))
     return [[(content, (style,)) for content, style in zip(contents, styles, strict=True)]]
 
 
-def name_pictures(runs: Sequence[Sequence[_Pair]], folder: Path) -> list[Picture]:
+def name_pictures(runs: Sequence[Sequence[_Pair]], folder: Path) -> list[PictureFiles]:
     """Give every picture a file of its own in the folder.
 
-    It is CONTENT_STYLE.png by the names without suffixes, or CONTENT.png where all pictures have
-    the same styles. Files of one name are told apart by their folders, as `labels` does. A name
-    that is taken all the same gets -2, -3 and so on, in the order of the pictures.
+    The file is CONTENT_STYLE.png, from names without suffixes, or CONTENT.png if all pictures have
+    the same styles. `labels` tells files of one name apart by their folders. A name that is still
+    taken gets -2, -3 and so on, in the order of the pictures.
     """
     one_style = len({styles for run in runs for _, styles in run}) == 1
     content_labels = labels(content for run in runs for content, _ in run)
@@ -76,16 +76,16 @@ def name_pictures(runs: Sequence[Sequence[_Pair]], folder: Path) -> list[Picture
                 count += 1
                 name = f"{stem}-{count}"
             taken.add(name.casefold())
-            pictures.append(Picture(content, styles, folder / f"{name}.png", number))
+            pictures.append(PictureFiles(content, styles, folder / f"{name}.png", number))
     return pictures
 
 
 def labels(paths: Iterable[str]) -> dict[str, str]:
-    """Return a name for each file: its own without the suffix, where that tells it from the others.
+    """Return a label for each file: its name without the suffix, if no other file has this name.
 
-    Else its folders come before it, as many as it takes: 1-IMG and 2-IMG for cam/1/IMG.png and
-    cam/2/IMG.png. Files of one folder and one name keep their suffixes, as in IMG-png and IMG-jpg.
-    Upper and lower case are the same.
+    Otherwise the name follows as many of its folders as needed: 1-IMG and 2-IMG for cam/1/IMG.png
+    and cam/2/IMG.png. Files that differ only in their suffixes keep them: IMG-png and IMG-jpg.
+    Labels that differ only in case count as equal.
     """
     files = {path: Path(os.path.abspath(path)) for path in paths}
     chosen: dict[str, str] = {}
@@ -110,10 +110,10 @@ def _label(file: Path, depth: int, *, suffix: bool) -> str:
 def check_folder(folder: Path, inputs: Collection[str]) -> None:
     """Check that a folder can be made or written to, and holds none of the input images.
 
-    Otherwise a picture could take the place of an image, or be painted again as one.
+    In a folder of input images a picture could replace an image, or be an input of the next run.
 
     Raises:
-      InputError: if not.
+      InputError: if the folder fails a check.
     """
     if folder.suffix.lower() in WRITABLE_SUFFIXES and not folder.is_dir():
         raise InputError(

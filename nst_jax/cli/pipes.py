@@ -18,18 +18,18 @@ STANDARD = "-"  # standard input or output, as the name of a file
 
 @contextlib.contextmanager
 def lasting_inputs(options: JobOptions) -> Iterator[JobOptions]:
-    """Put files in the place of what can be read only once: standard input, and pipes.
+    """Replace standard input and pipes, which can be read only once, by files.
 
     A shell hands over a pipe for `<(command)`. The files are removed at the end.
 
     Args:
-      options: what the command asks for.
+      options: the options of the command.
 
     Yields:
-      The same with files.
+      The options with the paths of the files.
 
     Raises:
-      InputError: if one is given twice, or standard input is a terminal.
+      InputError: if a pipe is given twice, or standard input is a terminal.
     """
     start = [options.start_image] if options.start_image else []
     once = [path for path in (*options.content, *options.style, *start) if _is_read_once(path)]
@@ -53,7 +53,7 @@ def _is_read_once(path: str) -> bool:
         return True
     try:
         return stat.S_ISFIFO(os.stat(path).st_mode)
-    except (OSError, ValueError):  # it is not there, or no path at all
+    except (OSError, ValueError):  # no such file, or no valid path
         return False
 
 
@@ -72,13 +72,13 @@ def _copied(path: str, folder: Path) -> str:
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[Path]:
-    """Yield a path; the picture that is then there is written to standard output, as PNG.
+    """Yield a path; write the PNG file that the caller saves there to standard output.
 
-    Where that fails, the picture stays where it is, and the error says so.
+    If that fails, the file is kept, and the error names it.
 
     Raises:
       InputError: if standard output is a terminal.
-      OSError: if it cannot be written.
+      OSError: if standard output cannot be written.
     """
     if sys.stdout.isatty():
         raise InputError("standard output is a terminal; send it to a file or a pipe")

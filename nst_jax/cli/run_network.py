@@ -1,4 +1,4 @@
-"""The network of a run: its weights, and what is to be said of them."""
+"""Load and build the network of a run, and warn of unexpected weights."""
 
 from nst_jax.cli.flags import load_weights
 from nst_jax.cli.options import JobOptions
@@ -13,7 +13,7 @@ from nst_jax.weights.converted_file import CONVERT_COMMAND, Weights
 
 
 def run_weights(options: JobOptions, config: ResolvedConfig) -> tuple[Weights, ResolvedConfig]:
-    """Load the weights of a run, and return the settings with their network.
+    """Load the weights of a run; return them, and the settings with their network.
 
     Raises:
       InputError: if `load_weights` does, or several processes have found different networks.
@@ -36,12 +36,12 @@ def run_weights(options: JobOptions, config: ResolvedConfig) -> tuple[Weights, R
 
 
 def network_of(weights: Weights, config: ResolvedConfig) -> VGG:
-    """Build the network of a run, no deeper than it needs."""
+    """Build the network of a run up to its deepest tap."""
     return build_network(weights.params, config, deepest=config.taps[-1])
 
 
 def warn_of_network(weights: Weights, preset: str) -> None:
-    """Say, in the first process, if the network is not trained, or not that of the preset."""
+    """Warn, in the first process, if the network is untrained, or not that of the preset."""
     if not weights.trained:
         why = weights.reason or "an untrained network was asked for"
         warn_from_first(

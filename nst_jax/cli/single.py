@@ -1,4 +1,4 @@
-"""Paint one picture, and show how it goes."""
+"""Paint one picture, and show its progress."""
 
 import contextlib
 import dataclasses
@@ -50,12 +50,12 @@ from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
 
-# The settings that a machine chooses where they are left to it.
+# The settings whose "auto", or "max", becomes a choice of the machine.
 _CHOSEN = ("size", "precision", "conv", "remat")
 
 
 class SingleJob(NamedTuple):
-    """All that a picture is made of, and the file that it becomes."""
+    """A picture to paint: its images, settings, schedule and devices, and its file."""
 
     content_path: str
     style_paths: list[str]
@@ -77,18 +77,18 @@ def load_job(
     biggest: bool,
     devices: Sequence[Any],
 ) -> SingleJob:
-    """Find out everything that a user can get wrong before the work starts; load the images.
+    """Check everything that a user can get wrong before the work starts; load the images.
 
     Args:
-      options: what the command asks for.
-      output: file to write.
+      options: the options of the command.
+      output: the file to write.
       config: the settings.
       may_remat: see `fit_to_memory`.
-      biggest: paint the largest picture that fits.
-      devices: those that compute.
+      biggest: whether to paint the largest picture that fits into memory.
+      devices: the devices that compute.
 
     Raises:
-      InputError: if something is wrong.
+      InputError: if a check fails.
     """
     content, start = options.content[0], options.start_image
     styles = expand(options.style, role="style", warn=warn_from_first)
@@ -124,7 +124,7 @@ def paint_one(job: SingleJob, options: JobOptions) -> int:
 
     Args:
       job: from `load_job`.
-      options: what the command asks for.
+      options: the options of the command.
     """
     console = make_console(quiet=options.quiet)
     weights = None
@@ -223,12 +223,12 @@ def _paint(
 
 
 def _end(job: SingleJob, last: Snapshot, received: Sequence[int]) -> int:
-    """Say how a run ended that did not come to its end; return the exit code."""
+    """Warn if the run ended early; return the exit code."""
     if not last.finite:
         what, advice = not_finite(last, job.config)
         warn_from_first(f"{what}: the picture is the last good one; give {advice}")
         return EXIT_FAILURE
-    if last.step < job.schedule.steps:  # another process may be the one that was told to
+    if last.step < job.schedule.steps:  # the signal may have come to another process
         signum = received[0] if received else signal.SIGTERM
         name = signal.Signals(signum).name
         warn_from_first(f"stopped by {name}: {job.output} is the picture so far")
@@ -237,7 +237,7 @@ def _end(job: SingleJob, last: Snapshot, received: Sequence[int]) -> int:
 
 
 def _warn_of_lost_scales(job: SingleJob) -> None:
-    """Say at which scales no checkpoint is kept, as one of the processes has no part there."""
+    """Warn of scales without checkpoints, where a process has no part of the picture."""
     shapes = [plan.shape for plan in job.schedule.scales]
     lost = [shape for shape in shapes if not is_shared(lay_out((*shape, 3), job.devices))]
     if lost:
@@ -248,7 +248,7 @@ def _warn_of_lost_scales(job: SingleJob) -> None:
 
 
 def _made_from(job: SingleJob, weights: Weights, options: JobOptions) -> Provenance:
-    """Return what makes the picture this one."""
+    """Return the provenance of the picture."""
     size = {"size": "max"} if options.biggest else {}
     images = of_images(
         job.content_path,
@@ -279,17 +279,17 @@ def _checkpoints(
 def recalled(
     config: Config, folder: str | None, *, biggest: bool, devices: int
 ) -> tuple[Config, bool]:
-    """Take what was chosen for the job whose checkpoints a folder holds, where nothing is given.
+    """Return the settings, with the machine's choices that a checkpoint folder holds.
 
-    So a run goes on with the numbers that it began with, on another machine too, as far as that
-    one can: Winograd's convolutions are for one device, and whether something must be computed
-    twice depends on the memory that is free now.
+    So a run goes on with the arithmetic that it began with, on another machine too. Two choices may
+    be made again: Winograd's convolutions are for one device, and a run without remat may need it
+    for the memory that is free now.
 
     Args:
-      config: the settings as they were asked for.
-      folder: of the checkpoints, if there is one.
-      biggest: whether the size is one of the things that were chosen.
-      devices: how many the picture is spread over.
+      config: the settings before `Config.resolve`.
+      folder: the checkpoint folder, if there is one.
+      biggest: whether the size is a choice of the machine.
+      devices: number of devices that the picture is spread over.
 
     Returns:
       The settings, and whether the size is still to be chosen.

@@ -1,1 +1,1 @@
-"""The comparison with the same program in PyTorch, number by number."""
+"""The comparison with the PyTorch program, number by number."""

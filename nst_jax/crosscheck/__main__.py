@@ -1,6 +1,7 @@
 """The command line of the cross-check: `python -m nst_jax.crosscheck`, or `nst-jax-crosscheck`.
 
-It runs the PyTorch program and this one on the same images and compares them rung by rung.
+It runs the PyTorch program and this program on the same images, and compares them rung by rung; a
+rung is one comparison of `nst_jax.crosscheck.ladder`.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from os.path import expanduser  # where the shell leaves it, as in --content=~/a.jpg
+from os.path import expanduser  # the shell leaves the ~ of --content=~/a.jpg
 from pathlib import Path
 from types import ModuleType
 
@@ -44,29 +45,29 @@ from nst_jax.weights.converted_file import is_converted
 from nst_jax.weights.state_dict import to_state_dict
 
 PROGRAM = "nst-jax-crosscheck"
-# An odd size, where floor and ceil differ, and a run of half a minute.
+# An odd size, where rounding up and down differ; the run takes half a minute.
 _BASE = dataclasses.replace(
     preset("pytorch"), size=131, steps=50, precision="float32", conv="direct"
 )
 _OPTIMIZERS: dict[str, Optimizer] = {"adam": "adam", "lbfgs": "lbfgs-torch"}
 _FORMAT = "nst_jax.record.3"
-# What may differ from the record's settings when it is checked somewhere else.
+# The settings that --against may change from those of the record.
 _FREE = {"precision", "conv"}
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog=PROGRAM,
-        description="Compare this program with the PyTorch one on the same images, rung by rung; "
-        "exit code 1 if an error is over its budget.",
+        description="Compare this program with the PyTorch program on the same images, from single "
+        "operations to the whole run; exit code 1 if an error is over its budget.",
     )
-    drawn = "an image; a drawn one by default"
+    drawn = "an image (default: a drawn one)"
     parser.add_argument("--content", type=expanduser, metavar="PATH", help=drawn)
     parser.add_argument("--style", type=expanduser, metavar="PATH", help=drawn)
     parser.add_argument("--weights", metavar="W", help="as in the main job (default: auto)")
     parser.add_argument(
         "--optimizer",
-        dest="method",  # a name of torch's, not of the settings
+        dest="method",  # lbfgs is torch's name, no value of the setting
         choices=_OPTIMIZERS,
         help="lbfgs: torch.optim.LBFGS (default: adam)",
     )
@@ -81,13 +82,13 @@ def _parser() -> Parser:
         "--export",
         type=expanduser,
         metavar="FILE",
-        help="only run the PyTorch side; write it as .safetensors",
+        help="run the PyTorch program only, and write its record, .safetensors",
     )
     parser.add_argument(
         "--against",
         type=expanduser,
         metavar="FILE",
-        help="compare with an exported file; needs no torch, and no other images or weights",
+        help="compare with a record of --export; needs no torch, images or weights",
     )
     parser.add_argument("--quiet", action="store_true", help="print only what is over its budget")
     names = "size steps learning_rate memory_size content_weight style_weight network pooling"
@@ -96,7 +97,7 @@ def _parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with the given arguments, by default the process's; return its code."""
+    """Run the command line with `argv`, by default the process's; return the exit code."""
     flags = _parser().parse_args(argv)
     return exit_code(PROGRAM, lambda: _run(flags))
 
@@ -147,7 +148,7 @@ def _refuse_what_the_record_fixes(flags: argparse.Namespace) -> None:
     given = [name for name, value in fixed.items() if value is not None and name not in _FREE]
     if given:
         listed = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise InputError(f"{listed}: {flags.against} says that already; leave it out")
+        raise InputError(f"{listed}: the record {flags.against} fixes that; leave it out")
 
 
 def _make_record(flags: argparse.Namespace, console: Console) -> tuple[Record, ResolvedConfig]:
@@ -258,10 +259,10 @@ def _warn(message: str) -> None:
 
 
 def _save_record(path: Path, record: Record, config: Config) -> None:
-    # PyTorch knows no other convolution: who checks the record says which is checked.
+    # The record does not depend on the convolution: --against chooses it.
     settings = dataclasses.asdict(dataclasses.replace(config, conv=_BASE.conv))
     metadata = {"format": _FORMAT, "config": json.dumps(settings)}
-    # safetensors writes memory as it lies, and a state dict may hold transposed kernels.
+    # safetensors ignores strides, and a state dict may hold transposed kernels.
     arrays = {key: np.asarray(array, order="C") for key, array in record.items()}
     with atomic_write(path) as temporary:
         safetensors.numpy.save_file(arrays, temporary, metadata=metadata)

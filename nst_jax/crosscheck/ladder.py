@@ -1,8 +1,8 @@
 """The ladder of a cross-check: this program against a record of the PyTorch program, rung by rung.
 
 Operation → map → Gram matrix → loss term → gradient → update → trajectory. Each rung rests on the
-ones below, so the first that breaks tells where to look: an operation is fed with the record's own
-input and an update with the record's own gradients, so that nothing but itself can be at fault.
+rungs below, so the first rung that fails tells where to look. An operation gets the record's input,
+and an update the record's gradients, so that an error can only be its own.
 
 Nothing here needs torch: a record is a plain mapping of arrays, made by `pytorch_record`.
 """
@@ -29,7 +29,7 @@ from nst_jax.weights.state_dict import from_state_dict
 Record = Mapping[str, np.ndarray]
 Arithmetic = Literal[Precision, "winograd", "bfloat16 winograd"]
 
-# How many updates are checked apart from the trajectory.
+# The number of updates that are checked one by one.
 UPDATES = 8
 
 
@@ -47,8 +47,8 @@ class Budget(NamedTuple):
 
 
 # Each is at least three times what was measured on a CPU, or simulated for TF32; see
-# docs/numerics.md. L-BFGS without a line search amplifies rounding: at the precision of float32 and
-# below it is only asked to stay in the same range.
+# docs/numerics.md. L-BFGS without a line search amplifies rounding: in float32 and below its
+# budget only asks for the same range.
 BUDGETS: Mapping[Arithmetic, Budget] = {
     "float64": Budget(1e-13, 1e-12, 1e-12, 1e-12, 1e-11, 1e-11, 1e-9, 1e-6),
     "float32": Budget(2e-6, 5e-6, 5e-6, 5e-6, 1e-4, 1e-5, 1e-3, 0.5),
@@ -67,7 +67,7 @@ class Rung(NamedTuple):
       error: ‖a − b‖/‖b‖ against the record b; for losses along the trajectory the largest
         |a − b|/|b|.
       largest: the largest absolute difference.
-      budget: what `error` may be.
+      budget: the largest `error` allowed.
     """
 
     name: str
@@ -77,12 +77,12 @@ class Rung(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the budget; not a number is not."""
+        """Whether the error is within the budget; NaN is not."""
         return self.error <= self.budget
 
 
 class Trajectory(NamedTuple):
-    """A run beside the record's: the total loss of every step, and the pictures at `marks`."""
+    """A run beside the record's (`their_`): the total losses, and our pictures at `marks`."""
 
     totals: Float[np.ndarray, " steps"]
     their_totals: Float[np.ndarray, " steps"]
@@ -125,7 +125,7 @@ def climb(record: Record, network: VGG, config: ResolvedConfig) -> Iterator[Rung
     Args:
       record: from `pytorch_record.record`.
       network: from `network_of`, with the config's settings.
-      config: those of the record, resolved; precision and conv may be others.
+      config: the record's settings, resolved; precision and conv may differ.
     """
     budget = BUDGETS[arithmetic(config)]
     image = {role: jnp.asarray(record[f"image/{role}"], config.image_dtype) for role in _ROLES}
@@ -157,7 +157,7 @@ def climb(record: Record, network: VGG, config: ResolvedConfig) -> Iterator[Rung
             allowed = budget.term * _cancellation(parts[layer], goals[layer])
             yield _rung(f"{part} {layer}", ours, _term(record, part, layer), allowed)
     yield _rung("loss", losses.total, record["total"], budget.term)
-    # Where rounding turns a switch the gradient jumps, whoever computes it.
+    # Where rounding opens or closes a ReLU the gradient jumps: then the record's switches are held.
     theirs, ours = _switches(_record_maps(record, config), config), _switches(maps, config)
     turned = sum(int((theirs[name] != ours[name]).sum()) for name in theirs)
     name = "gradient"
@@ -169,7 +169,7 @@ def climb(record: Record, network: VGG, config: ResolvedConfig) -> Iterator[Rung
 
 
 def _at(config: ResolvedConfig, function: Callable[..., Any], *arguments: Any) -> Any:
-    # Around each call alone: a generator must not leave the setting behind while it waits.
+    # Set around each call only: a suspended generator would leave the setting in force.
     with jax.default_matmul_precision(config.matmul_precision):
         return function(*arguments)
 
@@ -181,7 +181,7 @@ def _cancellation(a: Array, b: Array) -> float:
 
 
 def _term(record: Record, kind: str, layer: str) -> np.ndarray:
-    """Return the record's value, or one that nothing agrees with if it has none of this layer."""
+    """Return the record's value of a layer, or NaN, which nothing agrees with, if it has none."""
     return record.get(f"{kind}/{layer}", np.array(np.nan))
 
 
@@ -193,8 +193,8 @@ def _record_maps(record: Record, config: ResolvedConfig) -> dict[str, np.ndarray
 def _switches(
     maps: Mapping[str, Array | np.ndarray], config: ResolvedConfig
 ) -> dict[str, np.ndarray]:
-    """Say of every ReLU that the gradient passes whether it is open, and of every position before
-    a max pooling whether it is its window's largest.
+    """Return where each ReLU that the gradient passes is open, and which positions before each max
+    pooling are the largest of their windows.
     """
     deepest = config.taps[-1]
     found: dict[str, np.ndarray] = {}
@@ -202,7 +202,7 @@ def _switches(
     for conv in config.architecture.convs:
         if conv.pooled and config.pooling == "max":
             before = _windows(np.asarray(maps[relu]))
-            # Where all are zero the ReLUs are closed, and it does not matter which is chosen.
+            # In a window of zeros the ReLUs are closed, and the choice does not matter.
             largest = before.max(axis=(1, 3), keepdims=True)
             found[f"pool{conv.block - 1}"] = (before == largest) & (before > 0)
         relu = conv.relu
@@ -258,7 +258,7 @@ def _gradient(
 
 
 def _held_maps(variable: Array, *, network: VGG, switches: Mapping[str, Array]) -> dict[str, Array]:
-    """Compute the feature maps with every ReLU and max pooling switched as the record's."""
+    """Compute the feature maps with every ReLU and max pooling switched as in the record."""
     maps, x = {}, variable.astype(network.dtype)
     for name, operation in network.operations():
         if name not in switches:
@@ -274,8 +274,8 @@ def _held_maps(variable: Array, *, network: VGG, switches: Mapping[str, Array]) 
 def _updates(record: Record, config: ResolvedConfig, budget: Budget) -> Iterator[Rung]:
     """Feed the record's gradients to the optimizer; compare how far the variable has moved.
 
-    The variable is stored with a rounding of its own, which a small first step does not exceed by
-    much: the budget makes room for it.
+    The budget makes room for the rounding of the stored variable, which is not small against a
+    small first step.
     """
     optimizer = optax.with_extra_args_support(make_optimizer(hyperparameters(config)))
     kind = np.dtype(config.image_dtype)
@@ -344,6 +344,6 @@ def _rung(name: str, ours: Array | np.ndarray, theirs: np.ndarray, budget: float
     if a.shape != b.shape:
         return Rung(name, np.inf, np.inf, budget)
     difference = np.linalg.norm(a - b)
-    # Where both are exactly zero they agree.
+    # Two exact zeros agree.
     error = float(difference / (np.linalg.norm(b) or 1.0)) if difference else 0.0
     return Rung(name, error, float(np.abs(a - b).max()), budget)

@@ -26,12 +26,12 @@ def record(
       state: torchvision's state dict.
       content: HWC sRGB in [0, 1].
       style: the same, of the same size.
-      config: settings, resolved; in bfloat16 and TF32 the program runs in float32, so that the
-        errors found are their own. The layers, padding and pooling factor are the program's.
+      config: the resolved settings. For bfloat16 and tf32 the program runs in float32, so that the
+        errors found are those of the precision. Layers, padding and pool scale are the program's.
     """
     dtype = getattr(torch, config.image_dtype)
     network = reference.vgg_features(state, name=config.network, pooling=config.pooling).to(dtype)
-    # The optimizer starts at the content image, where half of the loss and of its gradient is
+    # The optimizer starts at the content image, where the content loss and its gradient are
     # zero: the single evaluation is made halfway between the two images instead.
     images = {"content": content, "style": style, "point": (content + style) / 2}
     found: dict[str, np.ndarray] = {f"image/{name}": image for name, image in images.items()}

@@ -1,4 +1,4 @@
-"""What a cross-check shows: a table, all its numbers as JSON, and a plot."""
+"""The output of a cross-check: a table, all numbers as JSON, and a plot."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def line(rung: Rung) -> str:
 def write_json(
     path: Path, rungs: Sequence[Rung], trajectory: Trajectory, config: ResolvedConfig
 ) -> None:
-    """Write every number of a cross-check; numbers that JSON has no word for become null."""
+    """Write every number of a cross-check; NaN and infinity, which JSON lacks, become null."""
     broken = [rung.name for rung in rungs if not rung.passed]
     content = {
         "passed": not broken,
@@ -68,7 +68,7 @@ def write_plot(path: Path, trajectory: Trajectory, config: ResolvedConfig) -> No
     losses.semilogy(steps, trajectory.totals, "k--", lw=1, label="nst_jax")
     losses.set(ylabel="total loss", title=f"{config.optimizer}, {arithmetic(config)}")
     losses.legend()
-    # A logarithm has no place for exact agreement: the curve has gaps there.
+    # The logarithm of exact agreement is infinite: the curve has gaps there.
     visible = np.where(trajectory.errors > 0, trajectory.errors, np.nan)
     errors.semilogy(steps, visible, "k", lw=1)
     errors.axhline(trajectory_budget(config), color="tab:red", ls=":", label="budget")

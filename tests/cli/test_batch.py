@@ -1,4 +1,4 @@
-"""Many pictures by the command line. Where the picture itself is no matter, `stylize` is faked."""
+"""Many pictures by the command line. `stylize` is faked where the picture does not matter."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ FAST = ("--size=24", "--style-layers=relu1_1", "--content-layers=relu1_1", "--we
 
 @pytest.fixture
 def album(tmp_path, monkeypatch, photographs):
-    """Three contents of one shape and one of another, and two styles."""
+    """Three content images of one shape, one of another shape, and two style images."""
     monkeypatch.chdir(tmp_path)
     content, style = photographs
     Path("in").mkdir()
@@ -44,16 +44,16 @@ def album(tmp_path, monkeypatch, photographs):
     save_image("in/tall.png", content.transpose(1, 0, 2))
     save_image("s.png", style)
     save_image("t.png", style[::-1] * 0.5)
-    # One by one, unless another --batch follows.
+    # One picture at a time, unless another --batch follows.
     images = ["--content", "in/f1.png", "in/f2.png", "in/f10.png", "--style", "s.png"]
     return ["--batch=1", *images]
 
 
 @pytest.fixture
 def seen(monkeypatch):
-    """Fake the network and `stylize`; return what that is given, and what it will do.
+    """Fake the network and `stylize`; return the record of its calls, and a hook that spoils one.
 
-    Its picture is the start, else the content, and gets darker by 1/100.
+    The picture is the given start, else the content image, darker by 1/100.
     """
     seen = SimpleNamespace(calls=[], spoil=lambda call: None)
     weights = Weights({}, "vgg19", trained=True, origin="nowhere")
@@ -89,11 +89,11 @@ def level(path):
 
 
 def test_a_batch_is_what_each_picture_is_alone(album, random_params, monkeypatch, capfd):
-    """Each has its style and its beginning, and one program serves full batches and others."""
+    """Each picture has its style and its start; one program serves full and partial batches."""
     monkeypatch.setattr(sources, "untrained_params", lambda *_: random_params)
     flags = [*FAST, "--steps=3", "--start=style"]
     before = scale_step.advance._cache_size()
-    styles = ["t.png", "s.png"]  # with that of the album: s, t, s
+    styles = ["t.png", "s.png"]  # with the style of `album`: s, t, s
     assert run([*album, *styles, "--pairs=zip", "--batch=2", *flags]) == 0
     assert scale_step.advance._cache_size() == before + 1
     printed = capfd.readouterr().out
@@ -107,7 +107,7 @@ def test_a_batch_is_what_each_picture_is_alone(album, random_params, monkeypatch
         job = [f"--content=in/{content}.png", f"--style={style}.png", "--output=alone.png"]
         assert run([*job, *flags]) == 0
         together = load_image(f"stylized/{content}_{style}.png")
-        # One level, where float32 sums in another order fall on the other side of a half.
+        # One level may differ, as float32 sums in another order may round to the next level.
         np.testing.assert_allclose(together, load_image("alone.png"), atol=1.01 / 255)
 
 
@@ -120,7 +120,7 @@ def test_the_beginning_is_that_of_the_first_scale(photographs):
     start = batch._draw_start(schedule, styles, config)
     assert start.shape == (14, 17, 3)
     looks = [jnp.clip(resample(jnp.asarray(styles[0]), (17, 13)), 0, 1)]
-    whole = first_picture(jnp.zeros((14, 17, 3)), looks, None, config)  # half of it is black
+    whole = first_picture(jnp.zeros((14, 17, 3)), looks, None, config)  # the blend is half black
     np.testing.assert_allclose(start, 2 * whole, atol=1e-6)
 
 
@@ -129,7 +129,7 @@ def test_shapes_are_batches_of_their_own(album, seen):
     shapes = [call.content.shape for call in seen.calls]
     assert shapes == [(2, 20, 24, 3), (2, 20, 24, 3), (24, 20, 3)]
     full = seen.calls[1].content
-    np.testing.assert_array_equal(full[0], full[1])  # filled up
+    np.testing.assert_array_equal(full[0], full[1])  # repeated to fill the batch
     assert {call.styles[0].shape for call in seen.calls} == {(2, 24, 19, 3), (24, 19, 3)}
     assert pictures() == ["f1.png", "f10.png", "f2.png", "tall.png"]
 
@@ -173,7 +173,7 @@ def test_finished_pictures_are_skipped(album, seen, capfd):
     assert "1 of 3 to paint, in stylized; skipping 2 finished before" in capfd.readouterr().out
     assert len(seen.calls) == 4
     assert Path("stylized/f1.png").read_bytes() == kept
-    assert run([*job, "--conv=auto", "--quiet"]) == 0  # as before
+    assert run([*job, "--conv=auto", "--quiet"]) == 0  # the setting that auto chose
     assert run(job) == 0
     assert "0 of 3 to paint, in stylized; skipping 3 finished before" in capfd.readouterr().out
     assert len(seen.calls) == 4
@@ -197,7 +197,7 @@ def test_finished_pictures_are_skipped(album, seen, capfd):
 def test_what_was_made_from_something_else_is_not_finished(
     album, seen, capfd, monkeypatch, change, other
 ):
-    """Neither is it painted over: one line says what it is."""
+    """Such a picture is not painted over, and one line names its provenance."""
     job = [*album, *FAST, "--steps=2"]
     assert run(job) == 0
     calls, flags = len(seen.calls), change if isinstance(change, list) else []
@@ -225,7 +225,7 @@ def test_what_was_made_from_something_else_is_not_finished(
 
 
 def test_a_picture_that_joins_takes_no_other_ones_place(album, seen, capfd):
-    """Two files of one name, of which the first in order came later."""
+    """Two files of one name; the file that is first in order came later."""
     for number, image in ((2, "in/f2.png"), (1, "in/f1.png")):
         Path(f"cam/{number}").mkdir(parents=True)
         Path(f"cam/{number}/IMG.png").write_bytes(Path(image).read_bytes())
@@ -243,7 +243,7 @@ def test_bad_files_do_not_stop_the_others(album, seen, capfd):
     save_image("in/thin.png", np.zeros((2, 200, 3), np.float32))
     save_image("low.png", np.zeros((1, 200, 3), np.float32))
     save_image("in/cut.jpg", np.zeros((37, 45, 3), np.float32))
-    Path("in/cut.jpg").write_bytes(Path("in/cut.jpg").read_bytes()[:-20])  # its header is sound
+    Path("in/cut.jpg").write_bytes(Path("in/cut.jpg").read_bytes()[:-20])  # with a sound header
     flags = ["t.png", "missing.png", "low.png", "--pairs=product", "--batch=9", *FAST, "--steps=2"]
     flags += ["--content", "in/thin.png", "in/cut.jpg"]
     assert run([*album, *flags, "--style-layers=relu2_1"]) == 1
@@ -323,8 +323,8 @@ def test_frames_start_from_the_result_before(album, seen):
     for i, name in enumerate(names[:2]):
         np.testing.assert_array_equal(starts[i + 1], load_image(f"stylized/{name}_s.png"))
     counts = [make_schedule((20, 24), [], call.config).steps for call in seen.calls]
-    assert counts == [7, 2, 2] * 2  # at the last scale alone
-    # Gone on from the files, the results are the same.
+    assert counts == [7, 2, 2] * 2  # at the last scale only
+    # A run that continues from the files gives the same results.
     before = {name: Path("stylized", name).read_bytes() for name in pictures()}
     for name in ("f2_s.png", "f10_t.png"):
         Path("stylized", name).unlink()
@@ -381,7 +381,7 @@ def test_a_picture_that_cannot_be_written_is_not_lost(album, seen, capfd, monkey
         (["--output=no/where"], "create the folder"),
         (["--content=in/*.gif"], "no file matches 'in/*.gif'"),
         (["--pairs=all"], "invalid choice: 'all' (choose from"),
-        (["--pairs=zip", "--style", "t.png"], "3 contents with 2 styles"),
+        (["--pairs=zip", "--style", "t.png"], "3 contents for 2 styles"),
         (["--pairs=zip", "--style-blend=1"], "leave one of the two out"),
         (["--style-blend=1,2"], "style-blend has 2 shares, but the number of styles is 1"),
         (["--batch=0"], "'0' is not a whole number of at least 1"),

@@ -1,4 +1,4 @@
-"""Which files are meant, what is painted with what, under which name, and what goes together."""
+"""Which files a command names, how they are paired, named, and grouped into batches."""
 
 import errno
 import os
@@ -43,7 +43,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def files(given, **options):
-    """Expand without a complaint."""
+    """Expand paths, where no warning is expected."""
     said = []
     found = expand(given, **options, warn=said.append)
     assert said == []
@@ -123,7 +123,7 @@ def test_files_stay_in_their_order_and_may_be_missing(folder):
     given = ["z.png", "photos/f10.png", "a.png"]
     assert files(given, role="content") == given
     assert not any(map(is_collection, given))
-    Path("[1].png").touch()  # a file of this name is no pattern
+    Path("[1].png").touch()  # an existing file is no pattern
     assert files(["[1].png"], role="content") == ["[1].png"]
     assert is_collection(folder)
     assert is_collection("photos/*")
@@ -156,7 +156,7 @@ def test_zip_takes_equal_lengths_or_one_for_all(m, n):
         assert {content for content, _ in run} == set(contents)
         assert {style for _, (style,) in run} == set(styles)
     else:
-        with pytest.raises(InputError, match=f"{m} contents with {n} styles"):
+        with pytest.raises(InputError, match=f"{m} contents for {n} styles"):
             pair(contents, styles, "zip")
 
 
@@ -182,7 +182,7 @@ def test_names():
     assert names(["x/a.png", "b.1.jpg"], ["s.png"], "product") == ["a.png", "b.1.png"]
     assert names(["a.png"], ["s.png", "t.png"], None) == ["a.png"]
     assert names(["a.png"], ["s.png", "t.png"], "zip") == ["a_s.png", "a_t.png"]
-    # By folders, and by suffixes in one folder; the order does not matter.
+    # Labels take folders, and suffixes within one folder, in any order of the files.
     files = ["cam/1/IMG.png", "cam/2/IMG.png", "cam/b.png"]
     assert names(files, ["s"], None) == ["1-IMG.png", "2-IMG.png", "b.png"]
     assert names(files[::-1], ["s"], None) == ["b.png", "2-IMG.png", "1-IMG.png"]
@@ -193,7 +193,7 @@ def test_names():
     ]
     assert names(["1/x/a", "2/x/a", "2/y/a"], ["s"], None) == ["1-x-a.png", "2-x-a.png", "y-a.png"]
     assert names(["a.png", "b.png"], ["x/s.png", "y/s.png"], "zip") == ["a_x-s.png", "b_y-s.png"]
-    assert names(["a.png", "./a.png"], ["s"], None) == ["a.png", "a-2.png"]  # of one file
+    assert names(["a.png", "./a.png"], ["s"], None) == ["a.png", "a-2.png"]  # two paths of one file
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=20), st.integers(1, 5))
@@ -209,7 +209,7 @@ def test_batches_hold_everything_once_and_one_key_each(keys, most):
     assert [members[0] for members, _ in found] == sorted(members[0] for members, _ in found)
     for key, each in sizes.items():
         assert len(set(each)) == 1  # one program for each key
-        assert sum(each) - keys.count(key) < len(each)  # less than one filled up in each batch
+        assert sum(each) - keys.count(key) < len(each)  # less than one repeat in each batch
 
 
 def test_a_cpu_takes_few_small_pictures_and_others_what_fits(monkeypatch):
@@ -267,7 +267,7 @@ def test_a_folder_is_made_only_when_there_is_a_picture(folder):
 @pytest.mark.parametrize("fit", ["longest", "shortest", "stretch"])
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 def test_styles_have_the_shape_that_is_foreseen(tmp_path, photographs, fit, scale):
-    """Pictures are grouped by it before any is loaded."""
+    """Pictures are grouped by the size before any image is loaded."""
     shallow = {"style_layers": layers("relu2_1"), "content_layers": ()}
     config = Config(size=40, style_fit=fit, style_scale=scale, **shallow)
     content, style, output = (str(tmp_path / name) for name in ("c.png", "style.png", "out"))

@@ -81,7 +81,7 @@ def test_a_failed_proof_leaves_no_file(torch_file, tmp_path, capsys, monkeypatch
 
 
 def test_without_torch_it_says_that_the_proof_was_skipped(random_params, tmp_path):
-    """In a process where importing torch fails, from a state dict to a file."""
+    """Convert a state dict to a file in a process where importing torch fails."""
     source = tmp_path / "vgg19.safetensors"
     safetensors.numpy.save_file(to_state_dict(random_params, "vgg19"), source)
     script = (
@@ -115,13 +115,13 @@ class TestPretrained:
             assert models.VGG16_Weights.IMAGENET1K_V1.url.endswith(sources._PRETRAINED["vgg16"])
             fake = type("W", (), {"url": f"{server.url}/{name}"})()
             fake.get_state_dict = lambda **options: load_state_dict_from_url(fake.url, **options)
-            assert weight.get_state_dict  # the method that is stood in for exists
+            assert weight.get_state_dict  # the faked method exists
             fakes = type("V", (), {"IMAGENET1K_V1": fake})
             monkeypatch.setattr(models, "VGG19_Weights", fakes)
             torch.hub.set_dir(str(tmp_path / "hub"))
             assert convert.main([]) == 0
             cached = tmp_path / "hub" / "checkpoints" / name
-            torch.save({"another": torch.zeros(1)}, cached)  # torchvision does not look again
+            torch.save({"another": torch.zeros(1)}, cached)  # torchvision trusts its cache
             assert convert.main([]) == 2
             assert f"{name} is altered or truncated" in capsys.readouterr().err
             cached.write_bytes(b"no state dict")
@@ -185,7 +185,7 @@ def test_mistakes_are_one_line_and_exit_code_2(flags, said, capsys, tmp_path, mo
 
 
 def test_trained_vgg16_is_converted_proved_and_found(package, torch, tmp_path, offline, capsys):
-    """As torch.save writes torchvision's own, classifier included; which network, the file says."""
+    """A file as torch.save writes it, with the classifier; the file tells the network."""
     trained = packaged_weights().params
     state = {k: torch.from_numpy(v) for k, v in to_state_dict(trained, "vgg16").items()}
     source = tmp_path / "mine.pth"

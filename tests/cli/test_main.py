@@ -1,4 +1,4 @@
-"""The command line, mostly in this process; what concerns processes (signals, exit) in others."""
+"""The command line, mostly in this process; signals and exits are tested in other processes."""
 
 import functools
 import os
@@ -46,7 +46,7 @@ def test_the_whole_job(job, capfd):
     assert "content.png, 24x20 px" in printed.out
     assert re.search(r"step 4/4  content \S+ style \S+ total \S+", printed.out)
     assert "wrote    out.jpg after 4 steps" in printed.out
-    # Unmistakable at the start and at the end: which weights, why, and what to do.
+    # The warning is at the start and at the end: which weights, why, and what to do.
     assert printed.err.count("WARNING: THE NETWORK IS NOT TRAINED (untrained, seed 0)") == 2
     assert printed.err.count("cannot download") == 2
     assert printed.err.count("nst-jax-convert") == 2
@@ -69,7 +69,7 @@ def test_flags_reach_the_settings(job, capfd, monkeypatch):
     assert (seen["learning_rate"], seen["content_weight"]) == (0.5, 2.0)
     assert (seen["style_weight"], seen["seed"], seen["steps"]) == (7.5, 3, 4)
     assert seen["style_layers"] == layers(relu1_1=2.5, relu5_1=1.0)
-    assert len(seen["network"].convs) == 13  # nothing behind relu5_1
+    assert len(seen["network"].convs) == 13  # no layer after relu5_1
     assert (seen["network"].pooling, seen["network"].padding) == ("max", "replicate")
     assert seen["beta1"] == 0.5  # the preset's
     assert seen["options"]["snapshot_every"] == 3
@@ -229,7 +229,7 @@ def test_mistakes_are_one_line_and_exit_code_2(job, flags, said, capfd):
     Path("notes.txt").write_text("no image")
     Path("folder.png").mkdir()
     before = {name: Path(name).stat().st_mtime for name in os.listdir()}
-    # Of several contents a bad one is left out, so it must be the only one.
+    # A bad one of several content images is skipped, so the bad one must be alone.
     rest = job[1:] if flags[0].startswith("--content=") else job
     assert run([*rest, *flags]) == 2
     printed = capfd.readouterr()
@@ -281,7 +281,7 @@ def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(job, capfd, mon
 
 @pytest.fixture
 def accepted(monkeypatch):
-    """Accept runs, but do not make them: they end with code 130, and this has their networks."""
+    """Replace every run by exit code 130; return the networks of the runs."""
     found = []
 
     def stylize(content, styles, *, config, **options):
@@ -325,7 +325,7 @@ def test_stopped_it_writes_the_picture_so_far(job, tmp_path, number, code, untra
 
 
 def test_a_hangup_comes_twice():
-    """Once from the kernel and once from the shell; the second one does not kill."""
+    """The kernel and the shell each send SIGHUP; the second one does not kill."""
     before = signal.getsignal(signal.SIGHUP)
     with interrupts.stop_signals() as received:
         for _ in range(2):
@@ -395,10 +395,10 @@ def test_main_py_on_a_terminal_shows_a_bar(job, tmp_path):
 
 
 class TestNetworks:
-    """Which network paints, and what is said of it."""
+    """Which network paints, and what the command line says of it."""
 
     def test_vgg16_paints_where_vgg19_cannot_be_had(self, job, package, capfd):
-        # A layer behind conv3_3, where the two begin to differ.
+        # A layer after conv3_3, where the two networks begin to differ.
         flags = ["--style-layers=relu1_1", "--content-layers=conv4_1"]
         assert run([*job, *flags, "--output=o.png"]) == 0
         printed = capfd.readouterr()

@@ -16,7 +16,7 @@ from package import ROOT
 
 
 class Full(io.StringIO):
-    """A stream on a full disk, which has room for one text."""
+    """A stream to a disk with room for one text."""
 
     encoding = "ascii"
 

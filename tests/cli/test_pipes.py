@@ -25,7 +25,7 @@ IMAGE = np.random.default_rng(0).uniform(size=(20, 24, 3)).astype(np.float32)
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
-    """Run in a folder of its own, which is also that of temporary files."""
+    """Run in a new folder, which is also the folder of temporary files."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     save_image("a.png", IMAGE)
@@ -123,7 +123,7 @@ def test_a_picture_for_standard_output_is_lost_in_no_case(monkeypatch):
 
 
 def test_a_shells_pipes(untrained_file):
-    """Of a real shell: the picture is that of files, and nothing else comes out."""
+    """In a real shell: the picture is the one made from files, and the only output."""
     program = f"{sys.executable} {ROOT / 'main.py'} --weights={untrained_file} --size=24 --steps=1"
     program += " --style-layers=relu1_1 --content-layers=relu1_1"
     script = f"""

@@ -1,4 +1,4 @@
-"""What large pictures ask of the command line: forecasts, tiles, devices, lasting runs."""
+"""Large pictures by the command line: estimates, tiles, devices, checkpoints, processes."""
 
 import dataclasses
 import functools
@@ -56,7 +56,7 @@ def job(folder, monkeypatch, tmp_path, untrained_file):
 
 @pytest.fixture(scope="module")
 def plain(folder, untrained_file):
-    """The picture of that job with direct convolutions, as 8-bit levels."""
+    """The picture of `job` with direct convolutions, as 8-bit levels."""
     flags = [f"--content={folder / 'in/a.png'}", f"--style={folder / 'in/b.png'}", "--size=100"]
     flags += [f"--weights={untrained_file}", *SHALLOW, "--conv=direct", "--quiet"]
     assert run([*flags, f"--output={folder / 'plain.png'}"]) == 0
@@ -78,7 +78,7 @@ def one_line(capfd, *said):
 
 @pytest.fixture
 def accepted(monkeypatch):
-    """Accept runs, but do not make them: they end with code 130, and this has their settings."""
+    """Replace every run by exit code 130; return the settings of the runs."""
     found = []
 
     def stylize(content, styles, *, config, **options):
@@ -100,7 +100,9 @@ def test_a_dry_run_says_what_would_be_needed_and_touches_nothing(job, folder, ca
     for printed in (alone, both):
         assert printed.err == ""
         assert re.search(r"^memory   0\.9 of \d+\.\d GB free$", printed.out, re.M)
-        assert re.search(r"^time     about 0:\d\d for 4 steps; the last \S+ s$", printed.out, re.M)
+        assert re.search(
+            r"^time     about 0:\d\d for 4 steps; the last takes \S+ s$", printed.out, re.M
+        )
         assert "weights" not in printed.out
         assert "wrote" not in printed.out
     assert "one picture of the largest size takes\nmemory" in both.out
@@ -172,7 +174,7 @@ def test_tiles_make_the_same_picture_each_alone(job, folder, plain, capfd):
     assert not Path("p").exists()
 
 
-# All that needs two devices, in one process, as JAX must be told of them before it starts.
+# All tests with two devices run in one process, as JAX learns of the devices before it starts.
 TWO_DEVICES = """
 import contextlib, io, json, sys
 from nst_jax.cli.main import main
@@ -196,7 +198,7 @@ def test_two_devices_paint_the_picture_of_one(job, folder):
         [*both, "--output=one"],
         [*both, "--devices=2", "--batch=2", "--output=two"],
     ]
-    # Two devices fill up the 130 rows; whoever goes on has another number of them.
+    # Two devices pad the 130 rows; the run continues with another number of rows.
     kept = [
         *tall,
         "--conv=direct",
@@ -237,7 +239,7 @@ def test_two_devices_paint_the_picture_of_one(job, folder):
         assert np.abs(levels(f"one{name}") - levels(f"two{name}")).max() <= 1
 
 
-# The command line, but that it notices sooner when another process gives no sign of life.
+# The command line with a short heartbeat, so that a lost process is noticed soon.
 IMPATIENT = """
 import functools, sys
 from nst_jax.cli import main
@@ -265,7 +267,7 @@ def wait_for(happened, process):
 
 
 def wait_for_checkpoint(folder, least, process):
-    """Wait until a checkpoint of so many steps is there."""
+    """Wait until there is a checkpoint of step `least` or later."""
 
     def happened():
         names = os.listdir(folder) if os.path.isdir(folder) else ()
@@ -285,7 +287,7 @@ def _orbax():
 
 @pytest.mark.usefixtures("_orbax")
 def test_a_killed_run_goes_on_from_its_checkpoint(job, capfd):
-    # The pictures on the way see to it that there are no more than two steps between checkpoints.
+    # --save-every bounds the steps between two checkpoints: at most two.
     flags = [*job, "--steps=40", "--save-every=2", "--output=o.png"]
     kept = [*flags, "--checkpoint=c", "--checkpoint-seconds=0"]
     process = start(*kept)
@@ -326,7 +328,7 @@ def interrupt(flags, monkeypatch):
 
 @pytest.mark.usefixtures("_orbax")
 def test_a_run_goes_on_with_what_was_chosen_for_it(job, capfd, monkeypatch):
-    """Although another size and remat would be chosen now."""
+    """The choices are kept, although another size and remat would be chosen now."""
     flags = [*job, "--steps=6", "--save-every=2", "--output=o.png", "--size=max", "--checkpoint=c"]
     seen, now = [], {"size": 40, "remat": "blocks"}
 
@@ -420,7 +422,7 @@ def start_two(*flags, **program):
 
 
 def ends(processes, seconds=120):
-    """Return the exit codes, and what each has said."""
+    """Return the exit code and the output of each process."""
     try:
         said = [process.communicate(timeout=seconds) for process in processes]
     finally:
@@ -472,7 +474,7 @@ def test_two_processes_paint_what_one_does_and_go_on_when_one_was_lost(job, fold
     assert first_step(said[0][0]) == step + 1
     assert Path("o.png").read_bytes() == uninterrupted
 
-    # One process paints the same; not to the end, as rounding decides about ever more pixels.
+    # One process paints the same. Not all steps are compared, as rounding changes ever more pixels.
     early = levels("o_04.png")
     assert run(flags) == 0
     assert np.abs(levels("o_04.png") - early).max() <= 1
@@ -491,7 +493,7 @@ def test_two_processes_take_pictures_in_turn_and_stop_together(job, folder, capf
     codes, said = ends(processes)
     assert codes == [143, 143], said
     assert "stopped by SIGTERM: 0 of 4 pictures are done; the same command goes on" in said[0][1]
-    assert said[1] == ("", "nst-jax: stopping after this step; once more to stop at once\n")
+    assert said[1] == ("", "nst-jax: stopping after this step; a second signal stops at once\n")
 
     codes, said = ends(start_two(*flags))
     assert codes == [1, 1], said
@@ -559,7 +561,7 @@ def test_mistakes_are_one_line_and_exit_code_2(job, folder, flags, said, capfd):
 
 
 def test_processes_without_a_coordinator(job):
-    """In a process of its own, as `together` ends it."""
+    """In a new process, since `together` ends its process."""
     codes, ((out, error),) = ends([start(*job, "--processes=2", "--process=0")])
     assert (codes, out) == ([2], "")
     assert error.startswith("nst-jax: error: the coordinator is None, the number of processes 2")

@@ -1,4 +1,4 @@
-"""The cross-check must pass where all is well, and name the rung where one thing is not."""
+"""The cross-check must pass if nothing is wrong, and else name the rung with the fault."""
 
 import dataclasses
 import importlib.util
@@ -95,7 +95,7 @@ def ceil_for_floor(patch):
 
 
 def no_relu(patch):
-    """What is called relu3_1 is the map before it."""
+    """The tap relu3_1 returns the map before the ReLU."""
     right = VGG.operations
     patch.setattr(
         VGG,
@@ -133,7 +133,7 @@ def kernel_not_turned_in_the_gradient(patch):
 
 
 def biased_adam(patch):
-    """It forgets to correct its averages for their start at zero."""
+    """Adam without the bias correction of its averages."""
 
     def make_optimizer(settings):
         def update(gradient, state, params=None):
@@ -182,7 +182,7 @@ FAULTS = [
 
 @pytest.fixture
 def no_compiled_programs():
-    """A fault must not be hidden by a program that was compiled before it, nor outlive its test."""
+    """Clear compiled programs, so that they neither hide a fault nor keep one for other tests."""
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -190,7 +190,7 @@ def no_compiled_programs():
 
 @pytest.mark.usefixtures("no_compiled_programs")
 class TestFaults:
-    """One thing is wrong, and the rung that says where to look is the first to break."""
+    """With one fault, the first failing rung is the rung that names the fault."""
 
     @pytest.mark.parametrize(("fault", "rung"), FAULTS, ids=lambda x: getattr(x, "__name__", None))
     def test_is_named(self, records, monkeypatch, fault, rung):
@@ -215,7 +215,7 @@ def test_no_fault_breaks_nothing(records, optimizer):
 
 
 def test_relus_that_rounding_opens_are_held_where_the_record_has_them(records):
-    """A record whose gradient went through a unit that is closed here."""
+    """A record whose gradient went through a ReLU that is closed here."""
     record, config = records["adam"]
     network = ladder.network_of(record, config)
     opened, before = record["map/relu1_1"].copy(), record["map/conv1_1"]
@@ -229,7 +229,7 @@ def test_relus_that_rounding_opens_are_held_where_the_record_has_them(records):
     changed = {**record, "map/relu1_1": opened, "gradient": np.asarray(gradient)}
     rungs = {rung.name: rung for rung in ladder.climb(changed, network, config)}
     assert rungs["gradient, 1 switches held"].passed
-    # Held where they are closed the gradient is another one, and without any it is the usual one.
+    # The changed switch changes the gradient; the right switches give the usual gradient.
     assert np.linalg.norm(gradient - record["gradient"]) > 1e-3 * np.linalg.norm(gradient)
     usual = ladder._evaluate(network, image, config, targets, right)[1]
     np.testing.assert_allclose(usual, record["gradient"], rtol=1e-3, atol=1e-5)
@@ -307,7 +307,7 @@ def test_exported_and_checked_without_torch(flags, tmp_path, capsys):
         plot = load_image(tmp_path / "a.png")
         assert plot.min() < 0.1  # something is drawn
         assert plot.mean() > 0.5
-    # In other arithmetic against the same record.
+    # The same record in another precision.
     assert crosscheck.main([f"--against={path}", "--precision=auto", "--conv=auto"]) == 0
     assert "numbers  float32, winograd convolutions" in capsys.readouterr().out
     assert crosscheck.main([f"--against={path}", "--precision=tf32"]) == 2
@@ -333,7 +333,7 @@ def test_trained_vgg16_where_vgg19_cannot_be_had(torch, package, capsys):
 
 
 def test_exported_arrays_may_lie_in_memory_in_any_order(tmp_path):
-    """As the kernels of a state dict that was made by transposing."""
+    """Such as the kernels of a state dict that was made by transposing."""
     turned = np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1)
     crosscheck._save_record(tmp_path / "r.safetensors", {"a": turned, "b": np.array(1.0)}, CONFIG)
     record, config = crosscheck._load_record(tmp_path / "r.safetensors")

@@ -1,7 +1,7 @@
-"""The ladder against PyTorch at odd sizes: VGG-19 as torchvision draws it, VGG-16 as it trained it.
+"""The ladder against PyTorch at odd sizes: VGG-19 as torchvision draws it, and VGG-16 trained.
 
-The weights go through the real converter; the budgets are `ladder.BUDGETS`, which says where they
-come from. `nst_jax.crosscheck.__main__` runs the same ladder on anybody's images.
+The weights go through the real converter. The budgets are `ladder.BUDGETS`, with their source.
+`nst_jax.crosscheck.__main__` runs the same ladder on any images.
 """
 
 import dataclasses
