@@ -1,4 +1,4 @@
-"""The sizes of pictures: proportions, the sizes of a run's scales, and resampling."""
+"""The sizes of pictures: proportions, the sizes of a run's scales, resampling, and borders."""
 
 import functools
 import itertools
@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -14,7 +15,7 @@ Side = Literal["longest", "shortest"]
 Shape = tuple[int, int]
 
 
-def scales(height: int, width: int, *, min_size: int, factor: float) -> tuple[Shape, ...]:
+def scales(height: int, width: int, *, min_size: int, factor: float | int) -> tuple[Shape, ...]:
     """Return the (height, width) of each scale in px, the smallest first, the given one last.
 
     From one scale to the next the sides grow by `factor`; the longest is at least `min_size` px.
@@ -69,8 +70,26 @@ def resample(
 
     Nothing is clipped: lanczos3 and cubic overshoot at edges. An image that has the shape already
     is returned as it is.
+
+    Args:
+      image: a picture or a feature map, of any units.
+      shape: (height, width) of the result in px.
+      method: how values between positions are found, as in `jax.image.resize`.
     """
     if image.shape[-3:-1] == shape:
         return image
     found: Array = jax.image.resize(image, (*image.shape[:-3], *shape, image.shape[-1]), method)
     return found
+
+
+def repeat_border(x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h+2 w+2 c"]:
+    """Pad a map's height and width by one on each side with the values at its border.
+
+    `jnp.pad(..., mode="edge")` slices all axes, which JAX refuses where the batch has an explicit
+    sharding.
+    """
+    for axis in (x.ndim - 3, x.ndim - 2):
+        first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+        last = jax.lax.slice_in_dim(x, -1, None, axis=axis)
+        x = jnp.concatenate([first, x, last], axis=axis)
+    return x

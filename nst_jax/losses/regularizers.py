@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nst_jax.errors import check_choice
+from nst_jax.geometry import repeat_border
+
 TotalVariation = Literal["nine-point", "l2", "l1"]
 
 
@@ -51,6 +54,9 @@ def total_variation(
     Returns:
       One value of at least 0 for each image of the batch.
 
+    Raises:
+      InputError: if there is no such kind.
+
     Examples:
       >>> import jax.numpy as jnp
       >>> from nst_jax import total_variation
@@ -61,6 +67,7 @@ def total_variation(
       >>> float(total_variation(edge, kind="l1"))
       3.0
     """
+    check_choice("kind", kind, TotalVariation)
     return add_up(variation_summands(image, kind=kind, shape=image.shape[-3:-1]))
 
 
@@ -76,8 +83,7 @@ def variation_summands(
     """
     match kind:
         case "nine-point":
-            edges = [(0, 0)] * (image.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
-            x = jnp.pad(image, edges, mode="edge")
+            x = repeat_border(image)
             inner = x[..., 1:-1, 1:-1, :]
             right, down = x[..., 1:-1, 2:, :] - inner, x[..., 2:, 1:-1, :] - inner
             falling = x[..., 1:, 1:, :] - x[..., :-1, :-1, :]

@@ -8,7 +8,7 @@ distance between two random vectors with given dispersion matrices" (1982).
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 # The least variance that `_transport` resolves, relative to the largest, by the dtype's bytes.
 _RESOLUTION = {4: 1e-5, 8: 1e-12}
 
-_Attempt = tuple[Array, Array, Array, Array, Array, Array, Array]
+_Attempt = tuple[Array, Array, Array, Array, Array, Array]
 
 
 class Gaussian(NamedTuple):
@@ -69,7 +69,11 @@ def wasserstein_loss(
     size, or 0.04 for maps with fewer positions than channels. (Measured on VGG-19's maps of
     photographs; bfloat16 maps add no more than their own rounding.)
 
-    The value has squared units of the activations. Reverse mode only, as `jax.custom_vjp` is.
+    The value has squared units of the activations. It has derivatives of any order, in forward and
+    reverse mode. The error of the second derivative in one direction is at most 0.001 of its size,
+    or 0.01 for maps with fewer positions than channels. (Measured in float32 on VGG-19's maps of
+    two pictures of 128 px. Where variances fall by a million it was 0.05, and 0.15 with so few
+    positions.)
 
     Args:
       features: the image's feature map.
@@ -88,7 +92,7 @@ def relative_wasserstein_loss(
     unit: it stays the same, bit for bit, if all activations are multiplied by a power of two, and
     is about 1 for activations of zero. The formula is ours. A target of zeros divides by 1.
 
-    The errors have the same bounds as those of `wasserstein_loss`. Reverse mode only.
+    The errors have the same bounds as those of `wasserstein_loss`, and all derivatives exist too.
 
     Args:
       features: the image's feature map.
@@ -117,56 +121,70 @@ def gaussian_distance(
       relative: compute `relative_wasserstein_loss`.
     """
     channels = mean.shape[-1]
+    # Loops and rules of differentiation need one type, and only one may vary over a mesh.
+    one = jnp.ones_like(covariance) * jnp.ones_like(target.covariance)
+    ours, theirs = one * covariance, one * target.covariance
     if not relative:
         apart = jnp.mean((mean - target.mean) ** 2, axis=-1)
-        return apart + _bures(covariance, target.covariance, eps) / channels
+        return apart + _bures(ours, theirs, eps) / channels
     square = _trace(target.covariance) + jnp.sum(target.mean**2, axis=-1)
     unit = jnp.where(square > 0, square, 1)
-    ours, theirs = (each / unit[..., None, None] for each in (covariance, target.covariance))
+    ours, theirs = (each / unit[..., None, None] for each in (ours, theirs))
     apart = jnp.sum((mean - target.mean) ** 2, axis=-1) / unit
     return apart + _bures(ours, theirs, eps / channels)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _statistics(features: Array) -> tuple[Array, Array]:
     """Return the mean and the covariance over positions.
 
     The map is centered before it is squared: a constant map's covariance is then zero, not the
     difference of two large sums. (TF32 in place of "highest" would leave eigenvalues far below 0.)
     """
-    mean, centered, positions = _center(features)
+    mean, centered = _center(features)
     products = jnp.einsum("...hwc,...hwd->...cd", centered, centered, precision=HIGHEST)
-    return mean, products / positions
+    return mean, products / math.prod(features.shape[-3:-1])
 
 
-def _center(features: Array) -> tuple[Array, Array, int]:
-    height, width = features.shape[-3:-1]
+@_statistics.defjvp
+def _statistics_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
+    (features,), (tangent,) = primals, tangents
+    share = tangent.astype(accumulator(features)) / math.prod(features.shape[-3:-1])
+    # The tangent need not be centered, as centered activations sum to zero. XLA turns the transpose
+    # of a product of matrices into a product, but that of a product over height and width into one
+    # in another layout and a slow copy.
+    left, right = (x.reshape(*x.shape[:-3], -1, x.shape[-1]) for x in (_center(features)[1], share))
+    half = jnp.einsum("...nc,...nd->...cd", left, right)
+    return _statistics(features), (jnp.sum(share, axis=(-3, -2)), half + half.mT)
+
+
+def _center(features: Array) -> tuple[Array, Array]:
     wide = features.astype(accumulator(features))
     mean = jnp.mean(wide, axis=(-3, -2))
-    return mean, wide - mean[..., None, None, :], height * width
-
-
-def _statistics_forward(features: Array) -> tuple[tuple[Array, Array], Array]:
-    return _statistics(features), features
-
-
-def _statistics_backward(features: Array, cotangents: tuple[Array, Array]) -> tuple[Array]:
-    # The covariance's derivative by the mean is zero, as centered activations sum to zero.
-    of_mean, of_covariance = cotangents
-    _, centered, positions = _center(features)
-    both = of_covariance + of_covariance.mT
-    each = jnp.einsum("...hwc,...cd->...hwd", centered, both) + of_mean[..., None, None, :]
-    return ((each / positions).astype(features.dtype),)
-
-
-_statistics.defvjp(_statistics_forward, _statistics_backward)
+    return mean, wide - mean[..., None, None, :]
 
 
 def _trace(matrix: Array) -> Array:
     return jnp.trace(matrix, axis1=-2, axis2=-1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+class _Plan(NamedTuple):
+    """The cost of moving one Gaussian onto another, what is moved, and how: see `_transport`."""
+
+    cost: Array
+    a: Array
+    b: Array
+    transport: Array
+    inverse: Array
+
+    def slope(self, a: Array, b: Array) -> Array:
+        """Return the derivative of the cost in the direction of a and b."""
+        identity = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
+        of_a, of_b = identity - self.transport, identity - self.inverse
+        return jnp.sum(of_a * a, axis=(-2, -1)) + jnp.sum(of_b * b, axis=(-2, -1))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _bures(a: Array, b: Array, floor: float) -> Array:
     """Return tr(a + b - 2 (b^½ a b^½)^½), with `floor` on both diagonals.
 
@@ -174,25 +192,55 @@ def _bures(a: Array, b: Array, floor: float) -> Array:
     of T cancel in the mean of these two, which is minimal at T. For the same reason the gradients
     are just I - T and I - T⁻¹.
     """
-    return _bures_forward(a, b, floor)[0]
+    return _plan(a, b, floor).cost
 
 
-def _bures_forward(a: Array, b: Array, floor: float) -> tuple[Array, tuple[Array, Array]]:
-    a, b, transport, inverse = _positive_transport(a, b, floor)
-    identity = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
-    of_a, of_b = identity - transport, identity - inverse
-    value = jnp.sum(of_a * a, axis=(-2, -1)) + jnp.sum(of_b * b, axis=(-2, -1))
-    return value, (of_a, of_b)
-
-
-def _bures_backward(
-    floor: float, gradients: tuple[Array, Array], cotangent: Array
+@_bures.defjvp
+def _bures_tangent(
+    floor: float, primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    of_a, of_b = (each * cotangent[..., None, None] for each in gradients)
-    return of_a, of_b
+    plan = _plan(*primals, floor)
+    return plan.cost, plan.slope(*tangents)
 
 
-_bures.defvjp(_bures_forward, _bures_backward)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _plan(a: Array, b: Array, floor: float) -> _Plan:
+    plan = _Plan(jnp.zeros(a.shape[:-2], a.dtype), *_positive_transport(a, b, floor))
+    return plan._replace(cost=plan.slope(plan.a, plan.b))
+
+
+@_plan.defjvp
+def _plan_tangent(
+    floor: float, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[_Plan, _Plan]:
+    # Only for second derivatives. The additions to the diagonals have none.
+    plan, (da, db) = _plan(*primals, floor), tangents
+    _, a, b, transport, inverse = plan
+    change = db - _product(_product(transport, da), transport)  # of T a T = b
+    moved = _transport_slope(a, b, transport, change)
+    of_inverse = -_product(_product(inverse, moved), inverse)
+    return plan, _Plan(plan.slope(da, db), da, db, moved, of_inverse)
+
+
+def _transport_slope(a: Array, b: Array, transport: Array, change: Array) -> Array:
+    """Return the derivative of T by b in one direction: the X with T a X + X a T = change.
+
+    The derivative of the iteration is the solution. The iteration itself is differentiated only
+    once, as its second derivative grows with every step; that of X solves the equation again.
+    """
+    moves = _product(transport, a)
+
+    def solve(a: Array, b: Array, change: Array) -> Array:
+        slope: Array = jax.jvp(lambda b: _transport(a, b, more=1)[0], (b,), (change,))[1]
+        return slope
+
+    slope: Array = jax.lax.custom_linear_solve(
+        lambda x: _product(moves, x) + _product(x, moves.mT),
+        change,
+        lambda _, change: solve(a, b, change),
+        lambda _, change: solve(b, a, change),  # (T a)ᵀ = T⁻¹ b
+    )
+    return slope
 
 
 def _positive_transport(a: Array, b: Array, floor: float) -> tuple[Array, Array, Array, Array]:
@@ -208,21 +256,20 @@ def _positive_transport(a: Array, b: Array, floor: float) -> tuple[Array, Array,
     """
 
     def attempt(state: _Attempt) -> _Attempt:
-        units, done, tries, *_ = state
+        units, done, *_ = state
         units = jnp.where(done, units, 8 * units)
         x, y = (_lift(each, floor, units) for each in (a, b))
         transport, inverse = _transport(x, y)
         # After convergence T⁻¹ T has eigenvalues from 0 to 1; else some are beyond all bounds.
         product = _product(inverse, transport)
         squares = jnp.sum(product * product.mT, axis=(-2, -1))
-        return units, squares <= 2 * a.shape[-1], tries + 1, x, y, transport, inverse
+        return units, squares <= 2 * a.shape[-1], x, y, transport, inverse
 
-    batch = a.shape[:-2]
-    start = jnp.full(batch, 0.5, a.dtype), jnp.zeros(batch, bool), jnp.zeros((), jnp.int32)
-    _, _, _, x, y, transport, inverse = jax.lax.while_loop(
-        lambda state: ~state[1].all() & (state[2] < 6),  # a map with a NaN is never done
+    units = jnp.full_like(_trace(a), 0.5)  # like the trace, as it may vary over a mesh
+    _, _, x, y, transport, inverse = jax.lax.while_loop(
+        lambda state: (~state[1] & (state[0] < 0.5 * 8**6)).any(),  # a NaN is never done
         attempt,
-        (*start, a, b, a, b),
+        (units, jnp.zeros_like(units, bool), a, b, a, b),
     )
     return x, y, transport, inverse
 
@@ -237,7 +284,7 @@ def _lift(covariance: Array, floor: float, units: Array) -> Array:
     return covariance + variance[..., None, None] * identity
 
 
-def _transport(a: Array, b: Array) -> tuple[Array, Array]:
+def _transport(a: Array, b: Array, *, more: int = 0) -> tuple[Array, Array]:
     """Return the symmetric, positive T with T a T = b, and its inverse.
 
     T moves a Gaussian of covariance a onto one of covariance b at the least cost. It is the upper
@@ -245,10 +292,12 @@ def _transport(a: Array, b: Array) -> tuple[Array, Array]:
     Matrices", 2008, theorem 5.2). Newton-Schulz finds both by products alone, without the root of
     either matrix. It resolves variances down to the precision of the dtype; b^½ a b^½ would hold
     their squares, and lose all variances below the root of that precision.
+
+    The derivative needs one step `more`: an error of 1e-8 in T can be 0.01 in its derivative.
     """
     # The trace of a product of positive matrices is at least its largest eigenvalue, which has to
     # be at most 1 for the iteration to converge.
-    size = jnp.sqrt(jnp.sum(a * b, axis=(-2, -1)))[..., None, None]
+    size = jnp.sqrt(jnp.sum(jax.lax.stop_gradient(a * b), axis=(-2, -1)))[..., None, None]
     size = jnp.where(size > 0, size, 1)
     three = jnp.broadcast_to(3 * jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
 
@@ -257,7 +306,7 @@ def _transport(a: Array, b: Array) -> tuple[Array, Array]:
         factor = scale / 2 * (three - scale**2 * _product(z, y))
         return (_product(y, factor), _product(factor, z)), None
 
-    scales = jnp.asarray(_scales(_RESOLUTION[a.dtype.itemsize]), a.dtype)
+    scales = jnp.asarray(_scales(_RESOLUTION[a.dtype.itemsize]) + [1.0] * more, a.dtype)
     (y, z), _ = jax.lax.scan(step, (b / size, a / size), scales)
     return (y + y.mT) / 2, (z + z.mT) / 2
 

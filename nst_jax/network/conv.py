@@ -5,24 +5,25 @@ multiplications and half a digit less accuracy (`nst_jax.network.winograd`).
 """
 
 import functools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from nst_jax.linear import linear_call, vary_like
 from nst_jax.network import winograd
 
 Convolution = Literal["direct", "winograd"]
 
 
-class _Residuals(NamedTuple):
-    x: Array
-    kernel: Array
-    bias: Array | None
+class _Kernel(NamedTuple):
+    """The forms of one kernel. Derivatives are taken in the first alone."""
+
+    plain: Array
     turned: Array | None
     transformed: winograd.TransformedKernel | None
-    rectified: Array | None
 
 
 def _correlate(x: Array, kernel: Array) -> Array:
@@ -74,7 +75,7 @@ def conv3x3(
     turned by 180° and its channels exchanged. JAX's own rule has the kernel in another layout
     ("HWOI"), for which XLA's CPU backend has a fast form only outside of loops: inside a `while` or
     `scan` the step of this project took 2.5 to 4 times as long. With `rectify`, the map before the
-    ReLU is not kept for the gradient. Reverse mode only, as `jax.custom_vjp` is.
+    ReLU is not kept for the gradient.
 
     Args:
       x: the map.
@@ -85,55 +86,68 @@ def conv3x3(
         no gradient.
       rectify: apply a ReLU to the result, whose derivative at zero is zero.
     """
-    return _conv3x3(x, kernel, bias, turned, transformed, rectify)
+    return _convolve("along", rectify, x, bias, _Kernel(kernel, turned, transformed))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _conv3x3(
-    x: Array,
-    kernel: Array,
-    bias: Array | None,
-    turned: Array | None,
-    transformed: winograd.TransformedKernel | None,
-    rectify: bool,
+Direction = Literal["along", "back"]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _convolve(
+    direction: Direction, rectify: bool, x: Array, bias: Array | None, kernel: _Kernel
 ) -> Array:
-    if transformed is not None:
-        fast: Array = winograd.convolve(x, transformed, bias, rectify=rectify)
+    """Correlate with the kernel, or on the way back with the kernel that the gradient needs."""
+    back = direction == "back"
+    if kernel.transformed is not None:
+        fast: Array = winograd.convolve(x, kernel.transformed, bias, turned=back, rectify=rectify)
         return fast
-    out = _correlate(x, kernel)
+    if back:
+        out = _correlate(x, turn(kernel.plain) if kernel.turned is None else kernel.turned)
+    else:
+        out = _correlate(x, kernel.plain)
     out = out if bias is None else out + bias.reshape(1, 1, 1, -1)
     return jax.nn.relu(out) if rectify else out
 
 
-def _forward(
-    x: Array,
-    kernel: Array,
-    bias: Array | None,
-    turned: Array | None,
-    transformed: winograd.TransformedKernel | None,
-    rectify: bool,
-) -> tuple[Array, _Residuals]:
-    out = _conv3x3(x, kernel, bias, turned, transformed, rectify)
-    return out, _Residuals(x, kernel, bias, turned, transformed, out if rectify else None)
+def _along(kernel: _Kernel, x: Array) -> Array:
+    return _convolve("along", False, x, None, kernel)
 
 
-def _backward(
-    rectify: bool, saved: _Residuals, cotangent: Array
-) -> tuple[Array, Array, Array | None, None, None]:
-    if saved.rectified is not None:
+def _back(kernel: _Kernel, x: Array) -> Array:
+    return _convolve("back", False, x, None, kernel)
+
+
+@functools.partial(_convolve.defjvp, symbolic_zeros=True)
+def _convolve_jvp(
+    direction: Direction, rectify: bool, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Array, Array]:
+    x, bias, kernel = primals
+    to_x, to_bias, (to_kernel, *_) = tangents
+    out = _convolve(direction, rectify, x, bias, kernel)
+    terms = []
+    if not _is_zero(to_x):
+        both = (_along, _back) if direction == "along" else (_back, _along)
+        terms.append(linear_call(*both, kernel, to_x, like=out))
+    if not _is_zero(to_kernel):
+        to_kernel = to_kernel if direction == "along" else turn(to_kernel)
+        terms.append(_correlate_with_change(x, to_kernel, jax.typeof(out).sharding))
+    tangent = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(out)
+    if not _is_zero(to_bias):
+        tangent = tangent + to_bias.reshape(1, 1, 1, -1)
+    if rectify:
         # XLA would rewrite `> 0` in terms of the map before the ReLU and keep both maps; on a GPU
         # it would then not fuse the ReLU into the convolution.
-        cotangent = jnp.where(saved.rectified != 0, cotangent, 0)
-    if saved.transformed is not None:
-        to_x = winograd.convolve(cotangent, saved.transformed, turned=True)
-    else:
-        turned = turn(saved.kernel) if saved.turned is None else saved.turned
-        to_x = _correlate(cotangent, turned)
-    # The compiler drops these two gradients where they are unused, as in style transfer.
-    by_kernel = jax.linear_transpose(lambda kernel: _correlate(saved.x, kernel), saved.kernel)
-    (to_kernel,) = by_kernel(cotangent)
-    to_bias = None if saved.bias is None else cotangent.sum((0, 1, 2))
-    return to_x, to_kernel, to_bias, None, None
+        tangent = jnp.where(out != 0, tangent, 0)
+    return out, vary_like(tangent, out)
 
 
-_conv3x3.defvjp(_forward, _backward)
+def _correlate_with_change(x: Array, kernel: Array, sharding: jax.NamedSharding) -> Array:
+    correlate = _correlate
+    if explicit := sharding.mesh.explicit_axes:
+        # The transpose sums over the batch. JAX does not say how that is sharded; XLA does.
+        correlate = jax.sharding.auto_axes(_correlate, axes=explicit, out_sharding=sharding)
+    return correlate(x, kernel)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return tangent is None or isinstance(tangent, SymbolicZero)

@@ -1,7 +1,7 @@
 """The network's pooling, with gradients that are faster than JAX's own."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nst_jax.linear import linear_call
+
 Pooling = Literal["average", "max", "l2"]
+_POSITIONS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 def _safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -22,14 +25,13 @@ def pool(x: Float[Array, "n h w c"], pooling: Pooling) -> Float[Array, "n p q c"
     """Pool 2x2 windows with stride 2; odd sizes are rounded down, as in torch."""
     if pooling == "max":
         return _window_largest(x)
-    odd = (x.shape[1] % 2, x.shape[2] % 2)
-    if pooling == "average":
-        return _window_sums(odd, x) / 4
     # "l2" is torch.nn.LPPool2d(2, 2): the root of the sum, not of the mean.
-    return _safe_sqrt(_window_sums(odd, x * x))
+    summed = x if pooling == "average" else x * x
+    sums = linear_call(_sum_windows, _SpreadSums(x.shape), (), summed)
+    return sums / 4 if pooling == "average" else _safe_sqrt(sums)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _window_largest(x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
     """Take the maximum of each 2x2 window; as in torch, the first of equals gets the gradient.
 
@@ -41,60 +43,63 @@ def _window_largest(x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
     return largest
 
 
-def _window_largest_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+@_window_largest.defjvp
+def _window_largest_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,) = primals
     largest = _window_largest(x)
-    return largest, (x, largest)
+    saved = jax.lax.stop_gradient((x, largest))
+    return largest, linear_call(_select, _spread_selected, saved, *tangents, like=largest)
 
 
-def _window_largest_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array]:
+def _selected(saved: tuple[Array, Array]) -> Iterator[tuple[Array, tuple[slice, ...]]]:
+    """Yield each of the windows' positions, and where it has the largest value."""
     x, largest = saved
     _, height, width, _ = largest.shape
-    found = jnp.zeros(largest.shape, bool)
-    parts = []
-    for i in range(2):
-        for j in range(2):
-            here = (x[:, i : 2 * height : 2, j : 2 * width : 2] == largest) & ~found
-            found = found | here
-            parts.append(jnp.where(here, cotangent, 0))
-    return (_interleave(parts, x.shape),)
+    found = jnp.zeros_like(largest, bool)
+    for i, j in _POSITIONS:
+        part = np.s_[:, i : 2 * height : 2, j : 2 * width : 2]
+        here = (x[part] == largest) & ~found
+        found = found | here
+        yield here, part
 
 
-_window_largest.defvjp(_window_largest_forward, _window_largest_backward)
+def _select(saved: tuple[Array, Array], x: Array) -> Array:
+    parts = [jnp.where(here, x[part], 0) for here, part in _selected(saved)]
+    return sum(parts[1:], parts[0])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _window_sums(odd: tuple[int, int], x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
-    """Sum each 2x2 window; `odd` says whether height and width are odd.
+def _spread_selected(saved: tuple[Array, Array], y: Array) -> Array:
+    parts = [jnp.where(here, y, 0) for here, _ in _selected(saved)]
+    return _interleave(parts, saved[0].shape)
 
-    The gradient is a broadcast. JAX's own is a window sum over a dilated map, which takes several
-    times as long on a CPU. (A plain sum over axes would have a broadcast as its gradient, but in
-    bfloat16 jaxlib 0.12 then reads uninitialized memory.)
-    """
+
+def _sum_windows(_: tuple[()], x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
+    # A plain sum over axes is slower; in bfloat16 jaxlib 0.12 then reads uninitialized memory.
     window, zero = (1, 2, 2, 1), np.asarray(0, x.dtype)
     sums: Array = jax.lax.reduce_window(x, zero, jax.lax.add, window, window, "VALID")
     return sums
 
 
-def _window_sums_forward(odd: tuple[int, int], x: Array) -> tuple[Array, None]:
-    return _window_sums(odd, x), None
+@dataclass(frozen=True)
+class _SpreadSums:
+    """The transpose of `_sum_windows`: a broadcast to maps of a shape.
 
+    JAX's own is a window sum over a dilated map, which takes several times as long on a CPU.
+    """
 
-def _window_sums_backward(odd: tuple[int, int], _: None, cotangent: Array) -> tuple[Array]:
-    batch, height, width, channels = cotangent.shape
-    shape = batch, 2 * height + odd[0], 2 * width + odd[1], channels
+    shape: tuple[int, ...]
 
-    def broadcast(x: Array) -> Array:
-        each = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-        return _joined(each, shape)
+    def __call__(self, _: tuple[()], y: Float[Array, "n p q c"]) -> Float[Array, "n h w c"]:
+        batch, height, width, channels = y.shape
 
-    return (
-        jax.lax.platform_dependent(
-            cotangent, tpu=lambda x: _interleave_by_sum([x] * 4, shape), default=broadcast
-        ),
-    )
+        def broadcast(y: Array) -> Array:
+            each = (batch, height, 2, width, 2, channels)
+            return _joined(jnp.broadcast_to(y[:, :, None, :, None], each), self.shape)
 
-
-_window_sums.defvjp(_window_sums_forward, _window_sums_backward)
+        spread: Array = jax.lax.platform_dependent(
+            y, tpu=lambda y: _interleave_by_sum([y] * 4, self.shape), default=broadcast
+        )
+        return spread
 
 
 def _interleave(parts: Sequence[Array], shape: tuple[int, ...]) -> Array:
@@ -112,9 +117,10 @@ def _interleave(parts: Sequence[Array], shape: tuple[int, ...]) -> Array:
 
 
 def _joined(each: Float[Array, "n p 2 q 2 c"], shape: tuple[int, ...]) -> Array:
-    batch, height, _, width, _, channels = each.shape
+    _, height, _, width, _, _ = each.shape
     odd = shape[1] - 2 * height, shape[2] - 2 * width
-    whole = each.reshape(batch, 2 * height, 2 * width, channels)
+    # JAX merges axes of a map with an explicit sharding one group of axes at a time.
+    whole = jax.lax.collapse(jax.lax.collapse(each, 3, 5), 1, 3)
     return jnp.pad(whole, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)))
 
 
@@ -128,6 +134,6 @@ def _interleave_by_sum(parts: Sequence[Array], shape: tuple[int, ...]) -> Array:
             jnp.zeros((), part.dtype),
             (none, (i, 1 - i + odd[0], 1), (j, 1 - j + odd[1], 1), none),
         )
-        for part, (i, j) in zip(parts, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
+        for part, (i, j) in zip(parts, _POSITIONS, strict=True)
     ]
     return sum(placed[1:], placed[0])

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from nst_jax.linear import vary_like
+
 TILE, _WINDOW = 4, 6
 # Column points in one matrix product. With all six, a step takes 5 % longer, as the operands exceed
 # the cache; with fewer than three, compilation takes longer.
@@ -119,6 +121,7 @@ def convolve(
         gradient of the plain convolution does.
       rectify: apply a ReLU to the result.
     """
+    x = vary_like(x, (transformed, bias))
     batch, height, width, channels = x.shape
     rows, columns = -(-height // TILE), -(-width // TILE)
     tiles, mixed = batch * rows * columns, transformed[0].shape[1 if turned else 2]
@@ -128,7 +131,11 @@ def convolve(
     padded = jnp.pad(x, ((0, 0), *after, (0, 0)))
     BT, AT = map_matrices(turned)
     wide = np.promote_types(x.dtype, np.float32)
-    always = jax.lax.optimization_barrier(jnp.asarray(True))
+    apart = functools.partial(
+        _apart,
+        jax.lax.optimization_barrier(jnp.asarray(True)),
+        zeros=jnp.zeros_like(x[:, 0, 0, 0]),
+    )
 
     def down(padded: Array) -> Array:
         windows = padded.reshape(batch, rows + 1, TILE, padded_width, channels)
@@ -140,7 +147,9 @@ def convolve(
         parts = [windows[..., k // TILE :, k % TILE, :] for k in range(_WINDOW)]
         parts = [part[..., :columns, :] for part in parts]
         groups = (_combine(BT[j : j + _GROUP], parts, 0) for j in range(0, _WINDOW, _GROUP))
-        return tuple(group.reshape(-1, tiles, channels).astype(x.dtype) for group in groups)
+        # JAX merges axes of a map with an explicit sharding one group of axes at a time.
+        merged = (jax.lax.collapse(jax.lax.collapse(group, 2, 5), 0, 2) for group in groups)
+        return tuple(group.astype(x.dtype) for group in merged)
 
     def back_across(products: tuple[Array, ...]) -> Array:
         columns = [
@@ -150,7 +159,7 @@ def convolve(
 
     def back_down(halfway: Array) -> Array:
         parts = list(halfway.reshape(_WINDOW, batch, rows, columns, TILE, mixed))
-        out = _combine(AT, parts, 2).reshape(batch, TILE * rows, TILE * columns, mixed)
+        out = jax.lax.collapse(jax.lax.collapse(_combine(AT, parts, 2), 3, 5), 1, 3)
         out = out[:, :height, :width]
         out = out if bias is None else out + bias.astype(wide).reshape(1, 1, 1, mixed)
         return (jax.nn.relu(out) if rectify else out).astype(x.dtype)
@@ -159,14 +168,14 @@ def convolve(
     split = shape((_WINDOW, batch, rows, padded_width, channels), wide)
     group = shape((_WINDOW * _GROUP, tiles, channels), x.dtype)
     groups = (group,) * (_WINDOW // _GROUP)
-    values = _apart(always, across, _apart(always, down, padded, split), groups)
+    values = apart(across, apart(down, padded, split), groups)
     equation = "ptd,pcd->ptc" if turned else "ptc,pcd->ptd"
     products = tuple(
         jnp.einsum(equation, value, kernel, preferred_element_type=wide)
         for value, kernel in zip(values, transformed, strict=True)
     )
-    joined = _apart(always, back_across, products, shape((_WINDOW, tiles, TILE, mixed), wide))
-    out: Array = _apart(always, back_down, joined, shape((batch, height, width, mixed), x.dtype))
+    joined = apart(back_across, products, shape((_WINDOW, tiles, TILE, mixed), wide))
+    out: Array = apart(back_down, joined, shape((batch, height, width, mixed), x.dtype), axis=0)
     return out
 
 
@@ -184,17 +193,29 @@ def _combine(matrix: Matrix, parts: list[Array], axis: int) -> Array:
 
 
 def _apart(
-    always: Bool[Array, ""], function: Callable[[Any], Any], operand: Any, result: Any
+    always: Bool[Array, ""],
+    function: Callable[[Any], Any],
+    operand: Any,
+    result: Any,
+    *,
+    zeros: Float[Array, " n"],
+    axis: int = 1,
 ) -> Any:
     """Call a function so that XLA cannot fuse it with the operations around it.
 
     XLA's CPU backend would fuse both halves of a transform into one kernel that computes the first
     half six times over (measured: the whole convolution takes twice as long). XLA does not fuse
     across a conditional, and cannot know that `always` is true. `result` has the shape and the
-    dtype of the function's result.
+    dtype of the function's result. The branch that is never taken gives `zeros` for each image of
+    the batch, whose positions are at `axis` of the result, so that both are sharded alike.
     """
 
     def never(_: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), result)
+        def fill(x: Any) -> Array:
+            before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+            each = (*before, zeros.size, size // zeros.size, *after)
+            return jax.lax.broadcast_in_dim(zeros.astype(x.dtype), each, (axis,)).reshape(x.shape)
+
+        return jax.tree.map(fill, result)
 
     return jax.lax.cond(always, function, never, operand)

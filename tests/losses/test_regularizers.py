@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nst_jax import InputError
 from nst_jax.losses.regularizers import range_penalty, total_variation
 
 KINDS = ["nine-point", "l2", "l1"]
@@ -118,3 +119,8 @@ def test_range_penalty():
     assert range_penalty(jnp.asarray(x)) == 0
     x[0, 0], x[1, 1, 2] = 1.5, -2.0
     np.testing.assert_allclose(range_penalty(jnp.asarray(x)), (3 * 0.25 + 4) / 12, rtol=1e-6)
+
+
+def test_an_unknown_kind_is_refused_with_those_that_there_are(unchecked):
+    with pytest.raises(InputError, match="kind is 'l3'; allowed are nine-point, l2, l1"):
+        total_variation(jnp.zeros((4, 4, 3)), kind="l3")

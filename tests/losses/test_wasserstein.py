@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +107,148 @@ def test_gradients_agree_with_finite_differences(loss):
         def of_both(features, mean, root):  # a root, lest a step leads out of the positive ones
             return loss(features, Gaussian(mean, root @ root.T))
 
-        check_grads(of_both, (f, mean, jnp.linalg.cholesky(covariance)), order=1, modes=["rev"])
+        check_grads(of_both, (f, mean, jnp.linalg.cholesky(covariance)), order=1)
+
+
+def orthogonal(positions, channels):
+    """A map whose channels all have the same variance and do not depend on each other."""
+    ones = np.ones((positions, 1))
+    basis = np.linalg.qr(np.hstack([ones, np.random.default_rng(0).normal(size=(positions, 9))]))[0]
+    return np.sqrt(positions) * basis[None, :, 1 : channels + 1]
+
+
+HARD = {
+    "well conditioned": (draw(0, 4, 5, 4), draw(1, 4, 4, 4)),
+    "equal eigenvalues": (2 * orthogonal(20, 4), orthogonal(16, 4)),
+    "fewer positions than channels": (0.3 * draw(0, 1, 3, 5), 0.3 * draw(1, 2, 2, 5)),
+}
+
+
+def directional(loss):
+    """Return three ways to the derivative of the gradient in one direction."""
+
+    def gradient(f, target):
+        return jax.grad(loss)(f, target)
+
+    def forward_over_reverse(f, target, v):
+        return jax.jvp(lambda f: gradient(f, target), (f,), (v,))[1]
+
+    def reverse_over_reverse(f, target, v):
+        return jax.grad(lambda f: jnp.sum(v * gradient(f, target)))(f)
+
+    def reverse_over_forward(f, target, v):
+        return jax.grad(lambda f: jax.jvp(lambda f: loss(f, target), (f,), (v,))[1])(f)
+
+    return forward_over_reverse, reverse_over_reverse, reverse_over_forward
+
+
+@pytest.mark.parametrize("case", HARD)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_second_derivatives_agree_with_differences_of_the_gradient(loss, case):
+    f, style = HARD[case]
+    with jax.enable_x64(True):
+        # With a variance of eps alone, the fourth derivative grows as its power of -7/2.
+        loss = functools.partial(loss, eps=0.01)
+        f, v = jnp.asarray(f), jnp.asarray(np.random.default_rng(2).normal(size=f.shape))
+        target, step = target_of(jnp.asarray(style)), 1e-4
+        gradient = jax.jit(jax.grad(loss))
+        expected = (gradient(f + step * v, target) - gradient(f - step * v, target)) / (2 * step)
+        for way in directional(loss):
+            got = jax.jit(way)(f, target, v)
+            # Of the differences, not of ours: step² and 1e-12 / step.
+            np.testing.assert_allclose(got, expected, atol=1e-5 * jnp.abs(expected).max())
+
+
+def test_derivatives_of_any_order_agree_with_a_closed_form():
+    """Eigenvalues x and x + 1 against y: (√x - √y)² + (√(x + 1) - √y)²."""
+
+    def ours(x, y):
+        return _bures(x * jnp.eye(2) + jnp.diag(jnp.arange(2.0)), y * jnp.eye(2), 0.0)
+
+    def exact(x, y):
+        return sum((jnp.sqrt(x + i) - jnp.sqrt(y)) ** 2 for i in range(2))
+
+    def forward(f):
+        return lambda x, y: jax.jvp(lambda x: f(x, y), (x,), (1.0,))[1]
+
+    @jax.jit
+    def orders(x, y):
+        mixed = [f := ours] + [f := way(f) for way in (jax.grad, forward, jax.grad)]
+        right = [f := exact] + [f := jax.grad(f) for _ in range(3)]
+        of_value = jax.grad(lambda x: jax.value_and_grad(ours)(x, y)[0])(x)
+        return [of_value, *(f(x, y) for f in mixed)], [f(x, y) for f in (right[1], *right)]
+
+    with jax.enable_x64(True):
+        for x, y in ((0.7, 1.3), (1e-3, 2.0), (5.0, 1e-4)):
+            # The iteration ends where its error is 1e-8.
+            np.testing.assert_allclose(*orders(x, y), rtol=5e-8)
+
+
+@pytest.mark.parametrize(("positions", "share"), [(400, 0.05), (24, 0.15)])
+def test_second_derivatives_in_float32_are_as_exact_as_stated(positions, share):
+    f, style, v = (100 * graded(seed, positions, 64, 1e-6) for seed in range(3))
+    ours = jax.jit(directional(wasserstein_loss)[0])
+    got = ours(*jax.tree.map(lambda x: jnp.asarray(x, np.float32), (f, moments_of(style), v)))
+    with jax.enable_x64(True):
+        exact = ours(*jax.tree.map(jnp.asarray, (f, moments_of(style), v)))
+    error = np.asarray(got, np.float64) - np.asarray(exact)
+    assert np.linalg.norm(error) < share * np.linalg.norm(exact)
+
+
+def moments_of(features):
+    return Gaussian(*moments(features))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_second_derivatives_of_a_batch_are_those_of_each_image(loss):
+    f, style = (jnp.asarray(draw(i, 3, 8, 7, 3), np.float32) for i in range(2))
+    v, targets = jnp.cos(f), target_of(style)
+    way = directional(loss)[1]
+    mapped = jax.jit(jax.vmap(way))(f, targets, v)
+    together = jax.jit(directional(lambda f, t: loss(f, t).sum())[1])(f, targets, v)
+    alone = jax.jit(way)(f[1], jax.tree.map(lambda x: x[1], targets), v[1])
+    for got in (mapped[1], together[1]):
+        np.testing.assert_allclose(got, alone, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_images_may_be_spread_over_a_mesh(loss):
+    """One device is enough: the types of arrays tell how they vary over the mesh."""
+    f, style = (
+        jnp.asarray(draw(0, 1, 5, 6, 3), np.float32),
+        jnp.asarray(draw(1, 6, 5, 3), np.float32),
+    )
+    target, spec = target_of(style), jax.P("images")
+
+    def way(f, target):
+        return jax.value_and_grad(loss)(f, target), directional(loss)[1](f, target, jnp.cos(f))
+
+    expected = jax.jit(way)(f[0], target)
+    by_hand = jax.make_mesh((1,), ("images",), axis_types=(jax.sharding.AxisType.Auto,))
+    each = jax.vmap(way, (0, None))
+    mapped = jax.shard_map(each, mesh=by_hand, in_specs=(spec, jax.P()), out_specs=spec)
+    found = [jax.jit(mapped)(f, target)]
+    with jax.set_mesh(jax.make_mesh((1,), ("images",))):  # explicit axes
+        found.append(jax.jit(each)(jax.device_put(f, spec), target))
+    for got in found:
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x[0], y, rtol=1e-3, atol=1e-5), got, expected
+        )
+
+
+@pytest.mark.parametrize("whose", ["both", "the image"])
+def test_a_batch_may_be_sharded_over_explicit_axes(whose):
+    f, style = (jnp.asarray(draw(i, 2, 5, 6, 3), np.float32) for i in range(2))
+    target = target_of(style)
+    expected = wasserstein_loss(f, target)
+    with jax.set_mesh(jax.make_mesh((1,), ("images",))):
+        f = jax.device_put(f, jax.P("images"))
+        if whose == "both":
+            target = jax.device_put(target, jax.P("images"))
+        value = jax.jit(wasserstein_loss)(f, target)
+        gradient = jax.jit(jax.grad(lambda f: wasserstein_loss(f, target).sum()))(f)
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    assert jax.typeof(gradient).sharding.spec[0] == "images"
 
 
 def peer_loss(torch, features, style, iterations, eps=EPS):
@@ -215,6 +358,18 @@ def test_no_map_gives_a_nan(loss, dtype):
             value, gradient = evaluate(f, target)
             assert jnp.isfinite(value), (name, other)
             assert jnp.isfinite(gradient).all(), (name, other)
+
+
+@pytest.mark.parametrize("name", ["zero", "constant", "two values", "one position"])
+def test_no_finite_result_sets_off_jax_debug_nans(name):
+    f = jnp.asarray(degenerate()[name], np.float32)
+    target = target_of(f)
+    with jax.debug_nans(True):
+        for loss in LOSSES:
+            for run in (jax.jit(jax.value_and_grad(loss)), jax.value_and_grad(loss)):
+                value, gradient = run(2 * f, target)
+                assert jnp.isfinite(value)
+                assert jnp.isfinite(gradient).all()
 
 
 def test_a_map_with_a_nan_comes_to_an_end():
