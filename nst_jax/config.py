@@ -4,13 +4,12 @@ All defaults are here: the command line makes its flags from these fields.
 """
 
 import dataclasses
+import functools
 import math
 import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
-
-import numpy as np
 
 from nst_jax.errors import InputError
 from nst_jax.geometry import Side
@@ -30,6 +29,27 @@ StyleFit = Literal["longest", "shortest", "stretch"]
 ComputeDType = Literal["float32", "bfloat16", "float64"]
 # The first compute capability with matrix units for bfloat16 and TF32.
 _AMPERE = 8.0
+
+
+class SettingError(InputError):
+    """A mistake in a setting. The message begins with the setting's name in Python.
+
+    Args:
+      name: the setting, a field of `Config`.
+      text: the rest of the message.
+
+    Attributes:
+      in_flags: the message with the setting's flag in place of its name.
+    """
+
+    def __init__(self, name: str, text: str):
+        super().__init__(name + text)
+        self.in_flags = flag_of(name) + text
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of the command line for a field of `Config`."""
+    return f"--{name.replace('_', '-')}"
 
 
 class Layer(NamedTuple):
@@ -73,6 +93,10 @@ class Config:
 
     Each field has its help text and its bounds in its metadata. A new value of a number that is an
     input of the compiled program costs no compilation.
+
+    Layers may also be given as text, `"relu1_1:64,relu2_1"`, as a mapping `{"relu1_1": 64.0}`, or
+    as names and pairs `("relu1_1", ("relu2_1", 4.0))`; the shares of styles as text, `"2,1"`, or as
+    a list; and every number as a scalar of NumPy or JAX. The fields hold Python's own types.
 
     Raises:
       InputError: at construction, if a value is out of range.
@@ -187,19 +211,19 @@ class Config:
     def __post_init__(self) -> None:
         """Bring every value into its plain form, and check it."""
         for setting in dataclasses.fields(self):
-            value = _plain(setting, getattr(self, setting.name))
+            value = checked(setting, getattr(self, setting.name))
             object.__setattr__(self, setting.name, value)  # the dataclass is frozen
-            check_setting(setting, value)
         for name in ("content_layers", "style_layers"):
             if layers := getattr(self, name):
                 try:
                     self.architecture.check_taps(layer.name for layer in layers)
                 except InputError as error:
-                    raise InputError(f"{name.replace('_', '-')}: {error}") from None
+                    raise SettingError(name, f": {error}") from None
         if self.conv == "winograd" and self.precision == "tf32":
-            raise InputError(
-                "conv is winograd, which is for float32, bfloat16 and float64, but precision is "
-                "tf32; leave one of the two out"
+            raise SettingError(
+                "conv",
+                " is winograd, which is for float32, bfloat16 and float64, but precision is tf32; "
+                "leave one of the two out",
             )
 
     def resolve(
@@ -214,19 +238,21 @@ class Config:
             direct, since the partitioner cannot cut Winograd's tiles.
 
         Raises:
-          InputError: if the device does not have the precision, or conv is winograd on several
-            devices.
+          SettingError: an InputError; if the device does not have the precision, or conv is
+            winograd on several devices.
         """
         gpu, old = platform in ("gpu", "cuda", "rocm"), (capability or math.inf) < _AMPERE
         if self.precision == "tf32" and (old or not gpu):
             device = f"a GPU of compute capability {capability}" if gpu else f"a {platform}"
-            raise InputError(
-                f"precision is tf32, which {device} does not have; allowed are float32, bfloat16 "
-                "and float64, or leave it out"
+            raise SettingError(
+                "precision",
+                f" is tf32, which {device} does not have; allowed are float32, bfloat16 and "
+                "float64, or leave it out",
             )
         if self.conv == "winograd" and devices > 1:
-            raise InputError(
-                "conv is winograd, which is for one device; on several leave it out, or give direct"
+            raise SettingError(
+                "conv",
+                " is winograd, which is for one device; on several leave it out, or give direct",
             )
         precision, conv = self.precision, self.conv
         if precision == "auto":
@@ -282,15 +308,16 @@ class Config:
         return "float64" if self.dtype == "float64" else "float32"
 
     def check_given(self, names: Collection[str]) -> None:
-        """Raise InputError if one of the named settings has no effect beside the others."""
+        """Raise SettingError, an InputError, if a named setting has no effect beside the others."""
         for setting in dataclasses.fields(self):
             other, values = setting.metadata.get("only", ("", ("",)))
             chosen = getattr(self, other, "")
             if setting.name in names and chosen not in values:
-                name, other = (each.replace("_", "-") for each in (setting.name, other))
-                raise InputError(
-                    f"{name} is for the {other} {' or '.join(values)}, "
-                    f"but the {other} is {chosen}; leave it out"
+                other = other.replace("_", " ")
+                raise SettingError(
+                    setting.name,
+                    f" is for the {other} {' or '.join(values)}, but the {other} is {chosen}; "
+                    "leave it out",
                 )
 
 
@@ -319,46 +346,61 @@ class ResolvedConfig(Config):
         }
 
 
-def _plain(setting: "dataclasses.Field[Any]", value: Any) -> Any:
-    """Return a value in Python's types: numbers for NumPy's scalars, tuples for lists.
-
-    Layers may be given as names, as pairs of name and weight, or as a mapping of names to weights.
-    """
-    if isinstance(value, np.generic):
-        return value.item()
-    if setting.type == tuple[Layer, ...] and isinstance(value, Mapping):
-        value = list(value.items())
-    if isinstance(value, list):
-        value = tuple(value)
-    if setting.type != tuple[Layer, ...] or not isinstance(value, tuple):
-        return value
-    pairs = [(each,) if isinstance(each, str) else each for each in value]
-    if not all(isinstance(pair, tuple) and 1 <= len(pair) <= 2 for pair in pairs):
-        return value  # `check_setting` refuses it
-    return tuple(Layer(*pair) for pair in pairs)
+def _scalar(kinds: Any, value: Any) -> Any:
+    """Return a number in Python's type; also one of NumPy, JAX or PyTorch."""
+    plain = value.item() if getattr(value, "ndim", None) == 0 else value
+    if not isinstance(plain, kinds) or isinstance(plain, bool) != (kinds is bool):
+        raise TypeError
+    return plain
 
 
-_KINDS: Mapping[Any, tuple[Callable[[Any], bool], str]] = {
-    int: (lambda x: isinstance(x, int) and not isinstance(x, bool), "a whole number"),
-    float: (lambda x: isinstance(x, int | float) and not isinstance(x, bool), "a number"),
-    bool: (lambda x: isinstance(x, bool), "True or False"),
-    tuple[float, ...]: (
-        lambda x: isinstance(x, tuple) and all(isinstance(share, int | float) for share in x),
-        "a tuple of numbers",
-    ),
+_number = functools.partial(_scalar, int | float)
+
+
+def _parts(value: Any) -> Any:
+    """Return the parts of a setting that has several: of a text, a mapping, a list or a tuple."""
+    match value:
+        case "" | "none":
+            return ()
+        case str():
+            return value.split(",")
+        case Mapping():
+            return value.items()
+        case list() | tuple():
+            return value
+        case _:
+            raise TypeError
+
+
+def _shares(value: Any) -> tuple[float, ...]:
+    return tuple(float(x) if isinstance(x, str) else _number(x) for x in _parts(value))
+
+
+def _layer(value: Any) -> Layer:
+    match value:
+        case str():
+            name, colon, weight = value.partition(":")
+            return Layer(name.strip(), float(weight) if colon else 1.0)
+        case [str(name)]:
+            return Layer(name)
+        case [str(name), weight]:
+            return Layer(name, _number(weight))
+        case _:
+            raise TypeError
+
+
+# For each type the function that brings a value into its plain form, or raises TypeError or
+# ValueError, and what the value must be. Other types are choices.
+_KINDS: Mapping[Any, tuple[Callable[[Any], Any], str]] = {
+    int: (functools.partial(_scalar, int), "a whole number"),
+    float: (_number, "a number"),
+    bool: (functools.partial(_scalar, bool), "True or False"),
+    tuple[float, ...]: (_shares, "numbers, as 2,1"),
     tuple[Layer, ...]: (
-        lambda x: isinstance(x, tuple) and all(_is_layer(layer) for layer in x),
-        "layers, as layers('relu1_1', relu2_1=4.0) returns them",
+        lambda value: tuple(map(_layer, _parts(value))),
+        "layers with weights, as relu1_1:256,relu2_1:64",
     ),
 }
-
-
-def _is_layer(value: Any) -> bool:
-    return (
-        isinstance(value, Layer)
-        and isinstance(value.name, str)
-        and isinstance(value.weight, int | float)
-    )
 
 
 def format_setting(value: Any) -> str:
@@ -374,27 +416,45 @@ def format_setting(value: Any) -> str:
             return str(value)
 
 
-def check_setting(setting: "dataclasses.Field[Any]", value: Any) -> None:
-    """Raise InputError if `value` is not what the field's type and metadata allow."""
-    name = setting.name.replace("_", "-")
-    if choices := get_args(setting.type) if setting.type not in _KINDS else ():
-        if value not in choices:
-            raise InputError(f"{name} is {value!r}; allowed are {', '.join(map(str, choices))}")
-        return
-    holds, words = _KINDS[setting.type]
-    if not holds(value):
-        raise InputError(f"{name} is {value!r}; it must be {words}")
+def format_settings(config: Config) -> dict[str, str]:
+    """Return the text of every setting by its name."""
+    return {
+        setting.name: format_setting(getattr(config, setting.name))
+        for setting in dataclasses.fields(config)
+    }
+
+
+def checked(setting: "dataclasses.Field[Any]", value: Any) -> Any:
+    """Return a value of a setting in its plain form: Python's numbers, tuples of them, layers.
+
+    Args:
+      setting: the field of `Config`.
+      value: see `Config`.
+
+    Raises:
+      SettingError: an InputError; if the value is not what the field's type and metadata allow.
+    """
+    if setting.type not in _KINDS:
+        choices = get_args(setting.type)
+        if not (isinstance(value, str) and value in choices):
+            raise SettingError(setting.name, f" is {value!r}; allowed are {', '.join(choices)}")
+        return str(value)  # also NumPy's
+    convert, words = _KINDS[setting.type]
+    try:
+        plain = convert(value)
+    except (TypeError, ValueError):
+        raise SettingError(setting.name, f" is {value!r}; it must be {words}") from None
     if setting.type == tuple[Layer, ...]:
-        _check_layers(name, value)
-    elif isinstance(value, tuple):
-        _check_shares(name, value)
+        _check_layers(setting.name, plain)
+    elif isinstance(plain, tuple):
+        _check_shares(setting.name, plain)
     else:
-        _check_bounds(setting, value)
+        _check_bounds(setting, plain)
+    return plain
 
 
 def _check_bounds(setting: "dataclasses.Field[Any]", value: int | float) -> None:
-    name, limits = setting.name.replace("_", "-"), setting.metadata
-    bounds = []
+    limits, bounds = setting.metadata, []
     for limit, holds, words in (
         ("least", operator.ge, "at least"),
         ("above", operator.gt, "above"),
@@ -405,21 +465,21 @@ def _check_bounds(setting: "dataclasses.Field[Any]", value: int | float) -> None
             bounds.append((holds(value, limits[limit]), f"{words} {limits[limit]}"))
     if not math.isfinite(value) or not all(holds for holds, _ in bounds):
         allowed = " and ".join(text for _, text in bounds)
-        raise InputError(f"{name} is {value}; it must be {allowed}")
+        raise SettingError(setting.name, f" is {value}; it must be {allowed}")
 
 
 def _check_layers(name: str, layers: tuple[Layer, ...]) -> None:
     names = [layer.name for layer in layers]
     if len(set(names)) < len(names):
-        raise InputError(f"{name} names a layer twice: {', '.join(names)}")
+        raise SettingError(name, f" names a layer twice: {', '.join(names)}")
     for layer in layers:
         if not (math.isfinite(layer.weight) and layer.weight >= 0):
-            raise InputError(
-                f"{name} gives {layer.name} the weight {layer.weight}; it must be at least 0"
+            raise SettingError(
+                name, f" gives {layer.name} the weight {layer.weight}; it must be at least 0"
             )
 
 
 def _check_shares(name: str, shares: tuple[float, ...]) -> None:
     text = ",".join(map(str, shares))
     if shares and (not all(math.isfinite(x) and x >= 0 for x in shares) or sum(shares) == 0):
-        raise InputError(f"{name} is {text}; shares must be at least 0, and one of them above 0")
+        raise SettingError(name, f" is {text}; shares must be at least 0, and one of them above 0")

@@ -6,8 +6,7 @@ docs/presets.md compares the presets, and lists where they deviate from the prog
 from dataclasses import replace
 from types import MappingProxyType
 
-from nst_jax.config import Config, Layer, layers
-from nst_jax.errors import InputError
+from nst_jax.config import Config, Layer, SettingError, layers
 
 _RELUS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 _CHANNELS = (64, 128, 256, 512, 512)
@@ -149,7 +148,7 @@ def preset(name: str) -> Config:
       name: one of `PRESETS`.
 
     Raises:
-      InputError: if there is no preset of that name.
+      SettingError: an InputError; if there is no preset of that name.
 
     Examples:
       >>> from dataclasses import replace
@@ -159,5 +158,5 @@ def preset(name: str) -> Config:
       (0.003, 500)
     """
     if name not in PRESETS:
-        raise InputError(f"preset is {name!r}; allowed are {', '.join(PRESETS)}")
+        raise SettingError("preset", f" is {name!r}; allowed are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -2,11 +2,14 @@ import dataclasses
 import math
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nst_jax.config import Config, Layer, layers
+from nst_jax.config import Config, Layer, SettingError, layers
 from nst_jax.errors import InputError
+
+LAYERS = "layers with weights, as relu1_1:256,relu2_1:64"
 
 
 def test_settings_are_frozen_and_hashable():
@@ -21,10 +24,10 @@ def test_settings_are_frozen_and_hashable():
         ("size", 0, "size is 0; it must be at least 1"),
         ("steps", -1, "steps is -1; it must be at least 1"),
         ("steps", 1.5, "steps is 1.5; it must be a whole number"),
-        ("learning_rate", 0.0, "learning-rate is 0.0; it must be above 0"),
-        ("learning_rate", math.nan, "learning-rate is nan; it must be above 0"),
-        ("style_weight", math.inf, "style-weight is inf; it must be at least 0"),
-        ("content_weight", -1.0, "content-weight is -1.0; it must be at least 0"),
+        ("learning_rate", 0.0, "learning_rate is 0.0; it must be above 0"),
+        ("learning_rate", math.nan, "learning_rate is nan; it must be above 0"),
+        ("style_weight", math.inf, "style_weight is inf; it must be at least 0"),
+        ("content_weight", -1.0, "content_weight is -1.0; it must be at least 0"),
         ("beta2", 1.0, "beta2 is 1.0; it must be at least 0 and below 1"),
         ("pooling", "mean", "pooling is 'mean'; allowed are average, max, l2"),
         (
@@ -38,29 +41,25 @@ def test_settings_are_frozen_and_hashable():
         ("steps", True, "steps is True; it must be a whole number"),
         ("steps", None, "steps is None; it must be a whole number"),
         ("seed", np.int64(-5), "seed is -5; it must be at least 0 and below 4294967296"),
-        ("tv_weight", "1", "tv-weight is '1'; it must be a number"),
+        ("tv_weight", "1", "tv_weight is '1'; it must be a number"),
         ("clamp", 5, "clamp is 5; it must be True or False"),
         ("pooling", 3, "pooling is 3; allowed are average, max, l2"),
         ("optimizer", None, "optimizer is None; allowed are adam, lbfgs, lbfgs-torch"),
-        ("style_blend", 2.0, "style-blend is 2.0; it must be a tuple of numbers"),
-        ("style_blend", ("1",), "style-blend is ('1',); it must be a tuple of numbers"),
-        (
-            "style_layers",
-            "relu1_1",
-            "style-layers is 'relu1_1'; it must be layers, as layers('relu1_1', relu2_1=4.0) "
-            "returns them",
-        ),
-        (
-            "content_layers",
-            (("relu1_1", "2"),),
-            "content-layers is (Layer(name='relu1_1', weight='2'),); it must be layers, as "
-            "layers('relu1_1', relu2_1=4.0) returns them",
-        ),
-        (
-            "content_layers",
-            (4,),
-            "content-layers is (4,); it must be layers, as layers('relu1_1', relu2_1=4.0) "
-            "returns them",
+        ("style_blend", 2.0, "style_blend is 2.0; it must be numbers, as 2,1"),
+        ("style_blend", "2;1", "style_blend is '2;1'; it must be numbers, as 2,1"),
+        ("style_blend", (True,), "style_blend is (True,); it must be numbers, as 2,1"),
+        *(
+            ("style_layers", x, f"style_layers is {x!r}; it must be {LAYERS}")
+            for x in (
+                "relu1_1:much",
+                (("relu1_1", "2"),),
+                (("relu1_1", True),),
+                (("relu1_1", 1.0, 2.0),),
+                ((),),
+                (4,),
+                4,
+                None,
+            )
         ),
     ],
 )
@@ -144,29 +143,62 @@ def test_every_setting_says_what_it_is():
         assert setting.metadata["help"]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "given",
     [
-        ("relu1_1", "relu2_1"),
-        ["relu1_1", Layer("relu2_1")],
-        [("relu1_1", 1.0), ("relu2_1",)],
-        {"relu1_1": 1, "relu2_1": 1.0},
+        "relu1_1:64,relu2_1",
+        " relu1_1 : 64.0, relu2_1:1",
+        {"relu1_1": 64, "relu2_1": 1.0},
+        ("relu1_1:64", "relu2_1"),
+        ["relu1_1:64", Layer("relu2_1")],
+        (("relu1_1", 64.0), ("relu2_1",)),
+        [["relu1_1", 64], "relu2_1"],
+        {"relu1_1": np.float32(64), "relu2_1": jnp.ones(())},
+        (Layer("relu1_1", np.array(64)), ("relu2_1", np.int64(1))),
     ],
 )
-def test_layers_may_be_given_as_people_write_them(unchecked, given):
+def test_layers_may_be_given_as_people_write_them(given):
     config = Config(style_layers=given)
-    assert config == Config(style_layers=layers("relu1_1", "relu2_1"))
-    assert all(isinstance(layer, Layer) for layer in config.style_layers)
-    with pytest.raises(InputError, match="style-layers: unknown VGG-19 layer: 'zz'"):
-        Config(style_layers=["zz"])
+    assert config == Config(style_layers=layers("relu2_1", relu1_1=64.0)[::-1])
+    assert hash(config) == hash(Config(style_layers=layers("relu2_1", relu1_1=64.0)[::-1]))
+    for layer in config.style_layers:
+        assert (type(layer), type(layer.name)) == (Layer, str)
+        assert type(layer.weight) in (int, float)
 
 
-def test_numbers_may_be_numpys(unchecked):
-    config = Config(steps=np.int64(3), tv_weight=np.float32(0.5), clamp=np.bool_(False))
+@pytest.mark.usefixtures("unchecked")
+def test_layers_given_as_text_are_checked_like_others():
+    assert Config(content_layers="relu4_2").content_layers == layers("relu4_2")
+    assert Config(content_layers="none").content_layers == ()
+    for given in (["zz"], "zz", {"zz": 1}):
+        with pytest.raises(InputError, match="style_layers: unknown VGG-19 layer: 'zz'"):
+            Config(style_layers=given)
+    with pytest.raises(InputError, match="style_layers names a layer twice: relu1_1, relu1_1"):
+        Config(style_layers="relu1_1,relu1_1:2")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "given", ["2,1", [2, 1.0], (np.float32(2), np.array(1)), [jnp.array(2.0), np.int8(1)]]
+)
+def test_shares_may_be_given_as_people_write_them(given):
+    blend = Config(style_blend=given).style_blend
+    assert blend == (2, 1)
+    assert all(type(share) in (int, float) for share in blend)
+    assert Config(style_blend="none").style_blend == Config(style_blend="").style_blend == ()
+
+
+@pytest.mark.parametrize("kind", [lambda x: x.dtype.type(x), np.asarray, jnp.asarray])
+def test_numbers_may_be_arrays_of_one_number(unchecked, kind):
+    given = {"steps": np.array(3), "tv_weight": np.array(0.5), "clamp": np.array(False)}
+    config = Config(**{name: kind(value) for name, value in given.items()})
     assert (config.steps, config.tv_weight, config.clamp) == (3, 0.5, False)
     assert [type(x) for x in (config.steps, config.tv_weight, config.clamp)] == [int, float, bool]
     assert hash(config) == hash(Config(steps=3, tv_weight=0.5, clamp=False))
-    assert Config(style_blend=[2, 1.0]).style_blend == (2, 1.0)
+    for name, value in (("steps", 0.5), ("steps", [3]), ("clamp", 1), ("tv_weight", True)):
+        with pytest.raises(InputError, match=f"^{name} is "):
+            Config(**{name: kind(np.array(value))})
 
 
 def test_layers_are_named_with_and_without_weights():
@@ -178,13 +210,13 @@ def test_layers_are_named_with_and_without_weights():
     ("name", "value", "message"),
     [
         ("style_layers", layers("relu7_1"), "unknown VGG-19 layer: 'relu7_1'"),
-        ("content_layers", layers("relu1_1", "relu1_1"), "content-layers names a layer twice"),
-        ("style_layers", layers(relu1_1=-1.0), "style-layers gives relu1_1 the weight -1.0"),
+        ("content_layers", layers("relu1_1", "relu1_1"), "content_layers names a layer twice"),
+        ("style_layers", layers(relu1_1=-1.0), "style_layers gives relu1_1 the weight -1.0"),
         ("style_layers", layers(relu1_1=math.nan), "the weight nan; it must be at least 0"),
-        ("style_blend", (1.0, -2.0), "style-blend is 1.0,-2.0; shares must be at least 0"),
+        ("style_blend", (1.0, -2.0), "style_blend is 1.0,-2.0; shares must be at least 0"),
         ("style_blend", (0.0, 0.0), "shares must be at least 0, and one of them above 0"),
-        ("scale_factor", 1.0, "scale-factor is 1.0; it must be above 1"),
-        ("start_blend", 1.5, "start-blend is 1.5; it must be at least 0 and at most 1"),
+        ("scale_factor", 1.0, "scale_factor is 1.0; it must be above 1"),
+        ("start_blend", 1.5, "start_blend is 1.5; it must be at least 0 and at most 1"),
     ],
 )
 def test_layers_and_shares_out_of_range(name, value, message):
@@ -197,3 +229,30 @@ def test_a_resolved_config_leaves_nothing_to_be_chosen():
     for name in ("precision", "conv", "remat"):
         with pytest.raises(InputError, match=f"{name} is 'auto'; allowed are"):
             dataclasses.replace(Config().resolve("cpu"), **{name: "auto"})
+
+
+@pytest.mark.parametrize(
+    ("make", "in_python", "in_flags"),
+    [
+        (
+            lambda: Config(style_weight=-1.0),
+            "style_weight is -1.0; it must be at least 0",
+            "--style-weight is -1.0; it must be at least 0",
+        ),
+        (
+            lambda: Config(conv="winograd", precision="tf32"),
+            "conv is winograd, which is for float32, ",
+            "--conv is winograd, which is for float32, ",
+        ),
+        (
+            lambda: Config(style_fit="stretch").check_given(["style_size"]),
+            "style_size is for the style fit longest or shortest, but the style fit is stretch; ",
+            "--style-size is for the style fit longest or shortest, but the style fit is stretch; ",
+        ),
+    ],
+)
+def test_a_mistake_names_the_setting_as_its_reader_does(make, in_python, in_flags):
+    with pytest.raises(SettingError) as error:
+        make()
+    assert str(error.value).startswith(in_python)
+    assert error.value.in_flags.startswith(in_flags)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from nst_jax.cli.flags import in_flags
 from nst_jax.cli.inputs import expand
 from nst_jax.cli.names import PictureFiles, check_folder, name_pictures, pair
 from nst_jax.cli.options import JobOptions
@@ -102,7 +103,7 @@ def plan_job(options: JobOptions, config: Config, *, warn: Callable[[str], None]
         try:
             todo.append(Planned(picture, _schedule(picture, config, shape_of)))
         except InputError as error:
-            faults.append(str(error))
+            faults.append(in_flags(error))
     seen = [[str(each.picture.output), each.shape, each.schedule.last.styles] for each in todo]
     answers = allgather_json("pictures", seen)
     if any(answer != answers[0] for answer in answers):

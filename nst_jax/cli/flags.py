@@ -1,10 +1,11 @@
 """What the command lines share: flags made from the settings, one-line errors, exit codes."""
 
 import argparse
+import contextlib
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from typing import Any, NoReturn, get_args
 
 from rich.console import Console
@@ -18,7 +19,15 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from nst_jax.cli.output import EXIT_OUTPUT_LOST, lasting_output, make_console
-from nst_jax.config import Config, Layer, ResolvedConfig, check_setting, format_setting
+from nst_jax.config import (
+    Config,
+    Layer,
+    ResolvedConfig,
+    SettingError,
+    checked,
+    flag_of,
+    format_setting,
+)
 from nst_jax.errors import InputError
 from nst_jax.network.architecture import ARCHITECTURES
 from nst_jax.weights.converted_file import CONVERT_COMMAND, Weights
@@ -36,6 +45,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message alone, without the usage text, and exit with 2."""
+        message = re.sub(r"^argument (--\S+): (?=\1\b)", "", message)  # it names its flag itself
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 
@@ -63,7 +73,7 @@ def add_setting_flags(
             text = (
                 f"{setting.metadata['help']} ({'' if base else 'in the preset '}default: {value})"
             )
-            flag = f"--{setting.name.replace('_', '-')}"
+            flag = flag_of(setting.name)
             if setting.type is bool:
                 group.add_argument(
                     flag,
@@ -96,44 +106,28 @@ _METAVARS: dict[Any, str] = {
 }
 
 
-def _parse_layers(text: str) -> tuple[Layer, ...]:
-    if text in ("", "none"):
-        return ()
-    return tuple(
-        Layer(name.strip(), float(weight) if colon else 1.0)
-        for name, colon, weight in (part.partition(":") for part in text.split(","))
-    )
-
-
-def _parse_numbers(text: str) -> tuple[float, ...]:
-    return () if text in ("", "none") else tuple(map(float, text.split(",")))
-
-
 def _parse_with(setting: "dataclasses.Field[Any]", *, words: bool) -> Callable[[str], Any]:
     """Return a function from a flag's text to the checked value of the setting, or to its word."""
     word = setting.metadata.get("word") if words else None
-    converters: dict[Any, tuple[Callable[[str], Any], str]] = {
-        int: (int, "a whole number"),
-        float: (float, "a number"),
-        tuple[Layer, ...]: (_parse_layers, "layers with weights, as relu1_1:256,relu2_1:64"),
-        tuple[float, ...]: (_parse_numbers, "numbers, as 2,1"),
-    }
-    convert, kind = converters.get(setting.type, (str, ""))
 
     def parse(text: str) -> Any:
         if text == word:
             return text
+        value: Any = text
+        if setting.type in (int, float):
+            with contextlib.suppress(ValueError):  # the text itself is refused below
+                value = setting.type(text)
         try:
-            value = convert(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
-        try:
-            check_setting(setting, value)
-        except InputError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-        return value
+            return checked(setting, value)
+        except SettingError as error:
+            raise argparse.ArgumentTypeError(error.in_flags) from None
 
     return parse
+
+
+def in_flags(error: InputError) -> str:
+    """Return the message of an error, with a setting's flag in place of its name in Python."""
+    return error.in_flags if isinstance(error, SettingError) else str(error)
 
 
 def positive_int(*, least: int = 1) -> Callable[[str], int]:
@@ -218,7 +212,7 @@ def _exit_code(program: str, job: Callable[[], int]) -> int:
     try:
         return job()
     except InputError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {in_flags(error)}", file=sys.stderr)
         return EXIT_USAGE
     except OSError as error:  # a full disk, a file that vanished
         print(f"{program}: error: {error}", file=sys.stderr)
@@ -228,7 +222,7 @@ def _exit_code(program: str, job: Callable[[], int]) -> int:
         return EXIT_INTERRUPTED
 
 
-@contextmanager
+@contextlib.contextmanager
 def download_bar(console: Console) -> Iterator[Progress]:
     """Yield a callback that shows a download's progress; nothing appears before its first call."""
     bar = RichProgress(

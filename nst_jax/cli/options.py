@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn, get_args
 from nst_jax import __version__
 from nst_jax.cli.flags import Parser, add_setting_flags, given_settings, positive_int
 from nst_jax.cli.output import PROGRAM
-from nst_jax.config import Config, format_setting
+from nst_jax.config import Config, flag_of, format_setting
 from nst_jax.presets import PRESETS, preset
 
 Pairs = Literal["product", "zip"]
@@ -189,10 +189,9 @@ def make_parser() -> Parser:
         adders[name] = group.add_argument
     for field in dataclasses.fields(JobOptions):
         if field.metadata:
-            flag = f"--{field.name.replace('_', '-')}"
             required = field.default is dataclasses.MISSING
             given = {} if required or field.default is False else {"default": field.default}
-            adders[field.metadata["group"]](flag, **field.metadata["flag"], **given)
+            adders[field.metadata["group"]](flag_of(field.name), **field.metadata["flag"], **given)
     parser.add_argument(
         "--list-presets", action=_ListPresets, help="print every preset's settings and exit"
     )

@@ -8,7 +8,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import ClassVar, Literal, TypedDict, TypeVar, Unpack, get_args
+from typing import ClassVar, Literal, TypedDict, TypeVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, check_choice
+from nst_jax.geometry import repeat_border
 from nst_jax.network.architecture import ARCHITECTURES, Architecture, NetworkName
 from nst_jax.network.conv import Convolution, conv3x3, pays_for, turn
 from nst_jax.network.pooling import Pooling, pool
@@ -59,18 +60,29 @@ def _apply(
     return x, maps
 
 
+_Value = TypeVar("_Value")
+
+
+class FrozenParam(nnx.Variable[_Value]):
+    """The type of a network's arrays in Flax NNX.
+
+    It is no `nnx.Param`, so that a network that is part of your own model stays as it is:
+    `nnx.grad` and an optimizer with `wrt=nnx.Param` pass over it.
+    """
+
+
 class FrozenConv(nnx.Module):
     """A 3x3 convolution with bias; `kernel` is (3, 3, inputs, outputs)."""
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs | None, param_dtype: DTypeLike):
         draw, shape = nnx.initializers.he_normal(), (3, 3, inputs, outputs)
-        self.kernel = nnx.Param(
+        self.kernel = FrozenParam(
             draw(rngs.params(), shape, param_dtype) if rngs else jnp.zeros(shape, param_dtype)
         )
-        self.bias = nnx.Param(jnp.zeros((outputs,), param_dtype))
+        self.bias = FrozenParam(jnp.zeros((outputs,), param_dtype))
         # Other forms of the kernel. `freeze` computes them once, else every evaluation does.
-        self.turned: nnx.Param[Array] | None = nnx.data(None)
-        self.transformed: nnx.List[nnx.Param[Array]] | None = nnx.data(None)
+        self.turned: FrozenParam[Array] | None = nnx.data(None)
+        self.transformed: nnx.List[FrozenParam[Array]] | None = nnx.data(None)
 
     def __call__(
         self,
@@ -149,8 +161,7 @@ class VGG(nnx.Module):
             ("conv", conv, Convolution),
             ("remat", remat, Remat),
         ):
-            if value not in get_args(allowed):
-                raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
+            check_choice(name, value, allowed)
         self.pooling, self.pool_scale = pooling, pool_scale
         self.padding, self.dtype, self.conv = padding, jnp.dtype(dtype), conv
         self.remat = remat
@@ -222,6 +233,17 @@ class VGG(nnx.Module):
             )
         return wanted
 
+    def features(self, taps: Iterable[str]) -> "Features":
+        """Return the network and the taps as one function of an image, which is a pytree.
+
+        Args:
+          taps: see `__call__`.
+
+        Raises:
+          InputError: if a tap is unknown or deeper than the network, or `taps` is empty.
+        """
+        return Features(self, taps)
+
     def _blocks(self, wanted: tuple[str, ...]) -> Iterator[list[_Operation]]:
         """Yield the operations up to the last wanted tap in blocks; each pooling ends a block."""
         block: list[_Operation] = []
@@ -258,11 +280,50 @@ class VGG(nnx.Module):
         if self.padding == "zeros":
             return convolve(x, rectify=rectify)
         # The convolution's own zeros reach only the outer ring of the result, which is cut off.
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-        return convolve(padded, rectify=rectify)[:, 1:-1, 1:-1]
+        return convolve(repeat_border(x), rectify=rectify)[:, 1:-1, 1:-1]
 
     def _pool(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
         return pool(x, self.pooling) * jnp.asarray(self.pool_scale, x.dtype)
+
+
+class Features(nnx.Module):
+    """A network and its taps: a function of an image, and a pytree for an argument under `jax.jit`.
+
+    The network's arrays are its leaves, the taps are static. The losses take it as `features`.
+
+    Attributes:
+      network: computes the feature maps.
+      taps: see `VGG.__call__`; kept without repeats and in network order.
+
+    Raises:
+      InputError: at construction, if a tap is unknown or deeper than the network, or there is none.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from nst_jax import VGG19
+      >>> features = VGG19(rngs=nnx.Rngs(0), deepest="relu2_1").features(["relu1_1", "relu2_1"])
+      >>> brightness = jax.jit(lambda features, image: features(image)["relu1_1"].mean())
+      >>> brightness(features, jnp.zeros((24, 32, 3))).shape
+      ()
+    """
+
+    def __init__(self, network: VGG, taps: Iterable[str]):
+        self.network, self.taps = network, network.check_taps(taps)
+
+    def __call__(
+        self, image: Float[Array | np.ndarray, "*batch height width 3"]
+    ) -> OrderedDict[str, Array]:
+        """Compute the feature maps of an image; see `VGG.__call__`.
+
+        Args:
+          image: sRGB in [0, 1], NHWC, or HWC for one.
+
+        Raises:
+          InputError: if the image is too small for the taps or not RGB floats.
+        """
+        return self.network(image, self.taps)
 
 
 class VGG19(VGG):
@@ -321,7 +382,7 @@ def build_vgg(
     for row, layer in zip(table.convs_to(deepest), network.convs, strict=True):
         for leaf in ("kernel", "bias"):
             array = jnp.asarray(params[f"{row.name}.{leaf}"], dtype=param_dtype)
-            setattr(layer, leaf, nnx.Param(array))
+            setattr(layer, leaf, FrozenParam(array))
     return network
 
 
@@ -396,27 +457,45 @@ def recast(network: _Network, **options: Unpack[NetworkOptions]) -> _Network:
     return changed
 
 
-@functools.partial(jax.jit, static_argnames="taps")
-def freeze(network: VGG, *, taps: tuple[str, ...] | None = None) -> VGG:
+def freeze(network: _Network, *, taps: Iterable[str] | None = None) -> _Network:
     """Return the network with its parameters prepared for many evaluations.
 
     The parameters are cast to the network's dtype, and each kernel also gets its form for the
     gradient or for Winograd's algorithm; the latter form has four times the elements. Without
-    `freeze`, every evaluation computes these forms again.
+    `freeze`, every evaluation computes these forms again. The feature maps are the same.
 
     Args:
       network: stays as it is.
       taps: parameters behind the deepest of these stay as they are; by default all are prepared.
+
+    Raises:
+      InputError: if a tap is unknown or deeper than the network.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from nst_jax import VGG19, freeze
+      >>> network = VGG19(rngs=nnx.Rngs(0), deepest="relu1_2", conv="winograd")
+      >>> frozen = freeze(network)
+      >>> frozen(jnp.zeros((8, 8, 3)), taps=["relu1_2"])["relu1_2"].shape
+      (8, 8, 64)
     """
-    table = network.architecture
-    needed = table.convs_to(table.check_taps(table.taps if taps is None else taps)[-1])
-    for row, layer in zip(needed, network.convs, strict=False):
+    count = len(network.convs)
+    if taps is not None:
+        count = len(network.architecture.convs_to(network.check_taps(taps)[-1]))
+    frozen: _Network = _freeze(network, count)
+    return frozen
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _freeze(network: _Network, count: int) -> _Network:
+    for layer in network.convs[:count]:
         kernel = layer.kernel[...]
-        if network.conv == "winograd" and pays_for(row.inputs, row.outputs):
+        if network.conv == "winograd" and pays_for(*kernel.shape[2:]):
             groups = transform_kernel(kernel)
-            layer.transformed = nnx.List(nnx.Param(x.astype(network.dtype)) for x in groups)
+            layer.transformed = nnx.List(FrozenParam(x.astype(network.dtype)) for x in groups)
         else:
-            layer.turned = nnx.Param(turn(kernel).astype(network.dtype))
-        layer.kernel = nnx.Param(kernel.astype(network.dtype))
-        layer.bias = nnx.Param(layer.bias[...].astype(network.dtype))
+            layer.turned = FrozenParam(turn(kernel).astype(network.dtype))
+        layer.kernel = FrozenParam(kernel.astype(network.dtype))
+        layer.bias = FrozenParam(layer.bias[...].astype(network.dtype))
     return network

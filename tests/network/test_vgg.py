@@ -3,7 +3,9 @@ from collections import OrderedDict
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 from nst_jax.errors import InputError
 from nst_jax.network import vgg
@@ -323,3 +325,88 @@ def test_each_network_says_what_it_lacks(random_params, random_vgg16):
         vgg.build_vgg19(random_vgg16)
     with pytest.raises(InputError, match="ends at relu4_3, which is before conv5_1; build it with"):
         vgg.VGG16(rngs=None, deepest="relu4_3")(jnp.zeros((64, 64, 3)), ["conv5_1"])
+
+
+class Model(nnx.Module):
+    """A user's model: a trained convolution, and VGG's map of what it makes."""
+
+    def __init__(self, network):
+        self.own, self.vgg = nnx.Conv(3, 3, (3, 3), rngs=nnx.Rngs(0)), network
+
+    def __call__(self, image):
+        return self.vgg(nnx.sigmoid(self.own(image)), ("relu2_1",))["relu2_1"]
+
+
+@nnx.jit(static_argnames="wrt")
+def train(model, optimizer, image, *, wrt):
+    gradient = nnx.grad(lambda model: (model(image) ** 2).mean(), argnums=nnx.DiffState(0, wrt))
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        optimizer.update(model, gradient(model))
+
+
+def trained(network, image, wrt):
+    """Return which arrays of the own convolution and of the network are as before the training."""
+    model = Model(network)
+    before = jax.tree.map(np.array, (model.own, network))
+    optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=wrt)
+    for _ in range(5):
+        train(model, optimizer, image, wrt=wrt)
+    same = jax.tree.map(np.array_equal, (model.own, model.vgg), before)
+    return [jax.tree.leaves(part) for part in same]
+
+
+def test_a_network_in_a_trained_model_stays_as_it_is(random_params, photographs):
+    network = vgg.build_vgg19(random_params, deepest="relu2_1", conv="winograd")
+    image = jnp.asarray(photographs[0])[None]
+    frozen = vgg.freeze(network)  # two kernels are turned, one is transformed
+    assert len(jax.tree.leaves(frozen)) > 2 * 3 + 2
+    for each in (network, frozen):
+        own, others = trained(each, image, nnx.Param)
+        assert not any(own)
+        assert all(others)
+        assert nnx.grad(lambda model: (model.own.bias[...] ** 2).sum())(Model(each)).keys() == {
+            "own"
+        }
+    own, others = trained(network, image, (nnx.Param, vgg.FrozenParam))
+    assert not any(own + others)
+
+
+def test_features_are_an_argument_like_any_other(random_params, photographs):
+    network = vgg.build_vgg19(random_params, deepest="relu2_1")
+    features, traces = network.features(["relu2_1", "conv1_1", "relu2_1"]), []
+    assert features.taps == ("conv1_1", "relu2_1")
+    assert all(map(np.shares_memory, jax.tree.leaves(features), jax.tree.leaves(network)))
+
+    @jax.jit
+    def maps(features, image):
+        traces.append(features.taps)
+        return features(image)
+
+    found = maps(features, photographs[0])
+    assert list(found) == ["conv1_1", "relu2_1"]
+    for tap, expected in compute(network, photographs[0], features.taps).items():
+        np.testing.assert_array_equal(found[tap], expected)
+    doubled = jax.tree.map(lambda x: 2 * x, features)
+    assert isinstance(doubled, vgg.Features)
+    assert not np.allclose(maps(doubled, photographs[0])["conv1_1"], found["conv1_1"])
+    assert len(maps(network.features(["relu1_1"]), photographs[0])) == 1
+    assert traces == [("conv1_1", "relu2_1"), ("relu1_1",)]  # numbers compile nothing, taps do
+    mapped = jax.vmap(features.__call__)(jnp.stack([photographs[0]] * 2))
+    np.testing.assert_allclose(mapped["relu2_1"][1], found["relu2_1"], atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [vgg.VGG19.features, vgg.Features])
+def test_the_taps_of_features_are_checked_when_they_are_made(random_params, make):
+    network = vgg.build_vgg19(random_params, deepest="relu2_1")
+    with pytest.raises(InputError, match="unknown VGG-19 layer: 'relu9_1'"):
+        make(network, ["relu9_1"])
+    with pytest.raises(InputError, match="ends at relu2_1, which is before relu3_1"):
+        make(network, ["relu3_1"])
+    with pytest.raises(InputError, match="unknown VGG-19 layer: none"):
+        make(network, [])
+
+
+def test_freezing_checks_its_taps(random_params):
+    network = vgg.build_vgg19(random_params, deepest="relu2_1")
+    with pytest.raises(InputError, match="ends at relu2_1, which is before relu3_1"):
+        vgg.freeze(network, taps=["relu3_1"])

@@ -52,11 +52,11 @@ def test_what_is_large_enough_itself_is_so_at_every_scale(height, width, high, w
             make_schedule((height, width), [(high, wide)], config)
 
 
-@pytest.mark.parametrize("flag", ["style_size", "style_scale"])
-def test_what_makes_a_style_too_small_is_named(flag):
-    config = Config(**{flag: 16 if flag == "style_size" else 0.1})
-    name = flag.replace("_", "-")
-    said = f"--{name} leaves so little of its 96x76 px; give a larger --{name}"
+@pytest.mark.parametrize("setting", ["style_size", "style_scale"])
+def test_what_makes_a_style_too_small_is_named(setting):
+    config = Config(**{setting: 16 if setting == "style_size" else 0.1})
+    name = setting.replace("_", " ")
+    said = f"the {name} leaves so little of its 96x76 px; give a larger one"
     with pytest.raises(InputError, match=said):
         make_schedule((384, 512), [(76, 96)], config)
 

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -14,6 +15,8 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nst_jax.config import Config
+from nst_jax.devices import backend
 from nst_jax.errors import InputError
 from nst_jax.network.architecture import ARCHITECTURES
 from nst_jax.network.vgg import VGG16
@@ -327,3 +330,40 @@ def test_a_server_that_is_silent_costs_no_more_than_the_timeout(package, monkeyp
         assert "no answer within 0.3 s" in sources.find_weights("auto").reason
         assert time.monotonic() - began < 10
         wait.set()
+
+
+RECIPE = {"pooling": "max", "pool_scale": 1.0, "padding": "replicate", "remat": "none"}
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "expected"),
+    [
+        ({}, {}, {"dtype": "float32", "conv": "winograd"}),
+        ({}, {"precision": "bfloat16"}, {"dtype": "bfloat16", "conv": "winograd"}),
+        ({}, {"pool_scale": 2.0, "remat": "blocks", "conv": "direct"}, {"dtype": "float32"}),
+        ({"platform": "gpu", "compute_capability": "9.0"}, {}, {"dtype": "bfloat16"}),
+    ],
+)
+def test_a_network_may_compute_as_a_config_says(converted, monkeypatch, device, asked, expected):
+    if device:
+        monkeypatch.setattr(backend, "default_device", lambda: SimpleNamespace(**device))
+    expected = RECIPE | {"conv": "direct"} | asked | expected
+    expected.pop("precision", None)
+    load = functools.partial(sources.load_vgg19, str(converted), config=Config(**asked))
+    network = load()
+    assert {name: getattr(network, name) for name in expected} == expected
+    network = load(pooling="l2", conv="direct")
+    assert {name: getattr(network, name) for name in expected} == expected | {
+        "pooling": "l2",
+        "conv": "direct",
+    }
+
+
+def test_a_config_does_not_choose_the_network(state16, tmp_path):
+    path = tmp_path / "w.safetensors"
+    safetensors.numpy.save_file(state16, path)
+    network = sources.load_vgg16(str(path), config=Config(network="vgg19"))
+    assert isinstance(network, VGG16)
+    assert (network.pooling, network.padding) == ("max", "replicate")
+    with pytest.raises(InputError, match="precision is tf32, which a cpu does not have"):
+        sources.load_network("vgg16", str(path), config=Config(precision="tf32"))
