@@ -21,6 +21,7 @@ from nst_jax.devices.backend import device_name, resolve
 from nst_jax.devices.compilation_cache import kept_programs
 from nst_jax.io.files import check_writable, write_json
 from nst_jax.io.images import load_image
+from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG
 from nst_jax.presets import preset
 from nst_jax.scale.step import build_network
@@ -58,7 +59,7 @@ class Runner:
       best: the least total loss so far at the final size.
     """
 
-    def __init__(self, snapshots: Iterator[Snapshot], shape: tuple[int, ...]):
+    def __init__(self, snapshots: Iterator[Snapshot[Losses]], shape: tuple[int, ...]):
         self._snapshots, self._shape = snapshots, shape
         self.seconds, self.best, self.steps, self.ended = 0.0, np.inf, 0, False
         self.curve: list[tuple[float, float]] = []
@@ -124,7 +125,7 @@ def _run(flags: argparse.Namespace) -> int:
             config = resolve(dataclasses.replace(config, network=weights.network))
             network = build_network(weights.params, config)
 
-            def start(config: Config, network: VGG = network) -> Iterator[Snapshot]:
+            def start(config: Config, network: VGG = network) -> Iterator[Snapshot[Losses]]:
                 return stylize(
                     content,
                     style,

@@ -12,6 +12,8 @@ from nst_jax.config import Layer as Layer
 from nst_jax.config import layers as layers
 from nst_jax.devices.executable_cache import cached_executables as cached_executables
 from nst_jax.errors import InputError as InputError
+from nst_jax.geometry import resample as resample
+from nst_jax.geometry import scales as scales
 from nst_jax.losses.objective import Losses as Losses
 from nst_jax.losses.objective import Targets as Targets
 from nst_jax.losses.objective import make_targets as make_targets
@@ -22,6 +24,7 @@ from nst_jax.losses.regularizers import total_variation as total_variation
 from nst_jax.losses.statistics import StyleStatistics as StyleStatistics
 from nst_jax.losses.statistics import gram_matrix as gram_matrix
 from nst_jax.losses.statistics import style_statistics as style_statistics
+from nst_jax.losses.terms import StyleFormula as StyleFormula
 from nst_jax.losses.terms import content_loss as content_loss
 from nst_jax.losses.terms import style_loss as style_loss
 from nst_jax.losses.terms import style_target as style_target
@@ -29,17 +32,25 @@ from nst_jax.network.architecture import ARCHITECTURES as ARCHITECTURES
 from nst_jax.network.vgg import VGG as VGG
 from nst_jax.network.vgg import VGG16 as VGG16
 from nst_jax.network.vgg import VGG19 as VGG19
+from nst_jax.network.vgg import Features as Features
+from nst_jax.network.vgg import FrozenParam as FrozenParam
 from nst_jax.network.vgg import build_vgg16 as build_vgg16
 from nst_jax.network.vgg import build_vgg19 as build_vgg19
+from nst_jax.network.vgg import freeze as freeze
 from nst_jax.network.vgg import parameters as parameters
+from nst_jax.optimizers.averaging import average as average
+from nst_jax.optimizers.averaging import best as best
+from nst_jax.optimizers.averaging import last as last
+from nst_jax.optimizers.minimize import Minimizer as Minimizer
+from nst_jax.optimizers.minimize import Record as Record
 from nst_jax.optimizers.minimize import State as State
-from nst_jax.optimizers.minimize import init as init
-from nst_jax.optimizers.minimize import run as run
-from nst_jax.optimizers.minimize import step as step
 from nst_jax.presets import PRESETS as PRESETS
 from nst_jax.presets import preset as preset
+from nst_jax.scale.warm_start import resize_state as resize_state
 from nst_jax.transfer.estimate import estimate_memory as estimate_memory
 from nst_jax.transfer.multiscale import Snapshot as Snapshot
+from nst_jax.transfer.problem import Problem as Problem
+from nst_jax.transfer.problem import run_scales as run_scales
 from nst_jax.transfer.stylize import stylize as stylize
 
 if typing.TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import nst_jax
-from nst_jax import init, make_targets, run, step, style_transfer_loss
+from nst_jax import Minimizer, make_targets, style_transfer_loss
 
 LAYERS = {"content_layers": ("relu2_1",), "style_layers": ("relu1_1", "relu2_1")}
 TAPS = ("relu1_1", "relu2_1")
@@ -38,9 +38,9 @@ def optimized(network, content, style, start, weight, steps=3):
     loss = functools.partial(
         style_transfer_loss, targets=targets, features=features, style_weight=weight
     )
-    optimizer = optax.adam(0.02)
-    state, losses = run(init(start, optimizer=optimizer), steps, loss=loss, optimizer=optimizer)
-    return state.variable, losses.total
+    minimizer = Minimizer(loss, optax.adam(0.02), has_aux=True)
+    state, record = minimizer.run(minimizer.init(start), steps)
+    return state.variable, record.loss
 
 
 @pytest.mark.parametrize("over", ["contents", "styles", "weights", "seeds"])
@@ -76,25 +76,17 @@ def problem(network, images):
 
 def test_scan_over_steps_is_a_run(problem):
     start, targets, features = problem
-    optimizer = optax.adam(0.02)
     loss = functools.partial(style_transfer_loss, targets=targets, features=features)
+    minimizer = Minimizer(loss, optax.adam(0.02), has_aux=True)
 
     @jax.jit
     def scanned(start):
-        def body(state, _):
-            return step(state, loss=loss, optimizer=optimizer)
+        return jax.lax.scan(lambda state, _: minimizer.step(state), minimizer.init(start), length=3)
 
-        return jax.lax.scan(body, init(start, optimizer=optimizer), length=3)
-
-    state, losses = scanned(start)
-    again, records = jax.jit(
-        lambda start: run(
-            init(start, optimizer=optimizer), 3, loss=loss, optimizer=optimizer, capacity=4
-        )
-    )(start)
+    state, record = scanned(start)
+    again, records = minimizer.run(minimizer.init(start), 3)
     np.testing.assert_allclose(state.variable, again.variable, **CLOSE)
-    np.testing.assert_allclose(losses.total, records.total[:3], **CLOSE)
-    assert records.total[3] == 0
+    np.testing.assert_allclose(record.aux.total, records.aux.total, **CLOSE)
     assert int(state.step) == 3
 
 
@@ -130,10 +122,9 @@ def test_checkpoint_recomputes_the_same_gradient(random_params, images, conv):
 def test_any_optimizer_of_optax(problem, optimizer):
     start, targets, features = problem
     loss = functools.partial(style_transfer_loss, targets=targets, features=features)
-    _, losses = jax.jit(
-        lambda start: run(init(start, optimizer=optimizer), 8, loss=loss, optimizer=optimizer)
-    )(start)
-    assert losses.total[7] < losses.total[0]
+    minimizer = Minimizer(loss, optimizer, has_aux=True)
+    _, record = minimizer.run(minimizer.init(start), 8)
+    assert record.loss[7] < record.loss[0]
 
 
 class Pyramid(nnx.Module):
@@ -161,12 +152,24 @@ def test_any_features(images, features):
         features, contents[0], styles[0], content_layers=["coarse"], style_layers=["fine", "coarse"]
     )
     loss = functools.partial(style_transfer_loss, targets=targets, features=features)
-    optimizer = optax.adam(0.05)
-    state, losses = jax.jit(
-        lambda start: run(init(start, optimizer=optimizer), 5, loss=loss, optimizer=optimizer)
-    )(contents[1])
-    assert losses.total[4] < losses.total[0]
+    minimizer = Minimizer(loss, optax.adam(0.05), has_aux=True)
+    state, record = minimizer.run(minimizer.init(contents[1]), 5)
+    assert record.loss[4] < record.loss[0]
     assert state.variable.shape == (16, 12, 3)
+
+
+def test_a_term_of_the_maps_costs_no_convolution(network, problem):
+    content, targets, _ = problem
+
+    def convolutions(**options):
+        def loss(image, network):
+            features = network.features(TAPS)
+            return style_transfer_loss(image, targets, features=features, **options)[0]
+
+        return jax.jit(jax.grad(loss)).lower(content, network).as_text().count("convolution")
+
+    own = {"contrast": (5.0, lambda image, maps: jnp.var(maps["relu2_1"]) - jnp.var(image))}
+    assert convolutions(terms=own) == convolutions() > 4
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
@@ -227,19 +230,16 @@ def test_gradient_through_a_run_with_respect_to_layer_weights(random_params, ima
         features = functools.partial(network, taps=TAPS)
         content, style = jnp.asarray(contents), jnp.asarray(styles)
         targets = make_targets(features, content, style, **LAYERS)
-        optimizer = optax.sgd(0.02)
+
+        def loss(image, weights):
+            named = dict(zip(LAYERS["style_layers"], weights, strict=True))
+            return style_transfer_loss(image, targets, features=features, style_layer_weights=named)
+
+        minimizer = Minimizer(loss, optax.sgd(0.02), has_aux=True)
 
         def outcome(weights):
-            def body(state, _):
-                loss = functools.partial(
-                    style_transfer_loss,
-                    targets=targets,
-                    features=features,
-                    style_layer_weights=dict(zip(LAYERS["style_layers"], weights, strict=True)),
-                )
-                return step(state, loss=loss, optimizer=optimizer)
-
-            state, _ = jax.lax.scan(body, init(content, optimizer=optimizer), length=2)
+            body = lambda state, _: minimizer.step(state, weights)  # noqa: E731
+            state, _ = jax.lax.scan(body, minimizer.init(content), length=2)
             return jnp.mean((state.variable - style) ** 2)
 
         weights = jnp.asarray([1.0, 0.5])

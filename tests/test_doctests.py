@@ -11,18 +11,20 @@ from package import MODULES
 TORCH = importlib.util.find_spec("torch") is not None
 TESTED = [module for module in MODULES if TORCH or "pytorch_" not in module]
 WITH_EXAMPLES = {
+    "Features",
+    "Minimizer",
     "VGG19",
     "content_loss",
     "describe_style",
     "gram_matrix",
-    "init",
+    "freeze",
     "layers",
     "make_targets",
     "perceptual_loss",
     "preset",
-    "run",
-    "step",
+    "run_scales",
     "style_loss",
+    "style_statistics",
     "style_target",
     "style_transfer_loss",
     "total_variation",

@@ -32,8 +32,9 @@ from nst_jax.cli.console import (
     size_text,
     weights_text,
 )
+from nst_jax.cli.fingerprint import write_provenance
 from nst_jax.cli.finished import provenance_of, skip_finished
-from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line
+from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line, in_flags
 from nst_jax.cli.interrupts import stop_signals
 from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
@@ -44,7 +45,8 @@ from nst_jax.distributed.collectives import allgather_json, is_first, poll, post
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit, resample
 from nst_jax.io.images import load_image, save_image
-from nst_jax.io.provenance import Provenance, write_provenance
+from nst_jax.io.provenance import Provenance
+from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG
 from nst_jax.transfer.estimate import fit_to_memory
 from nst_jax.transfer.initial_image import first_picture
@@ -323,7 +325,7 @@ class _Painter:
                 inputs.append(self._load(each, before, alone=alone))
                 loaded.append(each)
             except InputError as error:
-                self.faults[str(error)] = EXIT_USAGE
+                self.faults[in_flags(error)] = EXIT_USAGE
         return loaded, inputs
 
     def _load(self, each: Planned, before: Path | None, *, alone: bool) -> _Inputs:
@@ -341,7 +343,7 @@ class _Painter:
             return content, styles, None
         return content, styles, _draw_start(each.schedule, styles, self.config)
 
-    def _run(self, members: Sequence[Planned], inputs: Sequence[_Inputs]) -> Snapshot:
+    def _run(self, members: Sequence[Planned], inputs: Sequence[_Inputs]) -> Snapshot[Losses]:
         contents, styles, starts = zip(*inputs, strict=True)
         schedule, done = members[0].schedule, len(self.saved)
         stack = operator.itemgetter(0) if len(inputs) == 1 else np.stack
@@ -357,7 +359,7 @@ class _Painter:
             devices=self.devices,
         )
 
-        def save(snapshot: Snapshot, step: str) -> None:
+        def save(snapshot: Snapshot[Losses], step: str) -> None:
             for each, image in zip(members, _images(snapshot), strict=False):
                 folder = each.picture.output.with_suffix("")
                 folder.mkdir(exist_ok=True)
@@ -374,7 +376,7 @@ class _Painter:
             label=f"{numbers} of {self.total}",
         )
 
-    def _save(self, members: Sequence[Planned], last: Snapshot, seconds: float) -> None:
+    def _save(self, members: Sequence[Planned], last: Snapshot[Losses], seconds: float) -> None:
         names = []
         for each, image in zip(members, _images(last), strict=False):  # the rest repeats the last
             output = each.picture.output
@@ -390,7 +392,7 @@ class _Painter:
             self.console.print(escape(line))
 
 
-def _images(snapshot: Snapshot) -> Float[np.ndarray, "batch height width 3"]:
+def _images(snapshot: Snapshot[Losses]) -> Float[np.ndarray, "batch height width 3"]:
     images = np.asarray(snapshot.image)
     return images if images.ndim == 4 else images[None]
 

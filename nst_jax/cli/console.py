@@ -20,6 +20,7 @@ from nst_jax.devices.backend import device_name
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape
 from nst_jax.io.images import save_image
+from nst_jax.losses.objective import Losses
 from nst_jax.transfer import estimate
 from nst_jax.transfer.multiscale import Snapshot
 from nst_jax.transfer.schedule import Schedule
@@ -80,10 +81,11 @@ def print_estimate(
     print_header(console, [("memory", memory), ("time", duration)])
 
 
-def not_finite(last: Snapshot, config: Config) -> tuple[str, str]:
+def not_finite(last: Snapshot[Losses], config: Config) -> tuple[str, str]:
     """Return what was not finite at the end of a run, and what to give instead."""
-    bad = np.flatnonzero(~np.isfinite(last.losses.total))
-    first = last.step - len(last.losses.total)  # the step before the first loss that is known
+    totals = np.asarray(last.losses.total).reshape(len(last.losses.total), -1)
+    bad = np.flatnonzero(~np.isfinite(totals).all(1))
+    first = last.step - len(totals)  # the step before the first loss that is known
     if len(bad) and first + bad[0] > 0:
         return (
             f"the loss became infinite or not a number by step {last.step}",
@@ -128,15 +130,15 @@ def save_or_rescue(
 
 
 def show_progress(
-    snapshots: Iterator[Snapshot],
+    snapshots: Iterator[Snapshot[Losses]],
     schedule: Schedule,
     *,
     console: Console,
     stopped: Callable[[], bool],
     save_every: int | None = None,
-    save: Callable[[Snapshot, str], None],
+    save: Callable[[Snapshot[Losses], str], None],
     label: str = "",
-) -> Snapshot:
+) -> Snapshot[Losses]:
     """Show the progress of a run and save pictures on the way; return the last snapshot.
 
     Args:
@@ -203,9 +205,7 @@ class _Pace:
         return f" {rate:.2f} steps/s {int(left / 60)}:{int(left % 60):02} left"
 
 
-def _losses_text(snapshot: Snapshot) -> str:
+def _losses_text(snapshot: Snapshot[Losses]) -> str:
     losses = snapshot.losses
-    return (
-        f"content {losses.content[-1]:.4g} style {losses.style[-1]:.4g} "
-        f"total {losses.total[-1]:.4g}"
-    )
+    parts = {"content": losses.content, "style": losses.style, "total": losses.total}
+    return " ".join(f"{name} {values[-1].sum():.4g}" for name, values in parts.items())

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nst_jax.cli.batch_plan import BatchJob
-from nst_jax.cli.fingerprint import of_images, provenance
+from nst_jax.cli.fingerprint import of_images, provenance, read_provenance
 from nst_jax.cli.names import PictureFiles
 from nst_jax.distributed.collectives import allgather_json
-from nst_jax.io.provenance import Provenance, difference, read_provenance
+from nst_jax.io.provenance import Provenance, difference
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
 

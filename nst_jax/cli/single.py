@@ -42,6 +42,7 @@ from nst_jax.geometry import fit
 from nst_jax.io.checkpoint import CheckpointStore, recall
 from nst_jax.io.images import check_output, image_shape, load_image, save_image
 from nst_jax.io.provenance import Provenance
+from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG
 from nst_jax.transfer.estimate import fit_to_memory
 from nst_jax.transfer.multiscale import Snapshot
@@ -187,10 +188,10 @@ def _paint(
     network: VGG,
     store: CheckpointStore | None,
     received: Sequence[int],
-) -> Snapshot:
+) -> Snapshot[Losses]:
     """Run the job until it is done, stopped or not finite; return the last snapshot."""
 
-    def save(snapshot: Snapshot, step: str) -> None:
+    def save(snapshot: Snapshot[Losses], step: str) -> None:
         if is_first():
             path = job.output.with_name(f"{job.output.stem}_{step}{job.output.suffix}")
             save_image(path, np.asarray(snapshot.image))
@@ -222,7 +223,7 @@ def _paint(
         )
 
 
-def _end(job: SingleJob, last: Snapshot, received: Sequence[int]) -> int:
+def _end(job: SingleJob, last: Snapshot[Losses], received: Sequence[int]) -> int:
     """Warn if the run ended early; return the exit code."""
     if not last.finite:
         what, advice = not_finite(last, job.config)

@@ -21,7 +21,7 @@ from nst_jax.config import Precision, ResolvedConfig
 from nst_jax.losses.objective import Losses, Targets
 from nst_jax.losses.statistics import gram_matrix
 from nst_jax.network.vgg import VGG, normalize
-from nst_jax.scale.hyperparameters import Hyperparameters, hyperparameters, make_optimizer
+from nst_jax.scale.hyperparameters import Hyperparameters, hyperparameters, make_minimizer
 from nst_jax.scale.step import build_network, compute_targets, variable_loss
 from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.state_dict import from_state_dict
@@ -277,7 +277,9 @@ def _updates(record: Record, config: ResolvedConfig, budget: Budget) -> Iterator
     The budget makes room for the rounding of the stored variable, which is not small against a
     small first step.
     """
-    optimizer = optax.with_extra_args_support(make_optimizer(hyperparameters(config)))
+    optimizer = optax.with_extra_args_support(
+        make_minimizer(hyperparameters(config), variable_loss).optimizer
+    )
     kind = np.dtype(config.image_dtype)
     start = record["variables"][0]
     variable = jnp.asarray(start, kind)

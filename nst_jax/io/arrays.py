@@ -1,5 +1,6 @@
 """Images given as arrays of JAX, NumPy, PyTorch or any other library that supports DLPack."""
 
+import hashlib
 import math
 import os
 from typing import Any, Protocol, runtime_checkable
@@ -83,6 +84,16 @@ def check_values(image: Array | np.ndarray, *, name: str) -> None:
         what = f"values from {least:g} to {most:g}"
         advice = "divide levels by 255" if least >= 0 else "undo the normalization"
     raise InputError(f"{name} has {what}; allowed are sRGB values in [0, 1]: {advice}")
+
+
+def digest(tree: Any) -> str:
+    """Return a digest of a pytree of arrays: of their values, types, shapes and places in it."""
+    leaves, structure = jax.tree.flatten(tree)
+    found = hashlib.sha256(str(structure).encode())
+    for leaf in map(np.asarray, leaves):
+        found.update(f"{leaf.dtype}{leaf.shape}".encode())
+        found.update(np.ascontiguousarray(leaf).data)
+    return found.hexdigest()[:16]
 
 
 def _imported(image: Any, role: str) -> Array:

@@ -52,7 +52,7 @@ class CheckpointStore:
 
     Raises:
       InputError: if the folder cannot be used, belongs to another job or is in use by another run,
-        or if Orbax is not installed.
+        if the fingerprint is empty, or if Orbax is not installed.
     """
 
     def __init__(
@@ -63,6 +63,11 @@ class CheckpointStore:
         chosen: Mapping[str, Any] = MappingProxyType({}),
         warn: Callable[[str], None],
     ):
+        if not fingerprint:
+            raise InputError(
+                "the fingerprint is empty, so any job could go on from another's checkpoints; "
+                "allowed is what identifies the job: settings and digests of its images"
+            )
         self._ocp = _import_orbax()
         self._folder, self._warn = Path(folder).absolute(), warn
         self._lock = FileLock(self._folder / _LOCK, timeout=0)  # one run at a time

@@ -1,26 +1,8 @@
-"""What a picture was made from (settings and images), as a note in the picture's file."""
+"""What a picture was made from: settings and images, by name."""
 
-import json
-from pathlib import Path
 from typing import Any
 
-from nst_jax.io.images import image_note
-
 Provenance = dict[str, Any]  # JSON values
-
-
-def write_provenance(made_from: Provenance) -> str:
-    """Return the note for `save_image` to put into a picture's file."""
-    return json.dumps(made_from)
-
-
-def read_provenance(path: Path) -> Provenance:
-    """Return the provenance in a picture's file; an empty dict if there is none."""
-    try:
-        made_from = json.loads(image_note(path) or "{}")
-    except ValueError:
-        return {}
-    return made_from if isinstance(made_from, dict) else {}
 
 
 def difference(had: Provenance, has: Provenance) -> str:

@@ -3,82 +3,89 @@
 Nothing here depends on VGG: a feature network is any callable from an image to named maps.
 """
 
+import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, PyTree
 
+from nst_jax.errors import InputError
 from nst_jax.io.arrays import check_values
 from nst_jax.losses.statistics import (
     StyleStatistics,
     accumulator,
+    as_statistics,
     blend_statistics,
-    style_statistics,
 )
-from nst_jax.losses.terms import ContentLoss, StyleLoss, style_target
+from nst_jax.losses.terms import ContentLoss, StyleFormula, StyleLoss, style_target
 from nst_jax.losses.terms import content_loss as content_term
 from nst_jax.losses.terms import style_loss as style_term
 
 Image = Float[Array, "*batch height width 3"]
 GivenImage = Float[Array | np.ndarray, "*batch height width 3"]
-FeatureFn = Callable[[Image], Mapping[str, Array]]
-Weight = float | Num[Array, ""]
-Regularizer = Callable[[Image], Float[Array, "*batch"]]
+Maps = Mapping[str, Any]
+FeatureFn = Callable[[Image], Maps]
+Weight = float | Num[Array | np.ndarray, ""] | Num[Array | np.ndarray, "*batch"]
+Term = Callable[[Image, Maps], Float[Array, "*batch"]]
 
 
-class Targets(NamedTuple):
-    """What the image is pulled toward.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What the image is pulled toward, a pytree.
 
     Attributes:
       content: the content image's feature map `(*batch, h, w, c)` for each content layer.
       style: the result of `losses.style_target` for each style layer.
+      style_loss: the formula that `style` is for; static.
     """
 
-    content: OrderedDict[str, Array]
-    style: OrderedDict[str, PyTree[Array]]
+    content: PyTree
+    style: PyTree
+    style_loss: StyleLoss | StyleFormula = dataclasses.field(metadata={"static": True})
 
 
 class Losses(NamedTuple):
-    """The loss and its parts, scalars that are summed over a batch.
+    """The loss of each image and its parts; all values have the shape of the batch.
 
     Attributes:
-      total: the weighted sum of `content`, `style` and the regularizers.
+      total: the weighted sum of `content`, `style` and the terms.
       content: sum of the content terms with their layers' weights.
       style: sum of the style terms with their layers' weights.
       content_terms: unweighted `losses.content_loss` of each content layer.
       style_terms: unweighted `losses.style_loss` of each style layer.
-      regularizers: unweighted value of each regularizer.
+      terms: unweighted value of each further term.
     """
 
-    total: Float[Array, "*steps"]
-    content: Float[Array, "*steps"]
-    style: Float[Array, "*steps"]
-    content_terms: OrderedDict[str, Float[Array, "*steps"]]
-    style_terms: OrderedDict[str, Float[Array, "*steps"]]
-    regularizers: OrderedDict[str, Float[Array, "*steps"]]
+    total: Float[Array, "*batch"]
+    content: Float[Array, "*batch"]
+    style: Float[Array, "*batch"]
+    content_terms: OrderedDict[str, Float[Array, "*batch"]]
+    style_terms: OrderedDict[str, Float[Array, "*batch"]]
+    terms: OrderedDict[str, Float[Array, "*batch"]]
 
 
 class LossWeights(NamedTuple):
-    """The factors of all terms of the loss.
+    """The factors of all terms of the loss, each a number, or one number for each image.
 
     Attributes:
       content: of the content loss.
       style: of the style loss.
       content_layers: of each layer's term in the content loss; 1 for layers not named.
       style_layers: of each layer's term in the style loss; 1 for layers not named.
-      regularizers: of each regularizer.
+      terms: of each further term.
     """
 
     content: Weight
     style: Weight
     content_layers: Mapping[str, Weight]
     style_layers: Mapping[str, Weight]
-    regularizers: Mapping[str, Weight]
+    terms: Mapping[str, Weight]
 
 
 def make_targets(
@@ -88,7 +95,7 @@ def make_targets(
     *,
     content_layers: Sequence[str],
     style_layers: Sequence[str],
-    style_loss: StyleLoss = "moments",
+    style_loss: StyleLoss | StyleFormula = "moments",
 ) -> Targets:
     """Take the content image's feature maps and the style image's statistics.
 
@@ -98,11 +105,11 @@ def make_targets(
       style: sRGB in [0, 1], NHWC or HWC, of any size; one image serves a whole batch of contents.
       content_layers: names of the maps to keep.
       style_layers: names of the maps to take statistics of.
-      style_loss: the formula that the targets are for; see `losses.style_loss`.
+      style_loss: the formula of the style terms; see `losses.style_loss`.
 
     Raises:
       KeyError: if `features` does not return one of the layers.
-      InputError: if the values are not those of an image; see `arrays.check_values`.
+      InputError: if a value is not finite, or more than 0.5 outside [0, 1].
 
     Examples:
       >>> import jax.numpy as jnp
@@ -119,18 +126,22 @@ def make_targets(
     check_values(content, name="the content image")
     check_values(style, name="the style image")
     maps, style_maps = features(content), features(style)
+    if isinstance(style_loss, StyleFormula):
+        kept, _ = describe(maps, content_layers=content_layers, style_layers=())
+        own = OrderedDict((name, style_loss.target(style_maps[name])) for name in style_layers)
+        return Targets(kept, own, style_loss)
     kept, like = describe(maps, content_layers=content_layers, style_layers=style_layers)
     _, statistics = describe(style_maps, content_layers=(), style_layers=style_layers)
     return assemble_targets(kept, like, [statistics], style_loss=style_loss)
 
 
 def describe(
-    maps: Mapping[str, Array], *, content_layers: Iterable[str], style_layers: Iterable[str]
+    maps: Maps, *, content_layers: Iterable[str], style_layers: Iterable[str]
 ) -> tuple[OrderedDict[str, Array], OrderedDict[str, StyleStatistics]]:
     """Return the content layers' feature maps and the style layers' statistics of an image.
 
     Args:
-      maps: (*batch, h, w, c) each, by name.
+      maps: (*batch, h, w, c) each, by name; a style layer may have `StyleStatistics` instead.
       content_layers: names of the maps to keep.
       style_layers: names of the maps to take statistics of.
 
@@ -139,7 +150,7 @@ def describe(
     """
     return (
         OrderedDict((name, maps[name]) for name in content_layers),
-        OrderedDict((name, style_statistics(maps[name])) for name in style_layers),
+        OrderedDict((name, as_statistics(maps[name])) for name in style_layers),
     )
 
 
@@ -149,7 +160,7 @@ def assemble_targets(
     statistics: Sequence[Mapping[str, StyleStatistics]],
     *,
     style_loss: StyleLoss = "moments",
-    style_blend: Sequence[Weight] = (),
+    style_blend: Sequence[float | Float[Array, ""]] = (),
 ) -> Targets:
     """Make targets from the results of `describe` for the content image and the style images.
 
@@ -167,7 +178,7 @@ def assemble_targets(
         blended = blend_statistics([each[name] for each in statistics], shares)
         target = style_target(blended, kind=style_loss, positions=own.positions)
         style[name] = _spread(target, blended.mean.ndim - 1, own.mean.shape[:-1])
-    return Targets(content, style)
+    return Targets(content, style, style_loss)
 
 
 def _spread(target: PyTree[Array], axes: int, batch: tuple[int, ...]) -> PyTree[Array]:
@@ -183,34 +194,38 @@ def style_transfer_loss(
     content_weight: Weight = 3.0,
     style_weight: Weight = 1.0,
     content_loss: ContentLoss = "relative",
-    style_loss: StyleLoss = "moments",
     content_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
     style_layer_weights: Mapping[str, Weight] = MappingProxyType({}),
-    regularizers: Mapping[str, tuple[Weight, Regularizer]] = MappingProxyType({}),
+    terms: Mapping[str, tuple[Weight, Term]] = MappingProxyType({}),
 ) -> tuple[Float[Array, ""], Losses]:
-    """Compute content_weight * content + style_weight * style + regularizers, and all terms.
+    """Compute content_weight * content + style_weight * style + the further terms, and all parts.
+
+    Each image of a batch has its own loss, and the scalar is the sum of these. So the gradient of
+    an image is that of its own loss. Divide the scalar by the number of images for the mean.
 
     Gatys et al., arXiv 1508.06576, eq. 7, with the formulas of `losses.terms`. Differentiate it
     with `jax.grad(..., has_aux=True)` in its first argument.
 
     Args:
       image: sRGB, NHWC or HWC; of the same size as the content image that made `targets`.
-      targets: from `make_targets`.
+      targets: from `make_targets`; they know the formula of the style terms.
       features: the network that made `targets`.
-      content_weight: factor of the content loss.
+      content_weight: factor of the content loss. This and all other weights are a number, or an
+        array of the batch's shape with one number for each image.
       style_weight: factor of the style loss.
       content_loss: formula of the content terms.
-      style_loss: formula of the style terms, the one that made `targets`.
       content_layer_weights: factor of a layer's term in the content loss; 1 for layers not named.
       style_layer_weights: the same for the style loss.
-      regularizers: for each name, a weight and a function from the image to one value for each
-        image of the batch, such as those of `losses.regularizers`.
+      terms: for each name, a weight and a function that takes the image and the network's maps to
+        one value for each image, such as `lambda image, maps: total_variation(image)`.
 
     Returns:
-      The loss and all its parts; scalars, in float32 at least.
+      The scalar, and the loss of each image with all its parts; in float32 at least.
 
     Raises:
       KeyError: if `features` does not return one of the layers of `targets`.
+      InputError: if a weight names a layer that `targets` lack, or a weight or the value of a term
+        has another shape than the batch.
 
     Examples:
       >>> import jax
@@ -235,49 +250,75 @@ def style_transfer_loss(
     image = jnp.asarray(image)
     maps = features(image)
     content_terms = OrderedDict(
-        (name, content_term(maps[name], target, kind=content_loss).sum())
+        (name, content_term(maps[name], target, kind=content_loss))
         for name, target in targets.content.items()
     )
     style_terms = OrderedDict(
-        (name, style_term(maps[name], target, kind=style_loss).sum())
+        (name, style_term(maps[name], target, kind=targets.style_loss))
         for name, target in targets.style.items()
     )
-    others = OrderedDict((name, f(image).sum()) for name, (_, f) in regularizers.items())
+    others = OrderedDict((name, term(image, maps)) for name, (_, term) in terms.items())
     weights = LossWeights(
         content_weight,
         style_weight,
         content_layer_weights,
         style_layer_weights,
-        {name: weight for name, (weight, _) in regularizers.items()},
+        {name: weight for name, (weight, _) in terms.items()},
     )
-    zero = jnp.zeros((), accumulator(image))
+    zero = jnp.zeros(image.shape[:-3], accumulator(image))
     losses = weigh_terms(content_terms, style_terms, others, weights, zero=zero)
-    return losses.total, losses
+    return losses.total.sum(), losses
 
 
 def weigh_terms(
-    content_terms: OrderedDict[str, Float[Array, ""]],
-    style_terms: OrderedDict[str, Float[Array, ""]],
-    regularizers: OrderedDict[str, Float[Array, ""]],
+    content_terms: OrderedDict[str, Float[Array, "*batch"]],
+    style_terms: OrderedDict[str, Float[Array, "*batch"]],
+    terms: OrderedDict[str, Float[Array, "*batch"]],
     weights: LossWeights,
     *,
-    zero: Float[Array, ""],
+    zero: Float[Array, "*batch"],
 ) -> Losses:
     """Add up the terms of `style_transfer_loss` with their weights.
 
     Args:
       content_terms: of each content layer.
       style_terms: of each style layer.
-      regularizers: of each regularizer.
+      terms: the further ones.
       weights: the factors of all terms.
       zero: the sum of no terms.
+
+    Raises:
+      InputError: see `style_transfer_loss`.
     """
 
-    def add(terms: Mapping[str, Array], factors: Mapping[str, Weight], first: Array) -> Array:
-        return sum((factors.get(name, 1.0) * x for name, x in terms.items()), first)
+    def weigh(name: str, weight: Weight, value: Array) -> Array:
+        for what, shape, allowed in (
+            ("weight", jnp.shape(weight), ((), zero.shape)),
+            ("value", value.shape, (zero.shape,)),
+        ):
+            if shape not in allowed:
+                raise InputError(
+                    f"the {what} of {name} has the shape {list(shape)}; allowed are "
+                    f"{' and '.join(str(list(each)) for each in dict.fromkeys(allowed))}, one "
+                    "number for each image"
+                )
+        return value * weight
 
+    def add(values: Mapping[str, Array], factors: Mapping[str, Weight], first: Any) -> Any:
+        return sum((weigh(name, factors.get(name, 1.0), x) for name, x in values.items()), first)
+
+    _check_layers("content_layer_weights", weights.content_layers, content_terms)
+    _check_layers("style_layer_weights", weights.style_layers, style_terms)
     content = add(content_terms, weights.content_layers, zero)
     style = add(style_terms, weights.style_layers, zero)
-    total = weights.content * content + weights.style * style
-    total = add(regularizers, weights.regularizers, total)
-    return Losses(total, content, style, content_terms, style_terms, regularizers)
+    total = weigh("content", weights.content, content) + weigh("style", weights.style, style)
+    total = add(terms, weights.terms, total)
+    return Losses(total, content, style, content_terms, style_terms, terms)
+
+
+def _check_layers(what: str, named: Iterable[str], targets: Collection[str]) -> None:
+    if unknown := [name for name in named if name not in targets]:
+        raise InputError(
+            f"{what} name {', '.join(unknown)}; the targets have "
+            f"{', '.join(targets) or 'no such layers'}"
+        )

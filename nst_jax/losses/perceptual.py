@@ -37,7 +37,7 @@ def describe_style(
 
     Raises:
       KeyError: if `features` does not return one of the layers.
-      InputError: if the values are not those of an image; see `arrays.check_values`.
+      InputError: if a value is not finite, or more than 0.5 outside [0, 1].
 
     Examples:
       >>> import jax.numpy as jnp
@@ -68,6 +68,8 @@ def perceptual_loss(
 ) -> tuple[Float[Array, ""], Losses]:
     """Compare images with content images by feature maps, and with a style's statistics.
 
+    Each image of a batch has its own loss, and the scalar is the sum of these.
+
     Johnson, Alahi and Fei-Fei, arXiv 1603.08155, section 3.2: `content_loss="mean"` is their
     feature reconstruction loss, and `style_loss="gatys-code"` equals their style reconstruction
     loss. The defaults are the formulas of the recipe `default`, which do not depend on the scale of
@@ -89,11 +91,12 @@ def perceptual_loss(
       style_layer_weights: the same for the style loss.
 
     Returns:
-      The loss and its parts, each the mean over the batch.
+      The sum over the batch, and the loss of each image with its parts, as `style_transfer_loss`.
+      Divide the sum by `len(images)` for the mean.
 
     Raises:
       KeyError: if `features` does not return one of the layers.
-      InputError: if the values are not those of an image; see `arrays.check_values`.
+      InputError: if a value is not finite, or more than 0.5 outside [0, 1].
 
     Examples:
       >>> import jax.numpy as jnp
@@ -103,25 +106,21 @@ def perceptual_loss(
       >>> loss, parts = perceptual_loss(
       ...     2 * contents, contents, features=features, content_layers=["pixels"]
       ... )
-      >>> float(loss), float(parts.content_terms["pixels"])
-      (1.0, 1.0)
+      >>> float(loss), parts.content_terms["pixels"].tolist()
+      (2.0, [1.0, 1.0])
     """
     contents = jnp.asarray(contents)
     check_values(contents, name="the content image")
     maps = jax.lax.stop_gradient(features(contents))
     kept, like = describe(maps, content_layers=content_layers, style_layers=style)
     targets = assemble_targets(kept, like, [style], style_loss=style_loss)
-    _, losses = style_transfer_loss(
+    return style_transfer_loss(
         images,
         targets,
         features=features,
         content_weight=content_weight,
         style_weight=style_weight,
         content_loss=content_loss,
-        style_loss=style_loss,
         content_layer_weights=content_layer_weights,
         style_layer_weights=style_layer_weights,
     )
-    count = images.shape[0] if images.ndim > 3 else 1
-    losses = jax.tree.map(lambda sum_: sum_ / count, losses)
-    return losses.total, losses

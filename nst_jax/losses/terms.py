@@ -5,16 +5,19 @@ dimensions are kept, so each image of a batch has its own value.
 """
 
 import math
-from typing import Literal, assert_never
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, assert_never
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from nst_jax.errors import check_choice
 from nst_jax.losses.statistics import (
     StyleStatistics,
     accumulator,
+    as_statistics,
     covariance,
-    style_statistics,
+    for_matrices,
 )
 from nst_jax.losses.wasserstein import (
     Gaussian,
@@ -35,6 +38,19 @@ StyleLoss = Literal[
     "wasserstein",
     "relative-wasserstein",
 ]
+
+
+class StyleFormula(NamedTuple):
+    """A style loss of your own, in place of the name of one.
+
+    Attributes:
+      target: takes the style image's feature map `(h, w, c)` to any pytree of arrays.
+      loss: takes the image's map `(*batch, h, w, c)` and the target to one value for each image.
+    """
+
+    target: Callable[[Any], PyTree[Array]]
+    loss: Callable[[Any, PyTree[Array]], Float[Array, "*batch"]]
+
 
 # The divisors of "moments" are at least this share of the style's second moment. At the recipe's
 # layers the covariance's share is 0.0078 to 0.5 for paintings, drawings and photographs, and 1e-12
@@ -69,6 +85,7 @@ def content_loss(
       >>> float(content_loss(3 * ones, 2 * ones))  # relative: 1 over 2 squared
       0.25
     """
+    check_choice("content_loss", kind, ContentLoss)
     acc = accumulator(features)
     target = target.astype(acc)
     axes = (-3, -2, -1)
@@ -104,7 +121,7 @@ def content_loss_of(
 def style_target(
     statistics: StyleStatistics,
     *,
-    positions: int | float | Float[Array, ""],
+    positions: int | float | Float[Array, ""] | None = None,
     kind: StyleLoss = "moments",
 ) -> PyTree[Array]:
     """Turn a style's statistics into the target of `style_loss` of this kind.
@@ -112,7 +129,7 @@ def style_target(
     Args:
       statistics: of the style, or a blend.
       positions: H W of the *image's* map at this layer. Only "pytorch" uses it: its Gram matrices
-        are sums, so the style's is scaled to the positions of the image.
+        are sums, so the style's is scaled to the positions of the image; by default it is not.
       kind: see `style_loss`.
 
     Examples:
@@ -124,10 +141,12 @@ def style_target(
       >>> style_target(style, positions=80, kind="pytorch").tolist()  # the sum over 80
       [[80.0, 80.0], [80.0, 80.0]]
     """
-    second = statistics.gram / statistics.positions
+    check_choice("style_loss", kind, StyleLoss)
+    second = statistics.second_moment
     match kind:
         case "pytorch":  # a factor of exactly 1 if both have the same size
-            return statistics.gram * (positions / statistics.positions)
+            positions = statistics.positions if positions is None else positions
+            return statistics.gram * for_matrices(positions / statistics.positions)
         case "wasserstein" | "relative-wasserstein":
             return gaussian(statistics.mean, second)
         case "moments":
@@ -137,7 +156,10 @@ def style_target(
 
 
 def style_loss(
-    features: Float[Array, "*batch h w c"], target: PyTree[Array], *, kind: StyleLoss = "moments"
+    features: Float[Array, "*batch h w c"] | StyleStatistics,
+    target: PyTree[Array],
+    *,
+    kind: StyleLoss | StyleFormula = "moments",
 ) -> Float[Array, "*batch"]:
     """Compare the features' statistics with a style's.
 
@@ -154,12 +176,17 @@ def style_loss(
     gatys-paper          Σ (G − A)² / (4 C² N²) = D / (4 C²)   arXiv 1508.06576, eq. 4
     gatys-code           mean((S − T)²) = D / C²               leongatys
     neural-style         mean((S/C − T/C)²) = D / C⁴           jcjohnson, the tutorial
-    wasserstein          `wasserstein.wasserstein_loss`        crowsonkb
-    relative-wasserstein the same over the style's mean square ours
+    wasserstein          W² / C                                crowsonkb
+    relative-wasserstein W² / tr T                             ours
     ==================== ===================================== =========================
 
     The sources are leongatys/PytorchNeuralStyleTransfer, jcjohnson/neural-style, PyTorch's neural
     style tutorial and crowsonkb/style-transfer-pytorch.
+
+    W² is the squared Wasserstein-2 distance between the Gaussians of μ, Σ + εI and ν, Φ + εI,
+    Σ (μ − ν)² + tr(Σ + Φ + 2εI) − 2 tr((Φ + εI)^½ (Σ + εI) (Φ + εI)^½)^½. The regularization ε is
+    1e-4 in "wasserstein", and 1e-4 tr T / C in "relative-wasserstein"; of large activations it is
+    more, four units in the last place of a covariance's norm.
 
     "moments" and the relative kinds do not depend on the scale of the activations, and only
     "pytorch" grows with the image's size.
@@ -169,12 +196,16 @@ def style_loss(
     whose map is zero, "moments" and the relative kinds divide by 1.
 
     Args:
-      features: of the image.
+      features: of the image; or its statistics, such as those of one region. The Wasserstein losses
+        have fewer digits of statistics than of maps.
       target: from `style_target` of the same kind.
-      kind: one of the table.
+      kind: one of the table, or a formula of your own.
 
     Returns:
       One value for each image of the batch, in float32 at least.
+
+    Raises:
+      InputError: if there is no such kind.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -186,11 +217,16 @@ def style_loss(
       >>> float(style_loss(2 * ones, target, kind="gatys-code"))
       0.0
     """
-    if kind == "wasserstein":
-        return wasserstein_loss(features, target)
-    if kind == "relative-wasserstein":
-        return relative_wasserstein_loss(features, target)
-    return style_loss_of(style_statistics(features), target, kind=kind)
+    if isinstance(kind, StyleFormula):
+        return kind.loss(features, target)
+    check_choice("style_loss", kind, StyleLoss)
+    if kind not in ("wasserstein", "relative-wasserstein"):
+        return style_loss_of(as_statistics(features), target, kind=kind)
+    relative = kind == "relative-wasserstein"
+    if isinstance(features, StyleStatistics):
+        centered = covariance(features.mean, features.second_moment)
+        return gaussian_distance(features.mean, centered, target, relative=relative)
+    return (relative_wasserstein_loss if relative else wasserstein_loss)(features, target)
 
 
 def style_loss_of(
@@ -213,10 +249,10 @@ def style_loss_of(
             return jnp.mean((statistics.gram - target) ** 2, axis=axes) / (channels * positions)
         case "wasserstein" | "relative-wasserstein":
             mean = statistics.mean + target.mean
-            centered = covariance(statistics.mean, statistics.gram / positions)
+            centered = covariance(statistics.mean, statistics.second_moment)
             relative = kind == "relative-wasserstein"
             return gaussian_distance(mean, centered, target, relative=relative)
-    square = jnp.sum((statistics.gram / positions - target) ** 2, axis=axes)
+    square = jnp.sum((statistics.second_moment - target) ** 2, axis=axes)
     match kind:
         case "relative-gram":
             return square / _unit(jnp.sum(target**2, axis=axes))
@@ -232,7 +268,7 @@ def style_loss_of(
 
 def _moments_loss(statistics: StyleStatistics, target: Gaussian) -> Float[Array, "*batch"]:
     mean = statistics.mean
-    ours = covariance(mean, statistics.gram / statistics.positions)
+    ours = covariance(mean, statistics.second_moment)
     of_mean = jnp.sum((mean - target.mean) ** 2, axis=-1)
     of_covariance = jnp.sum((ours - target.covariance) ** 2, axis=(-2, -1))
     # The covariance of a style without contrast is almost zero, and so is the mean of activations

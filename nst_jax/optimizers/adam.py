@@ -60,8 +60,8 @@ def torch_adam(
 
         def step(m: Array, v: Array) -> Array:
             of_mean, of_square = (_correction(b, iteration, m.dtype) for b in (b1, b2))
-            length = learning_rate / of_mean
-            return (-length * m / (jnp.sqrt(v) / jnp.sqrt(of_square) + eps)).astype(m.dtype)
+            length = jnp.asarray(learning_rate, m.dtype) / of_mean
+            return -length * m / (jnp.sqrt(v) / jnp.sqrt(of_square) + eps)
 
         return jax.tree.map(step, mean, square), AdamState(iteration, mean, square)
 

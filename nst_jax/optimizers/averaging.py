@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 Picture = Literal["last", "average", "best"]
@@ -70,10 +71,11 @@ def best() -> IterateRule:
     """Take the iterate of the least loss; the last one has no loss yet and never counts."""
 
     def init(variable: PyTree[Array]) -> Best:
-        kind = jax.tree.leaves(variable)[0].dtype
+        kind = np.promote_types(jax.tree.leaves(variable)[0].dtype, np.float32)
         return Best(jax.tree.map(jnp.copy, variable), jnp.asarray(jnp.inf, kind))
 
     def update(kept: Best, before: PyTree[Array], loss: Float[Array, ""], _: Any) -> Best:
+        loss = loss.astype(kept.loss.dtype)
         better = loss < kept.loss  # never, for what is not a number
         return Best(
             jax.tree.map(lambda old, new: jnp.where(better, new, old), kept.variable, before),

@@ -116,18 +116,20 @@ def torch_lbfgs(
         flat = tree.norm(gradient, ord="inf") <= tolerance_grad
         pairs = _remember(state, gradient, unless=flat)
         direction = _direction(gradient, pairs, block=block)
-        first = jnp.minimum(1, 1 / tree.norm(gradient, ord=1))
-        length = learning_rate * jnp.where(state.iteration == 0, first, 1)
+        first = 1 / jnp.maximum(1, tree.norm(gradient, ord=1))
+        rate = jnp.asarray(learning_rate, first.dtype)
+        length = rate * jnp.where(state.iteration == 0, first, 1)
         step = tree.scale(length, direction)
         still = flat | (tree.vdot(gradient, direction) > -tolerance_change)
         updates = tree.where(still, tree.zeros_like(step), step)
 
-        loss = state.value if value is None else jnp.asarray(value, state.value.dtype)
-        # False for the first loss, whose predecessor is infinite, and where none is given.
-        unchanged = jnp.abs(loss - state.value) < (0 if value is None else tolerance_change)
+        loss, unchanged = state.value, jnp.zeros((), bool)
+        if value is not None:  # the predecessor of the first is infinite
+            loss = jnp.asarray(value, state.value.dtype)
+            unchanged = jnp.abs(loss - state.value) < tolerance_change
         return updates, TorchLBFGSState(
             # Where the gradient is flat, torch returns before it looks at anything.
-            iteration=state.iteration + ~flat,
+            iteration=jnp.where(flat, state.iteration, state.iteration + 1),
             gradient=tree.where(flat, state.gradient, gradient),
             step=tree.where(flat, state.step, step),
             pairs=pairs,
@@ -144,6 +146,8 @@ def _remember(state: TorchLBFGSState, gradient: PyTree[Array], *, unless: Array)
     curvature = tree.vdot(change, state.step)
     keep = ~unless & (state.iteration > 0) & (curvature > _LEAST_CURVATURE)
     row = old.number % old.rho.shape[0]
+    # No pair that is left out is divided by: its y may be zero.
+    curvature, square = (jnp.where(keep, x, 1) for x in (curvature, tree.vdot(change, change)))
 
     def put(rows: Array, new: Array) -> Array:
         return rows.at[row].set(jnp.where(keep, new, rows[row]))
@@ -152,8 +156,8 @@ def _remember(state: TorchLBFGSState, gradient: PyTree[Array], *, unless: Array)
         jax.tree.map(put, old.steps, state.step),
         jax.tree.map(put, old.changes, change),
         put(old.rho, 1 / curvature),
-        old.number + keep,
-        jnp.where(keep, curvature / tree.vdot(change, change), old.scale),
+        jnp.where(keep, old.number + 1, old.number),
+        jnp.where(keep, curvature / square, old.scale),
     )
 
 

@@ -1,5 +1,6 @@
 """The programs of a run, made from shapes alone: nothing is computed."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,6 @@ import jax.numpy as jnp
 from nst_jax.config import ResolvedConfig
 from nst_jax.devices.backend import block, default_device
 from nst_jax.devices.sharding import Layout
-from nst_jax.losses.objective import Targets
 from nst_jax.network.vgg import VGG, freeze
 from nst_jax.scale import tiled_loss
 from nst_jax.scale.hyperparameters import hyperparameters
@@ -86,7 +86,9 @@ def _step(
     targets = jax.eval_shape(
         functools.partial(compute_targets, settings=settings), frozen, image, looks
     )
-    targets = Targets(placed(targets.content, rows=True), placed(targets.style))
+    targets = dataclasses.replace(
+        targets, content=placed(targets.content, rows=True), style=placed(targets.style)
+    )
     state = placed(jax.eval_shape(functools.partial(start, settings=settings), image))
     inputs = StepInputs(frozen, targets, without_shares(settings))
     rounds = block((device or default_device()).platform)

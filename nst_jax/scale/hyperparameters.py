@@ -15,9 +15,10 @@ from nst_jax.losses.regularizers import TotalVariation
 from nst_jax.losses.terms import ContentLoss, StyleLoss
 from nst_jax.network.architecture import ARCHITECTURES, Architecture, NetworkName
 from nst_jax.network.vgg import denormalize, normalize
-from nst_jax.optimizers import averaging, minimize
+from nst_jax.optimizers import averaging
 from nst_jax.optimizers.adam import torch_adam
 from nst_jax.optimizers.lbfgs import torch_lbfgs
+from nst_jax.optimizers.minimize import Minimizer, unchanged
 
 Number = Any  # a float, a scalar array, or what JAX puts in its place
 
@@ -82,8 +83,26 @@ def hyperparameters(config: Config) -> Hyperparameters:
     return Hyperparameters(**(same | own))
 
 
-def make_optimizer(settings: Hyperparameters, *, block: int = 1) -> optax.GradientTransformation:
-    """Return the optimizer that the settings name; the block is that of `torch_lbfgs`."""
+def make_minimizer(
+    settings: Hyperparameters, loss: Callable[..., Any], *, block: int = 1
+) -> Minimizer:
+    """Return the minimizer that the settings describe.
+
+    Args:
+      settings: from `hyperparameters`.
+      loss: takes the variable and further arguments to the loss and its parts.
+      block: that of `torch_lbfgs`.
+    """
+    return Minimizer(
+        loss,
+        _optimizer(settings, block),
+        has_aux=True,
+        project=_projection(settings),
+        iterates=_iterate_rule(settings),
+    )
+
+
+def _optimizer(settings: Hyperparameters, block: int) -> optax.GradientTransformation:
     match settings.optimizer:
         case "adam":
             return torch_adam(settings.learning_rate, b1=settings.beta1, b2=settings.beta2)
@@ -93,8 +112,7 @@ def make_optimizer(settings: Hyperparameters, *, block: int = 1) -> optax.Gradie
             return torch_lbfgs(memory_size=settings.memory_size, block=block)
 
 
-def iterate_rule(settings: Hyperparameters) -> averaging.IterateRule:
-    """Return the rule by which the iterates become a picture."""
+def _iterate_rule(settings: Hyperparameters) -> averaging.IterateRule:
     match settings.picture:
         case "last":
             return averaging.last()
@@ -119,10 +137,8 @@ def to_normalized(variable: Float[Array, "*batch 3"], space: Space) -> Float[Arr
     return variable if space == "normalized" else normalize(variable)
 
 
-def projection(settings: Hyperparameters) -> Callable[[Array], Array]:
-    """Return what is done to the variable after each update."""
-
+def _projection(settings: Hyperparameters) -> Callable[[Array], Array]:
     def shown(variable: Array) -> Array:
         return to_variable(jnp.clip(to_srgb(variable, settings.space), 0, 1), settings.space)
 
-    return shown if settings.clamp else minimize.unchanged
+    return shown if settings.clamp else unchanged

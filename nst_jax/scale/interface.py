@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from nst_jax.config import ResolvedConfig
 from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG
-from nst_jax.optimizers import minimize
+from nst_jax.optimizers.minimize import Record, State
 from nst_jax.scale.windows import Cover
 
 
@@ -34,29 +34,29 @@ class ScaleInputs(NamedTuple):
     config: ResolvedConfig
     tiles: Cover | None = None
     devices: Sequence[Any] | None = None
-    before: minimize.State | None = None
+    before: State | None = None
 
 
 @runtime_checkable
 class Scale(Protocol):
     """One scale of a run in progress."""
 
-    def advance(self, steps: int) -> tuple[Float[Array | np.ndarray, "..."], Losses]:
+    def advance(self, steps: int) -> tuple[Float[Array | np.ndarray, "..."], Losses | Record]:
         """Make steps; return the picture, not clipped, and the losses of each step."""
 
     def picture(self) -> Float[Array | np.ndarray, "..."]:
         """Return the picture that the steps so far have made, not clipped."""
 
-    def state(self) -> minimize.State:
+    def state(self) -> State:
         """Return where the optimization stands, its arrays in the picture's shape."""
 
-    def state_to_save(self) -> minimize.State:
+    def state_to_save(self) -> State:
         """Return the state as it lies on the devices."""
 
     def abstract_state(self, rows: int) -> Any:
         """Return the shapes, types and shardings of a state that was saved with so many rows."""
 
-    def load_state(self, state: minimize.State) -> None:
+    def load_state(self, state: State) -> None:
         """Go on from a state that was saved."""
 
     @property

@@ -17,7 +17,6 @@ from nst_jax.devices.sharding import Layout
 from nst_jax.losses.objective import (
     Losses,
     LossWeights,
-    Regularizer,
     Targets,
     Weight,
     assemble_targets,
@@ -29,13 +28,11 @@ from nst_jax.losses.regularizers import Summand, add_up, range_summands, variati
 from nst_jax.losses.statistics import StyleStatistics
 from nst_jax.losses.terms import StyleLoss
 from nst_jax.network.vgg import NETWORKS, VGG, build_vgg
-from nst_jax.optimizers import minimize
+from nst_jax.optimizers.minimize import State, run_steps
 from nst_jax.scale.hyperparameters import (
     Hyperparameters,
     hyperparameters,
-    iterate_rule,
-    make_optimizer,
-    projection,
+    make_minimizer,
     to_normalized,
     to_srgb,
     to_variable,
@@ -84,7 +81,7 @@ def prepare_step(
     config: ResolvedConfig,
     picture: _Picture | None = None,
     layout: Layout | None = None,
-) -> tuple[minimize.State, StepInputs]:
+) -> tuple[State, StepInputs]:
     """Return the state of a scale before its first step, and what `advance` takes beside it.
 
     Args:
@@ -139,10 +136,9 @@ def variable_loss(
         content_weight=settings.content_weight,
         style_weight=settings.style_weight,
         content_loss=settings.content_loss,
-        style_loss=settings.style_loss,
         content_layer_weights=settings.content_layers,
         style_layer_weights=settings.style_layers,
-        regularizers=regularizers(settings),
+        terms=regularizers(settings),
     )
 
 
@@ -170,7 +166,7 @@ def regularizers(
     *,
     shape: tuple[int, ...] | None = None,
     total: Callable[[list[Summand]], Array] = add_up,
-) -> dict[str, tuple[Weight, Regularizer]]:
+) -> dict[str, tuple[Weight, Callable[..., Array]]]:
     """Return the terms that look at the picture alone: of the variable, with their weights.
 
     Args:
@@ -185,8 +181,8 @@ def regularizers(
     if settings.has_range:
         summands["range"] = settings.range_weight, range_summands
 
-    def of_variable(of_image: Callable[..., list[Summand]]) -> Regularizer:
-        return lambda variable: total(
+    def of_variable(of_image: Callable[..., list[Summand]]) -> Callable[..., Array]:
+        return lambda variable, maps=None: total(
             of_image(to_srgb(variable, settings.space), shape=shape or variable.shape[-3:-1])
         )
 
@@ -249,56 +245,42 @@ def _assemble(
 
 
 @functools.partial(jax.jit, static_argnames="layout")
-def start(
-    picture: _Picture, settings: Hyperparameters, *, layout: Layout | None = None
-) -> minimize.State:
+def start(picture: _Picture, settings: Hyperparameters, *, layout: Layout | None = None) -> State:
     """Return the state at a picture, sRGB, before any step.
 
     Under jit every leaf has a buffer of its own, so that the state can be donated.
     """
-    state = minimize.init(
-        to_variable(picture, settings.space),
-        optimizer=make_optimizer(settings),
-        keep=iterate_rule(settings),
-    )
+    state = make_minimizer(settings, variable_loss).init(to_variable(picture, settings.space))
     return layout.constrain(state) if layout else state
 
 
 @functools.partial(CachedJit, static_argnames=("layout", "block"), donate_argnames=("state",))
 def advance(
-    state: minimize.State,
+    state: State,
     steps: int | Int[Array, ""],
     inputs: StepInputs,
     *,
     layout: Layout | None = None,
     block: int = 1,
-) -> tuple[minimize.State, Array, Losses]:
+) -> tuple[State, Array, Losses]:
     """Make `steps` updates; return the state, the picture (not clipped) and the losses.
 
     With a layout the state and the picture have the rows that fill it up. The block is that of
-    `minimize.run`.
+    `Minimizer.run`.
     """
-    network, targets, settings = inputs
+    settings = inputs.settings
 
-    def loss(variable: Array) -> tuple[Array, Losses]:
-        if not layout:
-            return variable_loss(variable, network, targets, settings)
-        cropped = layout.crop(layout.constrain(variable))
-        return variable_loss(cropped, network, _cropped(targets, cropped, settings), settings)
+    def loss(variable: Array, network: VGG, targets: Targets) -> tuple[Array, Losses]:
+        if layout:
+            variable = layout.crop(layout.constrain(variable))
+            targets = _cropped(targets, variable, settings)
+        return variable_loss(variable, network, targets, settings)
 
-    keep = iterate_rule(settings)
-    state, records = minimize.run(
-        state,
-        steps,
-        loss=loss,
-        optimizer=make_optimizer(settings, block=block),
-        capacity=CAPACITY,
-        project=projection(settings),
-        keep=keep,
-        block=block,
-    )
-    picture = to_srgb(keep.read(state.kept, state.variable), settings.space)
-    return (*(layout.constrain((state, picture)) if layout else (state, picture)), records)
+    minimizer = make_minimizer(settings, loss, block=block)
+    args = inputs.network, inputs.targets
+    state, record = run_steps(minimizer, state, steps, args, capacity=CAPACITY, block=block)
+    picture = to_srgb(minimizer.read(state), settings.space)
+    return (*(layout.constrain((state, picture)) if layout else (state, picture)), record.aux)
 
 
 def _cropped(targets: Targets, variable: Array, settings: Hyperparameters) -> Targets:
@@ -308,4 +290,4 @@ def _cropped(targets: Targets, variable: Array, settings: Hyperparameters) -> Ta
         (name, target[..., : height // stride(name), :, :])
         for name, target in targets.content.items()
     )
-    return Targets(maps, targets.style)
+    return dataclasses.replace(targets, content=maps)

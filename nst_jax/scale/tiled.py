@@ -27,17 +27,15 @@ from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, shape_of
 from nst_jax.losses.objective import Losses, assemble_targets
 from nst_jax.losses.statistics import StyleStatistics
-from nst_jax.optimizers import minimize
+from nst_jax.optimizers.minimize import State
 from nst_jax.scale.hyperparameters import (
     Hyperparameters,
     hyperparameters,
-    iterate_rule,
-    make_optimizer,
-    projection,
+    make_minimizer,
     to_srgb,
 )
 from nst_jax.scale.interface import ScaleInputs
-from nst_jax.scale.step import start, without_shares
+from nst_jax.scale.step import start, variable_loss, without_shares
 from nst_jax.scale.tiled_loss import (
     KEPT_BYTES,
     Maps,
@@ -51,7 +49,7 @@ from nst_jax.scale.tiled_loss import (
     window_gradient,
     window_statistics,
 )
-from nst_jax.scale.warm_start import carry
+from nst_jax.scale.warm_start import resize_state
 from nst_jax.scale.windows import Cover, Window, cover, round_up
 
 _STRIP = 2**22  # px that the optimizer updates at once
@@ -98,13 +96,14 @@ class TiledScale:
             )
             for name in settings.style_layers
         }
-        return assemble_targets(
+        targets: OrderedDict[str, PyTree[Array]] = assemble_targets(
             OrderedDict(),
             like,
             statistics,
             style_loss=settings.style_loss,
             style_blend=settings.style_blend,
         ).style
+        return targets
 
     def _content_squares(self) -> tuple[Float[Array, ""], ...]:
         if content_bytes(self._settings) <= KEPT_BYTES:
@@ -146,11 +145,11 @@ class TiledScale:
         stacked: Losses = jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x]), *records)
         return picture, stacked
 
-    def state(self) -> minimize.State:
+    def state(self) -> State:
         """Return the state; its arrays are the scale's own."""
         return self._state
 
-    def state_to_save(self) -> minimize.State:
+    def state_to_save(self) -> State:
         """Return the state."""
         return self._state
 
@@ -161,7 +160,7 @@ class TiledScale:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), self._state
         )
 
-    def load_state(self, state: minimize.State) -> None:
+    def load_state(self, state: State) -> None:
         """Go on from a state that was kept."""
         self._state = jax.tree.map(np.array, state)
 
@@ -221,7 +220,7 @@ class TiledScale:
         for first in range(0, height, rows):
             yield slice(first, first + rows)
 
-    def _begin(self, picture: np.ndarray, before: minimize.State | None) -> minimize.State:
+    def _begin(self, picture: np.ndarray, before: State | None) -> State:
         begin = functools.partial(start, settings=self._settings)
         state = jax.tree.map(
             lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(begin, self._content)
@@ -230,7 +229,7 @@ class TiledScale:
             part = begin(_cut(picture, strip=strip, image=picture.shape))
             state = _put(state, part, strip, picture.shape)
         # What comes back is JAX's own memory, which is not to be written to.
-        begun: minimize.State = jax.tree.map(np.array, carry(before, state)) if before else state
+        begun: State = jax.tree.map(np.array, resize_state(before, state)) if before else state
         return begun
 
     def picture(self) -> np.ndarray:
@@ -238,8 +237,8 @@ class TiledScale:
         picture = np.empty_like(self._content)
         for strip in self._strips():
             mine = functools.partial(_cut, strip=strip, image=picture.shape)
-            kept, variable = jax.tree.map(mine, (self._state.kept, self._state.variable))
-            picture[strip] = _read(kept, variable, self._settings)
+            own = jax.tree.map(mine, self._state._replace(optimizer=()))
+            picture[strip] = _read(own, self._settings)
         return picture
 
 
@@ -282,7 +281,7 @@ def _cut(x: Any, *, strip: slice, image: tuple[int, ...]) -> Any:
     return x[..., strip, :, :] if x.shape[-3:] == image else x
 
 
-def _put(tree: minimize.State, part: minimize.State, strip: slice, image: Any) -> minimize.State:
+def _put(tree: State, part: State, strip: slice, image: Any) -> State:
     """Write rows into the arrays of pictures; take any other array from the part."""
     jax.block_until_ready(part)  # it may be computed from the memory that is written to
 
@@ -292,27 +291,21 @@ def _put(tree: minimize.State, part: minimize.State, strip: slice, image: Any) -
         x[..., strip, :, :] = np.asarray(new)
         return x
 
-    written: minimize.State = jax.tree.map(put, tree, part)
+    written: State = jax.tree.map(put, tree, part)
     return written
 
 
 @jax.jit
 def _apply(
-    state: minimize.State,
+    state: State,
     gradient: Float[Array, "..."],
     value: Float[Array, ""],
     settings: Hyperparameters,
-) -> minimize.State:
-    return minimize.update(
-        state,
-        value,
-        gradient,
-        optimizer=make_optimizer(settings),
-        project=projection(settings),
-        keep=iterate_rule(settings),
-    )
+) -> State:
+    return make_minimizer(settings, variable_loss).update(state, value, gradient)
 
 
 @jax.jit
-def _read(kept: Any, variable: Float[Array, "..."], settings: Hyperparameters) -> Array:
-    return to_srgb(iterate_rule(settings).read(kept, variable), settings.space)
+def _read(state: State, settings: Hyperparameters) -> Array:
+    picture = make_minimizer(settings, variable_loss).read(state)
+    return to_srgb(picture, settings.space)

@@ -1,31 +1,50 @@
 """What the optimizer knew at one scale, brought to the next one's size."""
 
-import jax.numpy as jnp
+from typing import Any
 
-from nst_jax.geometry import Shape, resample
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from nst_jax.geometry import Shape, resample, shape_of
 from nst_jax.optimizers.adam import AdamState
 from nst_jax.optimizers.minimize import State
 
-
-def resample_adam(state: AdamState, shape: Shape) -> AdamState:
-    """Bring Adam's moments of an image to another size, and keep its count of updates.
-
-    The mean is interpolated by cubics and the square linearly, kept at least 0, as in
-    crowsonkb/style-transfer-pytorch.
-    """
-    return AdamState(
-        state.iteration,
-        resample(state.mean, shape, method="cubic"),
-        jnp.maximum(resample(state.square, shape, method="linear"), 0),
-    )
+_Adam = (AdamState, optax.ScaleByAdamState)
 
 
-def carry(state: State, fresh: State) -> State:
+def resize_state(state: State, fresh: State) -> State:
     """Start a larger scale: the fresh state with what the optimizer knew at the scale before.
 
-    Adam goes on. Pairs of L-BFGS belong to the function of one scale, so it starts anew.
+    Adam, ours or optax's, goes on with its count of updates and its averages at the new size: the
+    mean is interpolated by cubics and the square linearly, kept at least 0, as in
+    crowsonkb/style-transfer-pytorch. The step of a schedule goes on too. All else is fresh; pairs
+    of L-BFGS, for instance, belong to the function of one scale.
+
+    Args:
+      state: at the scale before; its variable is an image.
+      fresh: from `Minimizer.init` at the enlarged picture, of the same optimizer.
     """
-    if not isinstance(state.optimizer, AdamState):
-        return fresh
-    shape = fresh.variable.shape[-3:-1]
-    return fresh._replace(optimizer=resample_adam(state.optimizer, shape))
+
+    def carry(before: Any, after: Any) -> Any:
+        match before:
+            case AdamState(count, mean, square) | optax.ScaleByAdamState(count, mean, square):
+                return type(before)(count, *_resized(mean, square, shape_of(fresh.variable)))
+            case optax.ScaleByScheduleState():
+                return before
+        return after
+
+    optimizer = jax.tree.map(carry, state.optimizer, fresh.optimizer, is_leaf=_known)
+    return fresh._replace(optimizer=optimizer)
+
+
+def _known(node: Any) -> bool:
+    return isinstance(node, (*_Adam, optax.ScaleByScheduleState))
+
+
+def _resized(mean: Array, square: Array, shape: Shape) -> tuple[Array, Array]:
+    return (
+        resample(mean, shape, method="cubic"),
+        jnp.maximum(resample(square, shape, method="linear"), 0),
+    )

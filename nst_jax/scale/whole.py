@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 from nst_jax.devices.backend import block
 from nst_jax.devices.sharding import find_devices, is_shared, lay_out
 from nst_jax.losses.objective import Losses
-from nst_jax.optimizers import minimize
+from nst_jax.optimizers.minimize import State
 from nst_jax.scale.interface import ScaleInputs
 from nst_jax.scale.step import advance, prepare_step
-from nst_jax.scale.warm_start import carry
+from nst_jax.scale.warm_start import resize_state
 
 
 class WholeScale:
@@ -34,7 +34,7 @@ class WholeScale:
             layout=layout,
         )
         if inputs.before:
-            carried = carry(inputs.before, layout.gather(state) if layout else state)
+            carried = resize_state(inputs.before, layout.gather(state) if layout else state)
             state = layout.place_state(carried) if layout else carried
         self._state = state
 
@@ -52,11 +52,11 @@ class WholeScale:
         """Return the picture that the steps so far have made."""
         return self.advance(0)[0]
 
-    def state(self) -> minimize.State:
+    def state(self) -> State:
         """Return the state, from many devices gathered on the host."""
         return self._layout.gather(self._state) if self._layout else self._state
 
-    def state_to_save(self) -> minimize.State:
+    def state_to_save(self) -> State:
         """Return the state as it is."""
         return self._state
 
@@ -78,7 +78,7 @@ class WholeScale:
 
         return jax.tree.map(shape_of, self._state)
 
-    def load_state(self, state: minimize.State) -> None:
+    def load_state(self, state: State) -> None:
         """Go on from such a state."""
         filled, layout = state.variable.shape, self._layout
         if filled != self._state.variable.shape:

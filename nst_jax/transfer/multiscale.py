@@ -1,100 +1,105 @@
 """A run over its scales, some steps at a time: snapshots on the way, and checkpoints."""
 
+import itertools
 import operator
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nst_jax.config import Optimizer, ResolvedConfig
-from nst_jax.devices.sharding import spans_processes
-from nst_jax.geometry import Shape, resample, shape_of
+from nst_jax.config import Optimizer
+from nst_jax.errors import InputError
 from nst_jax.losses.objective import Losses
-from nst_jax.network.vgg import VGG
 from nst_jax.optimizers.adam import AdamState
-from nst_jax.scale.interface import Scale, ScaleInputs
-from nst_jax.scale.prepare import begin_scale
-from nst_jax.transfer.initial_image import first_picture
+from nst_jax.optimizers.minimize import Record
+from nst_jax.scale.interface import Scale
 from nst_jax.transfer.pace import Pace
 from nst_jax.transfer.saver import Saver
-from nst_jax.transfer.schedule import ScalePlan, Schedule
 
-_Picture = Float[Array, "*batch height width 3"]
-_Style = Float[Array, "*_ _ _ 3"]  # each of another size
-_Start = Float[Array, "*start_batch start_height start_width 3"]
+_Records = TypeVar("_Records", Losses, Record)
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Generic[_Records]):
     """The picture after some number of steps.
 
     Attributes:
       step: updates made so far, at all scales together.
       image: the picture, sRGB clipped to [0, 1]; of the content's shape at the last scale, smaller
         before.
-      losses: `objective.Losses` of every step since the snapshot before, as numpy arrays (steps,);
-        entry i belongs to the iterate *before* that step's update.
+      losses: of every step since the snapshot before, as numpy arrays with a first axis of steps;
+        entry i belongs to the iterate *before* that step's update. From `stylize` it is
+        `objective.Losses`, whose values have the shape (steps,), or (steps, n) for a batch of n
+        pictures. From `run_scales` it is the minimizer's `Record`.
       finite: False if a loss was infinite or not a number, or the squares that Adam averages. The
         image is then the last picture for which all was well, and no snapshot follows.
       stuck: True where L-BFGS has gained nothing in its last steps, and so never will. The steps
         that are left at this scale are counted, but not made; there are no losses of them.
+      bad: which pictures of a batch made the run end; empty if `finite`.
+      scale: the number of the scale, from 1.
+      scales: how many scales there are.
+      scale_step: updates made so far at this scale.
     """
 
     step: int
-    image: Float[Array, "*batch height width 3"]
-    losses: Losses
+    image: Float[Array | np.ndarray, "*batch height width channels"]
+    losses: _Records
     finite: bool
     stuck: bool = False
+    bad: tuple[int, ...] = ()
+    scale: int = 1
+    scales: int = 1
+    scale_step: int = 0
 
+
+EndScale = Callable[[Any], bool]
 
 # Steps of L-BFGS that gain nothing, after which no more are made.
 _STUCK = 5
 
 
-class Run(NamedTuple):
-    """What a run takes; see `stylize`."""
+@dataclass(frozen=True)
+class Pauses:
+    """When a run yields a snapshot, and whether a scale ends there; see `stylize`."""
 
-    content: _Picture
-    styles: Sequence[_Style]
-    start: _Start | None
-    network: VGG
-    config: ResolvedConfig
-    schedule: Schedule
-    devices: Sequence[Any]
+    every: int | None
+    seconds: float | None
+    end_scale: EndScale | None
 
-    def begin(self, plan: ScalePlan, picture: Any, before: Scale | None) -> tuple[Scale, Any]:
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.every is not None and self.every < 1:
+            raise InputError(f"snapshot_every is {self.every}; it must be at least 1")
+
+
+@runtime_checkable
+class Job(Protocol):
+    """What a run over scales works on."""
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The updates at each scale."""
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer's name, for those that can be stuck."""
+
+    @property
+    def agreed(self) -> bool:
+        """Whether several processes must do the same together."""
+
+    def begin(self, number: int, picture: Any, before: Scale | None) -> tuple[Scale, Any]:
         """Prepare a scale, and return it with the picture that it begins with.
 
         Args:
-          plan: of the scale.
+          number: of the scale, from 0.
           picture: that of the scale before, if there was one.
           before: the scale before.
         """
-        content = _resized(self.content, plan.shape)
-        styles = list(map(_resized, self.styles, plan.styles))
-        if picture is None:
-            picture = first_picture(content, styles, self.start, self.config)
-        else:
-            picture = _enlarged(picture, plan.shape, clamp=self.config.clamp)
-        inputs = ScaleInputs(
-            content,
-            styles,
-            picture,
-            self.network,
-            self.config,
-            tiles=plan.tiles,
-            devices=self.devices,
-            before=before.state() if before else None,
-        )
-        return begin_scale(inputs), picture
-
-    def begin_anew(self, number: int) -> Scale:
-        """Prepare a scale without the one before it, for a state that is loaded into it."""
-        return self.begin(self.schedule.scales[number], None, None)[0]
 
 
 class _Chunk(NamedTuple):
@@ -106,30 +111,29 @@ class _Chunk(NamedTuple):
       losses: of each of them.
       finite: see `Snapshot`.
       stuck: see `Snapshot`.
+      bad: see `Snapshot`.
     """
 
     done: int
     picture: Any
-    losses: Losses
+    losses: Any
     finite: bool
     stuck: bool
+    bad: tuple[int, ...]
 
 
-def snapshots(
-    run: Run, snapshot_every: int | None, snapshot_seconds: float | None, saver: Saver
-) -> Generator[Snapshot, None, None]:
+def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any], None, None]:
     """Yield the snapshots of a run; see `stylize`."""
-    total = run.schedule.steps
-    every = snapshot_every or total
-    first, done, scale = saver.resume(run.begin_anew)
+    ends = list(itertools.accumulate(job.steps))
+    total, every = ends[-1], pauses.every or ends[-1]
+    first, done, scale = saver.resume(lambda number: job.begin(number, None, None)[0])
     picture: Any = scale.picture() if scale else None
-    parts: list[Losses] = []
-    for number, plan in enumerate(run.schedule.scales[first:], first):
+    parts: list[Any] = []
+    for number, end in enumerate(ends[first:], first):
         if not scale or number > first:
-            scale, picture = run.begin(plan, picture, scale)
-        end = sum(each.steps for each in run.schedule.scales[: number + 1])
-        pace = Pace(snapshot_seconds, agreed=spans_processes(run.devices))
-        for chunk in _minimize(scale, done, end, every, pace, run.config.optimizer):
+            scale, picture = job.begin(number, picture, scale)
+        pace = Pace(pauses.seconds, agreed=job.agreed)
+        for chunk in _minimize(scale, done, end, every, pace, job.optimizer):
             done = chunk.done
             parts.append(chunk.losses)
             unfinished = chunk.finite and done < total
@@ -137,23 +141,37 @@ def snapshots(
                 picture = chunk.picture
             if unfinished:
                 saver.save(number, done, scale)
-            due = snapshot_seconds is not None or done % every == 0 or done == total
-            if due or chunk.stuck or not chunk.finite:
-                losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
-                image = jnp.clip(picture, 0, 1)
-                try:
-                    yield Snapshot(done, image, losses, chunk.finite, chunk.stuck)
-                except GeneratorExit:
-                    if unfinished:
-                        saver.save(number, done, scale, at_once=True)
-                    raise
-                parts = []
+            due = pauses.seconds is not None or done % every == 0 or done == total
+            if not (due or chunk.stuck or not chunk.finite):
+                continue
+            losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
+            parts = []
+            snapshot = Snapshot(
+                step=done,
+                image=jnp.clip(picture, 0, 1),
+                losses=losses,
+                finite=chunk.finite,
+                stuck=chunk.stuck,
+                bad=chunk.bad,
+                scale=number + 1,
+                scales=len(ends),
+                scale_step=done - (ends[number - 1] if number else 0),
+            )
+            try:
+                yield snapshot
+            except GeneratorExit:
+                if unfinished:
+                    saver.save(number, done, scale, at_once=True)
+                raise
             if not chunk.finite:
                 return
+            if pauses.end_scale and pauses.end_scale(snapshot):
+                done = end
+                break
 
 
 def _minimize(
-    scale: Scale, done: int, end: int, every: int, pace: Pace, optimizer: Optimizer
+    scale: Scale, done: int, end: int, every: int, pace: Pace, optimizer: Optimizer | None
 ) -> Iterator[_Chunk]:
     """Make the steps of one scale, as many in one call as the pace says.
 
@@ -171,15 +189,23 @@ def _minimize(
         picture, records = scale.advance(steps)
         losses = jax.tree.map(operator.itemgetter(slice(steps)), jax.device_get(records))
         pace.made(steps)
-        recent = np.append(recent, losses.total)[-1 - _STUCK :]
+        totals: Any = losses.total if isinstance(losses, Losses) else losses.loss
+        bad = _bad(totals, picture)
+        recent = np.append(recent, totals if totals.ndim == 1 else totals.sum(-1))[-1 - _STUCK :]
         stuck = _is_stuck(recent, optimizer)
         done = end if stuck else done + steps
-        finite = bool(np.isfinite(losses.total).all() and jnp.isfinite(picture).all())
-        finite = finite and _moves(scale.state_to_save().optimizer)
-        yield _Chunk(done, picture, losses, finite, stuck)
+        finite = not bad and _moves(scale.state_to_save().optimizer)
+        yield _Chunk(done, picture, losses, finite, stuck, bad)
 
 
-def _is_stuck(totals: np.ndarray, optimizer: Optimizer) -> bool:
+def _bad(totals: Float[np.ndarray, "*steps_and_batch"], picture: Any) -> tuple[int, ...]:
+    """Return the numbers of the pictures whose losses or values are not finite."""
+    shown = np.asarray(jnp.isfinite(picture).all((-3, -2, -1)))
+    fine = np.isfinite(totals).all(0) & shown
+    return tuple(int(number) for number in np.flatnonzero(~fine))
+
+
+def _is_stuck(totals: np.ndarray, optimizer: Optimizer | None) -> bool:
     """Say whether an optimizer has gained nothing in its last steps, and so never will.
 
     Args:
@@ -187,7 +213,7 @@ def _is_stuck(totals: np.ndarray, optimizer: Optimizer) -> bool:
       optimizer: its name. The line search of `lbfgs` accepts no larger loss on purpose, so a step
         without gain has found nothing. `lbfgs-torch` may go up; its loss stays where it has ended.
     """
-    if optimizer == "adam" or len(totals) <= _STUCK:
+    if optimizer not in ("lbfgs", "lbfgs-torch") or len(totals) <= _STUCK:
         return False
     first, *later = totals
     return all(x == first or (x > first and optimizer == "lbfgs") for x in later)
@@ -198,13 +224,3 @@ def _moves(optimizer: Any) -> bool:
     if not isinstance(optimizer, AdamState):
         return True
     return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(optimizer.square))
-
-
-def _resized(image: _Style, shape: Shape) -> _Style:
-    return image if shape_of(image) == shape else jnp.clip(resample(image, shape), 0, 1)
-
-
-def _enlarged(picture: _Style, shape: Shape, *, clamp: bool) -> _Style:
-    """Bring the picture of one scale to the next one's size."""
-    larger = resample(picture, shape, method="cubic")
-    return jnp.clip(larger, 0, 1) if clamp else larger

@@ -1,6 +1,8 @@
 """The whole job on arrays: images and a network in, snapshots of the picture out."""
 
 import dataclasses
+import os
+import warnings
 from collections.abc import Generator, Sequence
 from typing import Any, Literal
 
@@ -8,15 +10,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.config import Config, ResolvedConfig
+from nst_jax.config import Config, ResolvedConfig, format_settings
 from nst_jax.devices.backend import resolve
 from nst_jax.devices.sharding import find_devices
 from nst_jax.errors import InputError
 from nst_jax.geometry import shape_of
-from nst_jax.io.arrays import ImageLike, as_image
-from nst_jax.network.vgg import VGG, freeze, recast
+from nst_jax.io.arrays import ImageLike, as_image, digest
+from nst_jax.losses.objective import Losses
+from nst_jax.network.vgg import VGG, freeze, parameters, recast
 from nst_jax.scale.tiled import check_tiled
-from nst_jax.transfer.multiscale import Run, Snapshot, snapshots
+from nst_jax.transfer.multiscale import EndScale, Pauses, Snapshot, snapshots
+from nst_jax.transfer.painting import Painting
 from nst_jax.transfer.saver import Checkpoints, Saver
 from nst_jax.transfer.schedule import make_schedule
 
@@ -32,10 +36,11 @@ def stylize(
     start: ImageLike | None = None,
     snapshot_every: int | None = 50,
     snapshot_seconds: float | None = None,
+    end_scale: EndScale | None = None,
     devices: int | Literal["all"] | Sequence[Any] | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: str | os.PathLike[str] | Checkpoints | None = None,
     checkpoint_seconds: float = 60.0,
-) -> Generator[Snapshot, None, None]:
+) -> Generator[Snapshot[Losses], None, None]:
     """Optimize a picture until it has the content image's features and the styles' statistics.
 
     The picture is painted at a small scale first. Each larger scale begins with the picture of the
@@ -49,19 +54,22 @@ def stylize(
         styles. One style image serves a whole batch.
       network: from `load_vgg19` or `load_vgg16`. It pools, pads and convolves as the config says,
         however it was built. Its dtype is the config's, unless the precision is auto.
-      config: the settings; our own recipe by default. `size` and `network` are not used here. With
-        the precision auto, a float32 network computes in what suits the device, and any other
-        network in its own dtype.
-      start: the first picture, sRGB of any size, in place of the one that `config.start` names.
+      config: the settings; our own recipe by default. `Config.size` and `Config.network` are not
+        used here. With the precision auto, a float32 network computes in what suits the device, and
+        any other network in its own dtype.
+      start: the first picture, sRGB of any size, in place of that of `Config.start`.
       snapshot_every: steps between snapshots; None: a snapshot at the end alone.
       snapshot_seconds: if given, a snapshot is also yielded about this often.
+      end_scale: asked with each snapshot; True ends its scale there. The steps that are left at the
+        scale are counted, but not made. (To end the run, leave the loop over the snapshots.)
       devices: how many of JAX's devices share the rows of the picture, or the pictures of a batch;
         or "all", or a list of devices. The result is that of one device but for rounding. By
         default JAX's default device computes. Where the devices belong to several processes, all
         processes call this with the same arguments.
-      checkpoints: keeps the state of the run, about every `checkpoint_seconds` and when the
-        generator is closed before the end. A run goes on from the newest checkpoint: on the same
-        devices with the same numbers as if it had not been interrupted.
+      checkpoints: a folder that keeps the state of the run, about every `checkpoint_seconds` and
+        when the generator is closed before the end. The same run goes on from the newest
+        checkpoint: on the same devices with the same numbers as if it had not been interrupted.
+        The folder of other images, weights or settings is refused. Or a store of your own.
       checkpoint_seconds: how often the state is saved, about.
 
     Yields:
@@ -74,10 +82,11 @@ def stylize(
         before a layer of the config's; for a precision that the device does not have, and for
         float64 without `jax_enable_x64`; for a batch with L-BFGS, which would make one problem of
         the batch; for Winograd's algorithm on many devices; for more devices than there are; for
-        tiles of a batch, on many devices or with optax's L-BFGS.
+        tiles of a batch, on many devices or with optax's L-BFGS; for a folder of checkpoints that
+        cannot be used.
     """
-    mesh = find_devices(devices)
-    network, config = _resolve(network, config or Config(), devices=len(mesh))
+    mesh, asked = find_devices(devices), config or Config()
+    network, config = _resolve(network, asked, devices=len(mesh))
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise InputError("precision is float64; it needs jax.config.update('jax_enable_x64', True)")
     if network.dtype != config.dtype:
@@ -86,8 +95,7 @@ def stylize(
             "build the network with the config's"
         )
     network.check_taps(config.taps)
-    if snapshot_every is not None and snapshot_every < 1:
-        raise InputError(f"snapshot_every is {snapshot_every}; it must be at least 1")
+    pauses = Pauses(snapshot_every, snapshot_seconds, end_scale)
     given: list[Any] = list(style) if isinstance(style, list | tuple) else [style]
     if not given:
         raise InputError("there is no style image; give at least one")
@@ -109,9 +117,31 @@ def stylize(
                 f"{', '.join(map(str, mesh))}; leave one of the two out"
             )
     frozen = freeze(network, taps=config.taps)
-    run = Run(content, styles, first, frozen, config, schedule, mesh)
-    saver = Saver(checkpoints, checkpoint_seconds)
-    return snapshots(run, snapshot_every, snapshot_seconds, saver)
+    painting = Painting(content, styles, first, frozen, config, schedule, mesh)
+    if not isinstance(checkpoints, str | os.PathLike):
+        return snapshots(painting, pauses, Saver(checkpoints, checkpoint_seconds))
+    store = _open_store(checkpoints, painting, network, asked)
+    return _closing(store, snapshots(painting, pauses, Saver(store, checkpoint_seconds)))
+
+
+def _open_store(
+    folder: str | os.PathLike[str], painting: Painting, network: VGG, asked: Config
+) -> Any:
+    """Return the `CheckpointStore` of a run: its images, weights and settings identify it."""
+    from nst_jax.io.checkpoint import CheckpointStore
+
+    images = {"content": [painting.content], "style": painting.styles, "start": [painting.start]}
+    made_from: dict[str, Any] = dict(format_settings(asked))
+    made_from |= {f"{role} image": [digest(image) for image in of] for role, of in images.items()}
+    made_from |= {"network": network.architecture.name, "weights": digest(parameters(network))}
+    return CheckpointStore(folder, fingerprint=made_from, warn=warnings.warn)
+
+
+def _closing(
+    store: Any, run: Generator[Snapshot[Losses], None, None]
+) -> Generator[Snapshot[Losses], None, None]:
+    with store:
+        yield from run
 
 
 def _check_batches(content: _Style, others: Sequence[_Style]) -> None:

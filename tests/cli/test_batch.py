@@ -66,7 +66,7 @@ def seen(monkeypatch):
         total = make_schedule(
             content.shape[-3:-1], [style.shape[-3:-1] for style in styles], config
         ).steps
-        one = np.ones(1, np.float32)
+        one = np.ones((1, *content.shape[:-3]), np.float32)
         losses = Losses(one, one, one, *[OrderedDict()] * 3)
         image = jnp.asarray(content if start is None else start) - 0.01
         for step in sorted({1, total}):

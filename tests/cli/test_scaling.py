@@ -399,7 +399,7 @@ def test_a_stop_is_kept_also_with_the_state_on_the_host(job, capfd, monkeypatch)
         kinds.append(type(scale))
         return scale
 
-    monkeypatch.setattr("nst_jax.transfer.multiscale.begin_scale", spy)
+    monkeypatch.setattr("nst_jax.transfer.painting.begin_scale", spy)
 
     interrupt(kept, monkeypatch)
     assert kinds == [TiledScale]

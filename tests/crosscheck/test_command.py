@@ -124,27 +124,26 @@ def style_per_row(patch):
 
 
 def kernel_not_turned_in_the_gradient(patch):
-    def backward(rectify, saved, cotangent):
-        cotangent = jnp.where(saved.rectified > 0, cotangent, 0) if rectify else cotangent
-        to_x = conv._correlate(cotangent, saved.kernel.swapaxes(2, 3))
-        return to_x, None, None, None, None
+    def back(kernel, x):
+        return conv._correlate(x, kernel.plain.swapaxes(2, 3))
 
-    patch.setattr(conv._conv3x3, "bwd", backward)
+    patch.setattr(conv, "_back", back)
 
 
 def biased_adam(patch):
     """Adam without the bias correction of its averages."""
 
-    def make_optimizer(settings):
+    def make_minimizer(settings, loss):
         def update(gradient, state, params=None):
             mean, square = state
             mean = settings.beta1 * mean + (1 - settings.beta1) * gradient
             square = settings.beta2 * square + (1 - settings.beta2) * gradient**2
             return -settings.learning_rate * mean / (jnp.sqrt(square) + 1e-8), (mean, square)
 
-        return optax.GradientTransformation(lambda x: (jnp.zeros_like(x),) * 2, update)
+        optimizer = optax.GradientTransformation(lambda x: (jnp.zeros_like(x),) * 2, update)
+        return minimize.Minimizer(loss, optimizer)
 
-    patch.setattr(ladder, "make_optimizer", make_optimizer)
+    patch.setattr(ladder, "make_minimizer", make_minimizer)
 
 
 def first_step_by_the_l2_norm(patch):
@@ -153,14 +152,14 @@ def first_step_by_the_l2_norm(patch):
 
 
 def clipped_after_every_step(patch):
-    right = minimize.step
+    right = minimize.step_once
 
-    def step(state, **options):
-        state, auxiliary = right(state, **options)
+    def step_once(minimizer, state, args):
+        state, record = right(minimizer, state, args)
         inside = vgg.normalize(jnp.clip(vgg.denormalize(state.variable), 0, 1))
-        return state._replace(variable=inside), auxiliary
+        return state._replace(variable=inside), record
 
-    patch.setattr(minimize, "step", step)
+    patch.setattr(minimize, "step_once", step_once)
 
 
 FAULTS = [

@@ -14,9 +14,10 @@ import numpy as np
 import optax
 import pytest
 
+from nst_jax import Minimizer
 from nst_jax.errors import InputError
 from nst_jax.io import checkpoint
-from nst_jax.optimizers import averaging, minimize
+from nst_jax.optimizers import averaging
 from nst_jax.optimizers.adam import torch_adam
 from nst_jax.optimizers.lbfgs import torch_lbfgs
 from package import ROOT
@@ -71,16 +72,10 @@ def assert_same(found, wanted):
     ids=["adam", "lbfgs-torch", "sgd"],
 )
 def test_the_rest_is_the_same_bit_for_bit(folder, optimizer, keep):
-    @jax.jit
-    def run(state):
-        def loss(x):
-            value = jnp.sum((x - 0.3) ** 4)
-            return value, value
-
-        return minimize.run(state, 3, loss=loss, optimizer=optimizer, keep=keep)[0]
-
+    minimizer = Minimizer(lambda x: jnp.sum((x - 0.3) ** 4), optimizer, iterates=keep)
+    run = lambda state: minimizer.run(state, 3)[0]  # noqa: E731
     start = jnp.linspace(0, 1, 15).reshape(5, 3)
-    state = run(minimize.init(start, optimizer=optimizer, keep=keep))
+    state = run(minimizer.init(start))
     with folder.store() as store:
         store.save(3, state, {"scale": 1, "name": "ä"})
     with folder.store() as store:
@@ -124,6 +119,11 @@ def test_the_folder_of_another_job_is_refused(folder, changes, message):
         folder.store(**changes)
 
 
+def test_a_job_without_a_fingerprint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="the fingerprint is empty, so any job could go on from"):
+        checkpoint.CheckpointStore(tmp_path, fingerprint={}, warn=print)
+
+
 def test_a_job_is_refused_that_lacks_what_another_one_has(folder):
     folder.store(steps=3).close()
     with pytest.raises(InputError, match="made from steps 3, not unknown;"):
@@ -148,9 +148,9 @@ def test_what_was_chosen_is_recalled(folder):
 def test_folders_that_cannot_be_used(folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be used"):
-        checkpoint.CheckpointStore(tmp_path / "file", fingerprint={}, warn=print)
+        checkpoint.CheckpointStore(tmp_path / "file", fingerprint=JOB, warn=print)
     with pytest.raises(InputError, match="holds no checkpoints; give a new folder"):
-        checkpoint.CheckpointStore(tmp_path, fingerprint={}, warn=print)
+        checkpoint.CheckpointStore(tmp_path, fingerprint=JOB, warn=print)
     folder.store().close()
     for text in ("{", "[]", '{"size": 64}'):
         (folder.path / "job.json").write_text(text)

@@ -56,3 +56,22 @@ def test_any_pytree(strict_dtypes):
     updates, state = optimizer.update(tree, optimizer.init(tree))
     jax.tree.map(lambda u: np.testing.assert_allclose(u, -0.1, rtol=1e-6), updates)
     assert state.iteration == 1
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_types_are_kept(kind, strict_dtypes):
+    optimizer, x = torch_adam(jnp.asarray(0.1, "float32")), jnp.ones(3, kind)
+    state = optimizer.init(x)
+    updates, after = optimizer.update(x, state, x)
+    assert updates.dtype == x.dtype
+    assert jax.tree.map(lambda a: a.dtype, after) == jax.tree.map(lambda a: a.dtype, state)
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0])
+def test_no_finite_step_sets_off_jax_debug_nans(slope):
+    optimizer, x = torch_adam(0.1), jnp.ones(3)
+    state = optimizer.init(x)
+    with jax.debug_nans(True):
+        for _ in range(2):
+            updates, state = optimizer.update(slope * x, state)
+            assert jnp.isfinite(updates).all()

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -7,8 +8,7 @@ from nst_jax.optimizers import averaging, minimize
 
 
 def bowl(x):
-    value = jnp.sum(x**2)
-    return value, value
+    return jnp.sum(x**2)
 
 
 START = np.array([1.0, -2.0], np.float32)
@@ -16,13 +16,12 @@ START = np.array([1.0, -2.0], np.float32)
 
 def follow(keep, steps, **options):
     """Return the picture, and all iterates, of gradient descent."""
-    optimizer = optax.sgd(0.1)
-    state = minimize.init(jnp.asarray(START), optimizer=optimizer, keep=keep)
-    variables = [START]
+    minimizer = minimize.Minimizer(bowl, optax.sgd(0.1), iterates=keep, **options)
+    state, variables = minimizer.init(jnp.asarray(START)), [START]
     for _ in range(steps):
-        state, _ = minimize.step(state, loss=bowl, optimizer=optimizer, keep=keep, **options)
+        state, _ = minimize.step_once(minimizer, state, ())
         variables.append(np.asarray(state.variable))
-    return np.asarray(keep.read(state.kept, state.variable)), variables
+    return np.asarray(minimizer.read(state)), variables
 
 
 def test_last():
@@ -62,3 +61,31 @@ def test_a_projection_holds_after_every_step():
     _, variables = follow(averaging.last(), 3, project=lambda x: jnp.clip(x, -1.2, 0.5))
     assert all((x >= -1.2).all() and (x <= 0.5).all() for x in variables[1:])
     np.testing.assert_allclose(variables[1], [0.5, -1.2])
+
+
+RULES = {
+    "last": averaging.last(),
+    "average": averaging.average(0.9),
+    "first average": averaging.average(0.0),
+    "best": averaging.best(),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_types_are_kept(rule, kind, strict_dtypes):
+    """Also where the loss is summed in a wider type than the variable's."""
+    keep, x = RULES[rule], jnp.ones(3, kind)
+    kept = keep.init(x)
+    with jax.debug_nans(True):
+        after = keep.update(kept, x, jnp.float32(3), 2 * x)
+        picture = keep.read(after, 2 * x)
+    assert picture.dtype == x.dtype
+    assert jax.tree.map(lambda a: a.dtype, after) == jax.tree.map(lambda a: a.dtype, kept)
+
+
+def test_best_tells_losses_apart_that_the_type_of_the_variable_cannot():
+    keep, x = averaging.best(), jnp.zeros(1, "bfloat16")
+    kept = keep.update(keep.init(x), x, jnp.float32(1.001), x)
+    kept = keep.update(kept, x + 1, jnp.float32(1.0005), x)
+    assert keep.read(kept, x) == 1

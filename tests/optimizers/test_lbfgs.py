@@ -24,13 +24,12 @@ def problem(seed):
 
 def run(loss, start, steps, **options):
     """Return the variable after every update, the losses, and the last state."""
-    optimizer = torch_lbfgs(**options)
-    step = jax.jit(functools.partial(minimize.step, loss=loss, optimizer=optimizer))
-    state, path, losses = minimize.init(jnp.asarray(start), optimizer=optimizer), [], []
+    minimizer = minimize.Minimizer(loss, torch_lbfgs(**options))
+    state, path, losses = minimizer.init(jnp.asarray(start)), [], []
     for _ in range(steps):
-        state, value = step(state)
+        state, record = minimizer.step(state)
         path.append(np.asarray(state.variable))
-        losses.append(float(value))
+        losses.append(float(record.loss))
     return np.array(path), np.array(losses), state
 
 
@@ -58,8 +57,7 @@ def both(seed, torch):
 
     def ours(x):
         d = x - target
-        value = 0.5 * d @ jnp.asarray(matrix) @ d + 0.05 * jnp.sum(d**4)
-        return value, value
+        return 0.5 * d @ jnp.asarray(matrix) @ d + 0.05 * jnp.sum(d**4)
 
     def theirs(x):
         d = x - torch.tensor(target)
@@ -96,16 +94,16 @@ def test_torchs_max_iter_only_groups_the_same_evaluations(torch):
 
 def test_first_step_is_bounded_by_the_l1_norm():
     slope = np.array([3.0, -4.0])  # L1 norm 7, L2 norm 5
-    path, _, _ = run(lambda x: (x @ slope,) * 2, np.zeros(2, np.float32), 1)
+    path, _, _ = run(lambda x: x @ slope, np.zeros(2, np.float32), 1)
     np.testing.assert_allclose(path[0], -slope / 7, rtol=1e-6)
-    path, _, _ = run(lambda x: (0.1 * x @ slope,) * 2, np.zeros(2, np.float32), 1)
+    path, _, _ = run(lambda x: 0.1 * x @ slope, np.zeros(2, np.float32), 1)
     np.testing.assert_allclose(path[0], -slope / 10, rtol=1e-6)  # 1/‖g‖₁ is above 1
 
 
 def test_a_pair_without_curvature_is_left_out_as_in_torch(torch):
     """A concave stretch: the gradient's change points against the step."""
     with jax.enable_x64(True):
-        ours = lambda x: (-jnp.sum(x**2) + jnp.sum(x**4),) * 2  # noqa: E731
+        ours = lambda x: -jnp.sum(x**2) + jnp.sum(x**4)  # noqa: E731
         path, _, state = run(ours, np.array([0.05, 0.1]), 2)
         assert state.optimizer.pairs.number == 0
         path, _, state = run(ours, np.array([0.05, 0.1]), 12)
@@ -125,28 +123,28 @@ def test_tolerances_end_the_updates_where_torch_ends_them(torch):
     assert state.optimizer.stopped
     np.testing.assert_allclose(path[-1], their_path[-1], rtol=1e-6)
     np.testing.assert_array_equal(path[-1], path[-2])
-    early = run(lambda x: (jnp.sum((x - 3) ** 4),) * 2, start, 3)[2]
+    early = run(lambda x: jnp.sum((x - 3) ** 4), start, 3)[2]
     assert not early.optimizer.stopped
 
 
 def test_at_a_minimum_nothing_moves_and_nothing_is_counted():
-    path, _, state = run(lambda x: (jnp.sum(x**2),) * 2, np.zeros(3, np.float32), 3)
+    path, _, state = run(lambda x: jnp.sum(x**2), np.zeros(3, np.float32), 3)
     assert (path == 0).all()
     assert state.optimizer.iteration == 0
     assert state.optimizer.stopped
 
 
 def test_a_gradient_below_the_tolerance_moves_nothing():
-    path, _, state = run(lambda x: (jnp.sum(5e-8 * x),) * 2, np.zeros(3, np.float32), 2)
+    path, _, state = run(lambda x: jnp.sum(5e-8 * x), np.zeros(3, np.float32), 2)
     assert (path == 0).all()
     assert state.optimizer.iteration == 0
-    path, _, _ = run(lambda x: (jnp.sum(5e-4 * x),) * 2, np.zeros(3, np.float32), 1)
+    path, _, _ = run(lambda x: jnp.sum(5e-4 * x), np.zeros(3, np.float32), 1)
     assert (path != 0).all()
 
 
 def test_a_small_change_of_the_loss_is_told():
     """A slope so gentle that the loss does not change in its last digit, though the steps do."""
-    slope = lambda x: (5 + jnp.sum(1e-4 * x),) * 2  # noqa: E731
+    slope = lambda x: 5 + jnp.sum(1e-4 * x)  # noqa: E731
     assert not run(slope, np.zeros(2, np.float32), 1)[2].optimizer.stopped
     path, _, state = run(slope, np.zeros(2, np.float32), 2)
     assert state.optimizer.stopped
@@ -184,14 +182,13 @@ def test_blocks_of_pairs_make_the_same_steps_and_their_length_is_known(block):
     matrix, target, start = problem(0)
 
     def loss(x):
-        value = 0.5 * (x - target) @ jnp.asarray(matrix) @ (x - target)
-        return value, value
+        return 0.5 * (x - target) @ jnp.asarray(matrix) @ (x - target)
 
     def steps(**options):
-        optimizer = torch_lbfgs(0.5, memory_size=3, **options)
-        advance = functools.partial(minimize.run, loss=loss, optimizer=optimizer, capacity=8)
-        state = minimize.init(jnp.asarray(start), optimizer=optimizer)
-        compiled = jax.jit(advance).lower(state, 8).compile()
+        minimizer = minimize.Minimizer(loss, torch_lbfgs(0.5, memory_size=3, **options))
+        advance = jax.jit(functools.partial(minimizer.run, capacity=8))
+        state = minimizer.init(jnp.asarray(start))
+        compiled = advance.lower(state, 8).compile()
         return compiled(state, 8)[0], compiled.as_text()
 
     with jax.enable_x64(True):
@@ -205,23 +202,35 @@ def test_blocks_of_pairs_make_the_same_steps_and_their_length_is_known(block):
 
 def test_any_pytree_and_bounded_memory():
     start = {"a": jnp.ones((2, 3)), "b": jnp.full(4, 2.0)}
-    bowl = lambda x: (jnp.sum(x["a"] ** 2) + jnp.sum(3 * x["b"] ** 2), None)  # noqa: E731
-    optimizer = torch_lbfgs(memory_size=3)
-    state = minimize.init(start, optimizer=optimizer)
+    bowl = lambda x: jnp.sum(x["a"] ** 2) + jnp.sum(3 * x["b"] ** 2)  # noqa: E731
+    minimizer = minimize.Minimizer(bowl, torch_lbfgs(memory_size=3))
+    state = minimizer.init(start)
     shapes = jax.tree.map(jnp.shape, state)
     assert state.optimizer.pairs.steps["a"].shape == (3, 2, 3)
-    advance = jax.jit(functools.partial(minimize.run, loss=bowl, optimizer=optimizer, capacity=20))
-    state, _ = advance(state, 15)
-    assert bowl(state.variable)[0] < 1e-8
+    state, _ = minimizer.run(state, 15)
+    assert bowl(state.variable) < 1e-8
     assert jax.tree.map(jnp.shape, state) == shapes
 
 
+@pytest.mark.parametrize("slopes", [[0, 0, 0], [2, 2, 2], [2, 1, 1]])
+@pytest.mark.parametrize("given", [True, False], ids=["with a value", "without"])
+def test_no_finite_step_sets_off_jax_debug_nans(slopes, given):
+    """Flat, without any change of the gradient, and with a pair."""
+    optimizer, x = torch_lbfgs(memory_size=2), jnp.ones(3)
+    state = optimizer.init(x)
+    with jax.debug_nans(True):
+        for slope in slopes:
+            value = {"value": jnp.float32(slope)} if given else {}
+            updates, state = optimizer.update(jnp.full(3, float(slope)), state, x, **value)
+            assert jnp.isfinite(updates).all()
+
+
+@pytest.mark.parametrize("rate", [1.0, jnp.ones(())], ids=["number", "array"])
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
-def test_types_are_kept(kind):
-    with jax.numpy_dtype_promotion("standard"):
-        optimizer = torch_lbfgs(memory_size=2)
-        x = jnp.ones(3, kind)
-        state = optimizer.init(x)
-        updates, after = jax.jit(optimizer.update)(2 * x, state, x, value=jnp.float32(3))
+def test_types_are_kept(kind, rate, strict_dtypes):
+    optimizer = torch_lbfgs(rate, memory_size=2, block=2)
+    x = jnp.ones(3, kind)
+    state = optimizer.init(x)
+    updates, after = jax.jit(optimizer.update)(2 * x, state, x, value=jnp.float32(3))
     assert updates.dtype == x.dtype
     assert jax.tree.map(lambda a: a.dtype, after) == jax.tree.map(lambda a: a.dtype, state)

@@ -21,7 +21,7 @@ from nst_jax.devices.backend import block, resolve
 from nst_jax.errors import InputError
 from nst_jax.losses.objective import style_transfer_loss
 from nst_jax.network.architecture import ARCHITECTURES
-from nst_jax.network.vgg import freeze
+from nst_jax.network.vgg import MEAN, freeze
 from nst_jax.scale import step as scale_step
 from nst_jax.scale import whole as scale_whole
 from nst_jax.transfer import pace, schedule
@@ -117,10 +117,25 @@ def test_a_batch_is_independent_pictures(network, photographs):
     batch = np.stack([content, content[:, ::-1]])
     *_, together = stylize(batch, style, network=network, config=CONFIG)
     assert together.image.shape == batch.shape
+    assert all(x.shape == (6, 2) for x in jax.tree.leaves(together.losses))
     for i in range(2):
         *_, alone = stylize(batch[i], style, network=network, config=CONFIG)
+        # Float32 sums in another order, and the steps before.
+        np.testing.assert_allclose(together.losses.total[:, i], alone.losses.total, rtol=1e-3)
         # Adam's first steps turn rounding into small differences of the picture.
         np.testing.assert_allclose(together.image[i], alone.image, atol=5e-3)
+
+
+def test_of_a_batch_the_picture_that_went_bad_is_named(random_params, photographs):
+    kernel = random_params["conv1_1.kernel"] * np.float32(1e25)  # its squares overflow
+    network = build_vgg19({**random_params, "conv1_1.kernel": kernel})
+    content, _ = photographs
+    zero = np.broadcast_to(np.float32(MEAN), content.shape)  # to the network
+    batch = np.stack([zero, content, zero])
+    snapshots = list(stylize(batch, zero, network=network, config=CONFIG, snapshot_every=1))
+    assert [(s.finite, s.bad) for s in snapshots] == [(False, (1,))]
+    np.testing.assert_array_equal(snapshots[0].image, batch)  # the last good one
+    assert np.isfinite(snapshots[0].losses.total[:, [0, 2]]).all()
 
 
 def test_starts_from_the_content(network, photographs):
@@ -194,7 +209,7 @@ def test_mistakes(network, photographs, unchecked):
         (
             (content, [style, style]),
             {"config": dataclasses.replace(CONFIG, style_blend=(1.0,))},
-            "style-blend has 1 shares, but the number of styles is 2",
+            "style_blend has 1 shares, but the number of styles is 2",
         ),
         ((small, style), {}, "the content image: an image of 40x1 px is too small"),
         ((content[..., :2], style), {}, "the content image is float32"),
@@ -389,10 +404,10 @@ def test_a_run_in_blocks_is_the_same_run(network, photographs, monkeypatch):
         return list(stylize(*photographs, network=network, config=CONFIG))[-1]
 
     plain, traced = last(), []
-    whole = scale_step.minimize.run
+    whole = scale_step.run_steps
     monkeypatch.setattr(
-        scale_step.minimize,
-        "run",
+        scale_step,
+        "run_steps",
         lambda *a, block, **k: traced.append(block) or whole(*a, block=block, **k),
     )
     monkeypatch.setattr(scale_whole, "block", lambda platform: {"cpu": 3}[platform])
@@ -439,7 +454,7 @@ def test_a_run_over_scales(network, photographs):
 
 def test_adam_goes_on_at_the_next_scale(network, photographs, monkeypatch):
     *_, last = stylize(*photographs, network=network, config=SCALES)
-    monkeypatch.setattr(scale_whole, "carry", lambda state, fresh: fresh)
+    monkeypatch.setattr(scale_whole, "resize_state", lambda state, fresh: fresh)
     *_, anew = stylize(*photographs, network=network, config=SCALES)
     assert np.abs(last.image - anew.image).max() > 1e-3
 
@@ -458,6 +473,23 @@ def test_the_next_scale_begins_with_the_picture_of_the_one_before(network, photo
     # One step of Adam moves no pixel by much more than its rate, and the average less.
     assert np.abs(enlarged - large).max() < 0.05
     assert np.abs(enlarged - geometry.resample(content, large.shape[:2])).mean() > 0.02
+
+
+def test_snapshots_say_where_they_are_and_a_callback_ends_a_scale(network, photographs):
+    asked = []
+
+    def enough(snapshot):
+        asked.append((snapshot.scale, snapshot.scales, snapshot.scale_step, snapshot.step))
+        return snapshot.scale_step >= 2 and snapshot.scale < 3
+
+    snapshots = stylize(
+        *photographs, network=network, config=SCALES, snapshot_every=1, end_scale=enough
+    )
+    made = [(len(s.losses.total), s.image.shape[0]) for s in snapshots]
+    # The steps that are left at a scale are counted: 5, 3 and 3 are planned.
+    places = [(1, 1, 1), (1, 2, 2), (2, 1, 6), (2, 2, 7), (3, 1, 9), (3, 2, 10), (3, 3, 11)]
+    assert asked == [(scale, 3, at, step) for scale, at, step in places]
+    assert made == [(1, 18)] * 2 + [(1, 26)] * 2 + [(1, 37)] * 3
 
 
 @pytest.mark.parametrize("rate", [1e38])
@@ -480,8 +512,8 @@ def test_every_space_and_picture(network, photographs, space, picture):
     *_, last = stylize(*photographs, network=network, config=config)
     assert last.losses.total[-1] < 0.9 * last.losses.total[0]
     losses = last.losses
-    assert set(losses.regularizers) == {"tv"}
-    expected = 3 * losses.content + losses.style + 20 * losses.regularizers["tv"]
+    assert set(losses.terms) == {"tv"}
+    expected = 3 * losses.content + losses.style + 20 * losses.terms["tv"]
     np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
     assert np.abs(last.image - photographs[0]).max() > 0.01
 
@@ -490,8 +522,8 @@ def test_only_what_has_a_weight_is_computed(network, photographs):
     config = dataclasses.replace(SCALES, min_size=0, tv_weight=0.0, range_weight=2.0, clamp=False)
     *_, last = stylize(*photographs, network=network, config=config)
     losses = last.losses
-    assert set(losses.regularizers) == {"range"}
-    expected = 3 * losses.content + losses.style + 2 * losses.regularizers["range"]
+    assert set(losses.terms) == {"range"}
+    expected = 3 * losses.content + losses.style + 2 * losses.terms["range"]
     np.testing.assert_allclose(losses.total, expected, rtol=1e-6)
 
 
@@ -596,8 +628,49 @@ def test_the_defaults_of_the_loss_are_the_settings():
 
     config = Config()
     parameters = inspect.signature(style_transfer_loss).parameters
-    for name in ("content_weight", "style_weight", "content_loss", "style_loss"):
+    for name in ("content_weight", "style_weight", "content_loss"):
         assert parameters[name].default == getattr(config, name)
+    assert inspect.signature(make_targets).parameters["style_loss"].default == config.style_loss
+
+
+@pytest.fixture
+def stopped(network, photographs, tmp_path):
+    """The folder of a run that was left after some steps, and what that run was given."""
+    pytest.importorskip("orbax.checkpoint")
+    given = {"network": network, "config": SCALES, "snapshot_every": 2}
+    snapshots = stylize(*photographs, checkpoints=tmp_path / "run", **given)
+    assert next(s.step for s in snapshots if s.step >= 6) == 6  # in the second scale
+    snapshots.close()
+    return tmp_path / "run", given
+
+
+def test_a_folder_of_checkpoints_resumes_the_same_run(stopped, network, photographs):
+    folder, given = stopped
+    whole = list(stylize(*photographs, **given))
+    rest = list(stylize(*photographs, checkpoints=str(folder), **given))
+    assert [s.step for s in rest] == [s.step for s in whole if s.step > 6]
+    assert [(s.scale, s.scale_step) for s in rest] == [(2, 3), (3, 2), (3, 3)]
+    np.testing.assert_array_equal(rest[-1].image, whole[-1].image)
+
+
+@pytest.mark.parametrize("what", ["content image", "style image", "weights", "steps 3, not 4"])
+def test_a_folder_of_checkpoints_is_refused_to_another_run(
+    stopped, random_params, photographs, what
+):
+    folder, given = stopped
+    content, style = photographs
+    match what:
+        case "content image":
+            content = content[::-1]
+        case "style image":
+            style = style[::-1]
+        case "weights":
+            bias = random_params["conv2_1.bias"] + np.float32(1e-3)
+            given["network"] = build_vgg19({**random_params, "conv2_1.bias": bias})
+        case _:
+            given["config"] = dataclasses.replace(SCALES, steps=4)
+    with pytest.raises(InputError, match=f"belongs to another job, made from (another )?{what}"):
+        stylize(content, style, checkpoints=folder, **given)
 
 
 class TestVGG16:
@@ -612,7 +685,6 @@ class TestVGG16:
         given = {"network": network, "config": config, "start": start, "snapshot_every": 1}
         first, last = stylize(content, style, **given)
         features = functools.partial(network, taps=config.taps)
-        kinds = {"content_loss": config.content_loss, "style_loss": config.style_loss}
         targets = make_targets(
             features,
             jnp.asarray(content),
@@ -626,8 +698,8 @@ class TestVGG16:
             targets,
             features=features,
             content_weight=config.content_weight,
+            content_loss=config.content_loss,
             style_layer_weights=dict(config.style_layers),
-            **kinds,
         )
         # The run computes by Winograd's algorithm.
         np.testing.assert_allclose(first.losses.total[0], loss, rtol=1e-4)
@@ -636,7 +708,7 @@ class TestVGG16:
     def test_layers_that_it_does_not_have(self, random_vgg16, photographs, unchecked):
         network = build_vgg16(random_vgg16)
         config = Config(style_layers=layers("relu1_1", "relu3_4"))
-        with pytest.raises(InputError, match="style-layers: unknown VGG-16 layer: 'relu3_4'"):
+        with pytest.raises(InputError, match="style_layers: unknown VGG-16 layer: 'relu3_4'"):
             stylize(*photographs, network=network, config=config)
         with pytest.raises(InputError, match="unknown VGG-16 layer"):
             dataclasses.replace(config, network="vgg16")

@@ -1,0 +1,77 @@
+"""What `stylize` works on: the images, the network and the settings, at each scale."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nst_jax.config import Optimizer, ResolvedConfig
+from nst_jax.devices.sharding import spans_processes
+from nst_jax.geometry import Shape, resample, shape_of
+from nst_jax.network.vgg import VGG
+from nst_jax.scale.interface import Scale, ScaleInputs
+from nst_jax.scale.prepare import begin_scale
+from nst_jax.transfer.initial_image import first_picture
+from nst_jax.transfer.schedule import Schedule
+
+_Picture = Float[Array, "*batch height width 3"]
+_Style = Float[Array, "*_ _ _ 3"]  # each of another size
+
+
+class Painting(NamedTuple):
+    """A `multiscale.Job`; see `stylize` for its parts."""
+
+    content: _Picture
+    styles: Sequence[_Style]
+    start: Float[Array, "*start_batch start_height start_width 3"] | None
+    network: VGG
+    config: ResolvedConfig
+    schedule: Schedule
+    devices: Sequence[Any]
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The updates at each scale."""
+        return [plan.steps for plan in self.schedule.scales]
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer's name."""
+        return self.config.optimizer
+
+    @property
+    def agreed(self) -> bool:
+        """Whether several processes must do the same together."""
+        return spans_processes(self.devices)
+
+    def begin(self, number: int, picture: Any, before: Scale | None) -> tuple[Scale, Any]:
+        """Prepare a scale; see `multiscale.Job`."""
+        plan = self.schedule.scales[number]
+        content = _resized(self.content, plan.shape)
+        styles = list(map(_resized, self.styles, plan.styles))
+        if picture is None:
+            picture = first_picture(content, styles, self.start, self.config)
+        else:
+            picture = _enlarged(picture, plan.shape, clamp=self.config.clamp)
+        inputs = ScaleInputs(
+            content,
+            styles,
+            picture,
+            self.network,
+            self.config,
+            tiles=plan.tiles,
+            devices=self.devices,
+            before=before.state() if before else None,
+        )
+        return begin_scale(inputs), picture
+
+
+def _resized(image: _Style, shape: Shape) -> _Style:
+    return image if shape_of(image) == shape else jnp.clip(resample(image, shape), 0, 1)
+
+
+def _enlarged(picture: _Style, shape: Shape, *, clamp: bool) -> _Style:
+    """Bring the picture of one scale to the next one's size."""
+    larger = resample(picture, shape, method="cubic")
+    return jnp.clip(larger, 0, 1) if clamp else larger
