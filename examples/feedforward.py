@@ -6,7 +6,7 @@ Johnson et al., arXiv 1603.08155: `perceptual_loss` compares an output with its 
 """
 
 import argparse
-import functools
+from tempfile import gettempdir
 
 import jax
 import numpy as np
@@ -38,15 +38,13 @@ class Stylizer(nnx.Module):
 
 
 @nnx.jit
-def train(stylizer, optimizer, vgg, batch, style):
-    """Make one update, and return the loss before it."""
-    features = functools.partial(vgg, taps=("relu4_2", *STYLE))
-    loss = functools.partial(nst_jax.perceptual_loss, features=features, content_layers=["relu4_2"])
+def train(stylizer, optimizer, batch, **given):
+    """Make one update, and return the mean loss of the batch before it."""
     value, gradient = nnx.value_and_grad(
-        lambda net: loss(net(batch), batch, style=style, style_layer_weights=STYLE)[0]
+        lambda f: nst_jax.perceptual_loss(f(batch), batch, content_layers=["relu4_2"], **given)[0]
     )(stylizer)
     optimizer.update(stylizer, gradient)
-    return value
+    return value / len(batch)
 
 
 def main():
@@ -56,23 +54,25 @@ def main():
     parser.add_argument("--style", default="png/style.png")
     parser.add_argument("--size", type=int, default=96, help="sides of the crops in px")
     parser.add_argument("--steps", type=int, default=300)
-    for flag, value in ("network", "vgg19"), ("weights", "auto"), ("output", "feedforward.png"):
-        parser.add_argument(f"--{flag}", default=value)  # see nst_jax.load_network
+    parser.add_argument("--weights", default="auto", help="as for nst_jax.load_network")
+    parser.add_argument("--output", default=f"{gettempdir()}/feedforward.png")
     flags = parser.parse_args()
     size, rng, losses = flags.size, np.random.default_rng(0), []
     first = nst_jax.load_image(flags.content[0], size=2 * size, side="shortest")
     pictures = [nst_jax.load_image(path, shape=first.shape[:2]) for path in flags.content]
-    vgg = nst_jax.load_network(flags.network, flags.weights, pooling="max")
+    vgg = nst_jax.load_network("vgg19", flags.weights, pooling="max").features(["relu4_2", *STYLE])
     style = nst_jax.load_image(flags.style, size=2 * size, side="shortest")
-    described = nst_jax.describe_style(vgg, style, layers=tuple(STYLE))
+    statistics = nst_jax.describe_style(vgg, style, layers=tuple(STYLE))
+    given = {"features": vgg, "style": statistics, "style_layer_weights": STYLE}
     stylizer = Stylizer(nnx.Rngs(0))
     optimizer = nnx.Optimizer(stylizer, optax.adam(2e-3), wrt=nnx.Param)
     for _ in range(flags.steps):
         corners = rng.integers(np.subtract(first.shape[:2], size) + 1, size=(4, 2))
         crops = [rng.choice(pictures)[y : y + size, x : x + size] for y, x in corners]
-        losses.append(train(stylizer, optimizer, vgg, np.stack(crops), described))
+        losses.append(train(stylizer, optimizer, np.stack(crops), **given))
     print(f"loss {losses[0]:.4f} at first, {losses[-1]:.4f} at last")
     nst_jax.save_image(flags.output, np.concatenate([first, stylizer(first[None])[0]], axis=1))
+    print(f"wrote {flags.output}")
 
 
 if __name__ == "__main__":

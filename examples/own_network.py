@@ -7,7 +7,7 @@ This network is one layer of random filters at three scales. Ustyuzhaninov et al
 """
 
 import argparse
-import functools
+from tempfile import gettempdir
 
 import jax
 import jax.numpy as jnp
@@ -27,26 +27,15 @@ def features(image):
     return maps
 
 
-@functools.partial(jax.jit, static_argnames="steps")
-def paint(content, style, *, steps):
-    """Return the state after some steps from the content image, and the `Losses` of each."""
-    targets = nst_jax.make_targets(
-        features,
-        content,
-        style,
-        content_layers=("scale1",),
-        style_layers=("scale0", "scale1", "scale2"),
-    )
-    loss = functools.partial(
-        nst_jax.style_transfer_loss,
-        targets=targets,
+def loss(image, targets):
+    """Return the loss of a picture, and its parts."""
+    return nst_jax.style_transfer_loss(
+        image,
+        targets,
         features=features,
         style_weight=20.0,
-        regularizers={"variation": (20.0, nst_jax.total_variation)},
+        terms={"variation": (20.0, lambda image, maps: nst_jax.total_variation(image))},
     )
-    optimizer = optax.adam(0.02, b2=0.99)
-    state = nst_jax.init(content, optimizer=optimizer)
-    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer)
 
 
 def main():
@@ -56,14 +45,23 @@ def main():
     parser.add_argument("--style", default="png/style.png")
     parser.add_argument("--size", type=int, default=160, help="longest side in px")
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--output", default="own_network.png")
+    parser.add_argument("--output", default=f"{gettempdir()}/own_network.png")
     flags = parser.parse_args()
 
     content = jnp.asarray(nst_jax.load_image(flags.content, size=flags.size))
     style = jnp.asarray(nst_jax.load_image(flags.style, size=flags.size))
-    state, losses = paint(content, style, steps=flags.steps)
-    print(f"loss {losses.total[0]:.4f} at first, {losses.total[-1]:.4f} at last")
+    targets = nst_jax.make_targets(
+        features,
+        content,
+        style,
+        content_layers=["scale1"],
+        style_layers=["scale0", "scale1", "scale2"],
+    )
+    minimizer = nst_jax.Minimizer(loss, optax.adam(0.02, b2=0.99), has_aux=True)
+    state, record = minimizer.run(minimizer.init(content), flags.steps, targets)
+    print(f"loss {record.loss[0]:.4f} at first, {record.loss[-1]:.4f} at last")
     nst_jax.save_image(flags.output, jnp.clip(state.variable, 0, 1))
+    print(f"wrote {flags.output}")
 
 
 if __name__ == "__main__":

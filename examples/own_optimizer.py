@@ -7,9 +7,8 @@ only the schedule sets the length of a step: a factor of the loss makes no diffe
 """
 
 import argparse
-import functools
+from tempfile import gettempdir
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -29,24 +28,15 @@ def normalized_momentum(decay):
     return optax.GradientTransformation(jnp.zeros_like, update)
 
 
-@functools.partial(jax.jit, static_argnames="steps")
-def paint(network, content, style, *, steps):
-    """Return the state after some steps from the content image, and the `Losses` of each."""
-    features = functools.partial(network, taps=(*CONTENT_LAYERS, *STYLE_LAYERS))
-    targets = nst_jax.make_targets(
-        features, content, style, content_layers=CONTENT_LAYERS, style_layers=tuple(STYLE_LAYERS)
-    )
-    loss = functools.partial(
-        nst_jax.style_transfer_loss,
-        targets=targets,
+def loss(image, features, targets):
+    """Return the loss of a picture, and its parts."""
+    return nst_jax.style_transfer_loss(
+        image,
+        targets,
         features=features,
         style_layer_weights=STYLE_LAYERS,
-        regularizers={"variation": (40.0, nst_jax.total_variation)},
+        terms={"variation": (40.0, lambda image, maps: nst_jax.total_variation(image))},
     )
-    schedule = optax.cosine_decay_schedule(0.01, steps)
-    optimizer = optax.chain(normalized_momentum(0.9), optax.scale_by_learning_rate(schedule))
-    state = nst_jax.init(content, optimizer=optimizer)
-    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer)
 
 
 def main():
@@ -58,15 +48,23 @@ def main():
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--network", default="vgg19", choices=("vgg19", "vgg16"))
     parser.add_argument("--weights", default="auto", help="as for nst_jax.load_network")
-    parser.add_argument("--output", default="own_optimizer.png")
+    parser.add_argument("--output", default=f"{gettempdir()}/own_optimizer.png")
     flags = parser.parse_args()
 
     network = nst_jax.load_network(flags.network, flags.weights, pooling="max")
     content = jnp.asarray(nst_jax.load_image(flags.content, size=flags.size))
     style = jnp.asarray(nst_jax.load_image(flags.style, size=flags.size))
-    state, losses = paint(network, content, style, steps=flags.steps)
-    print(f"loss {losses.total[0]:.4f} at first, {losses.total[-1]:.4f} at last")
+    features = network.features((*CONTENT_LAYERS, *STYLE_LAYERS))
+    targets = nst_jax.make_targets(
+        features, content, style, content_layers=CONTENT_LAYERS, style_layers=tuple(STYLE_LAYERS)
+    )
+    schedule = optax.cosine_decay_schedule(0.01, flags.steps)
+    optimizer = optax.chain(normalized_momentum(0.9), optax.scale_by_learning_rate(schedule))
+    minimizer = nst_jax.Minimizer(loss, optimizer, has_aux=True)
+    state, record = minimizer.run(minimizer.init(content), flags.steps, features, targets)
+    print(f"loss {record.loss[0]:.4f} at first, {record.loss[-1]:.4f} at last")
     nst_jax.save_image(flags.output, jnp.clip(state.variable, 0, 1))
+    print(f"wrote {flags.output}")
 
 
 if __name__ == "__main__":

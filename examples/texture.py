@@ -4,11 +4,11 @@
 
 Gatys, Ecker and Bethge, arXiv 1505.07376: any picture whose feature maps have the texture's Gram
 matrices looks like the texture. So L-BFGS starts from noise and matches the matrices. Without
-content layers `make_targets` reads only the size of the first image.
+content layers `make_targets` keeps nothing of its content image; here the style stands in.
 """
 
 import argparse
-import functools
+from tempfile import gettempdir
 
 import jax
 import jax.numpy as jnp
@@ -19,27 +19,9 @@ import nst_jax
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
 
 
-@functools.partial(jax.jit, static_argnames="steps")
-def grow(network, noise, style, *, steps):
-    """Return the state after some steps of L-BFGS, and the `Losses` of each."""
-    features = functools.partial(network, taps=LAYERS)
-    targets = nst_jax.make_targets(
-        features,
-        noise,
-        style,
-        content_layers=(),
-        style_layers=LAYERS,
-        style_loss="relative-gram",
-    )
-    loss = functools.partial(
-        nst_jax.style_transfer_loss,
-        targets=targets,
-        features=features,
-        style_loss="relative-gram",
-    )
-    optimizer = optax.lbfgs(memory_size=20)
-    state = nst_jax.init(noise, optimizer=optimizer)
-    return nst_jax.run(state, steps, loss=loss, optimizer=optimizer)
+def loss(image, features, targets):
+    """Return the loss of a picture, and its parts."""
+    return nst_jax.style_transfer_loss(image, targets, features=features)
 
 
 def main():
@@ -51,7 +33,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--network", default="vgg19", choices=("vgg19", "vgg16"))
     parser.add_argument("--weights", default="auto", help="as for nst_jax.load_network")
-    parser.add_argument("--output", default="texture.png")
+    parser.add_argument("--output", default=f"{gettempdir()}/texture.png")
     flags = parser.parse_args()
 
     style = jnp.asarray(nst_jax.load_image(flags.style, size=flags.size, side="shortest"))
@@ -59,12 +41,17 @@ def main():
     shape = (flags.size, flags.size, 3)
     noise = mean + deviation * jax.random.normal(jax.random.key(flags.seed), shape)
 
-    network = nst_jax.load_network(flags.network, flags.weights)
-    state, losses = grow(network, noise, style, steps=flags.steps)
-    for name, terms in losses.style_terms.items():
+    features = nst_jax.load_network(flags.network, flags.weights).features(LAYERS)
+    targets = nst_jax.make_targets(
+        features, style, style, content_layers=(), style_layers=LAYERS, style_loss="relative-gram"
+    )
+    minimizer = nst_jax.Minimizer(loss, optax.lbfgs(memory_size=20), has_aux=True)
+    state, record = minimizer.run(minimizer.init(noise), flags.steps, features, targets)
+    for name, terms in record.aux.style_terms.items():
         print(f"{name}  {terms[0]:.3e} at first, {terms[-1]:.3e} at last")
     texture = jnp.clip(state.variable, 0, 1)
     nst_jax.save_image(flags.output, jnp.concatenate([style, texture], axis=1))
+    print(f"wrote {flags.output}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The examples are what newcomers copy: each runs, small and untrained, with the right numbers."""
 
+import argparse
 import base64
 import io
 import os
@@ -7,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 from fast import xla_flags
 from nst_jax import load_image
 from nst_jax.weights import sources
-from package import ROOT
+from package import PUBLIC, ROOT
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -31,7 +33,7 @@ def run_here(monkeypatch, capsys, tmp_path, untrained):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", [script, f"--output={output}", *flags])
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
-        return capsys.readouterr().out, load_image(output)
+        return printed(capsys.readouterr().out, output), load_image(output)
 
     return run
 
@@ -48,9 +50,16 @@ def run_apart(tmp_path):
             [*command, *flags], capture_output=True, text=True, cwd=ROOT, env=environment
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout, load_image(output)
+        return printed(done.stdout, output), load_image(output)
 
     return run
+
+
+def printed(out, output):
+    """Return what was printed before the last line, which names the picture."""
+    text, _, last = out.rstrip("\n").rpartition("\n")
+    assert last == f"wrote {output}"
+    return text
 
 
 def numbers(text):
@@ -68,6 +77,22 @@ def test_is_short_and_says_how_to_run_it(script):
     assert len(text.splitlines()) < 80
     assert f"python examples/{script} --" in text.split('"""')[1]
     assert script in (ROOT / "docs/examples.md").read_text()
+    assert set(re.findall(r"nst_jax\.(\w+)", text)) <= set(PUBLIC)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_writes_into_the_temporary_folder(script, monkeypatch, tmp_path):
+    class ParsedError(Exception):
+        pass
+
+    def parse(parser):
+        raise ParsedError(parser.get_default("output"))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    with pytest.raises(ParsedError) as found:
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    assert str(found.value) == str(tmp_path / script.replace(".py", ".png"))
 
 
 @pytest.mark.slow
@@ -125,23 +150,22 @@ def test_feedforward(run_here):
 
 @pytest.mark.slow
 def test_layer_weights(run_apart, untrained_file):
-    out, both = run_apart(
+    out, pictures = run_apart(
         "layer_weights.py",
         f"--weights={untrained_file}",
         "--size=16",
         "--steps=2",
         "--outer-steps=3",
     )
-    check, *lines = (numbers(line) for line in out.splitlines())
-    losses = [line[0] for line in lines]
-    shares, gradients = np.array(lines)[:, 1:5], np.array(lines)[:, 5:]
-    np.testing.assert_allclose(check[0], gradients[0, 0], rtol=1e-5)
+    (gradient, difference), *lines = (numbers(line) for line in out.splitlines())
+    losses, *shares = np.array(lines).T
+    np.testing.assert_allclose(gradient, difference, rtol=1e-5)
     assert losses[0] > losses[-1]
-    np.testing.assert_allclose(shares[0], 1)
-    np.testing.assert_allclose(shares.sum(axis=1), 4, rtol=1e-6)
-    assert (np.sign(shares[1] - 1) == -np.sign(gradients[0])).any()
-    before, after = np.split(both, 2, axis=1)
-    assert np.abs(before - after).mean() > 0
+    np.testing.assert_allclose([share[0] for share in shares], 1)
+    np.testing.assert_allclose(sum(shares), 4, rtol=1e-6)
+    assert np.sign(shares[0][1] - 1) == -np.sign(gradient)
+    first, _, last = np.split(pictures, 3, axis=1)
+    assert np.abs(first - last).mean() > 0
 
 
 @pytest.mark.slow
