@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from types import ModuleType
+from typing import Literal
 from unittest import SkipTest
 
 import jax
@@ -259,6 +260,17 @@ def test_reference_has_every_public_name():
     pages = "".join(path.read_text() for path in ROOT.glob("docs/reference/*.md"))
     documented = re.findall(r"^\.\. (?:auto\w+|py:data):: (\w+)$", pages, re.M)
     assert sorted(documented) == sorted(PUBLIC)
+
+
+def test_the_choices_of_the_types_page_are_those_of_the_code():
+    text = (ROOT / "docs/reference/types.md").read_text()
+    found = re.findall(r"^\.\. py:type:: (\w+)\n   :canonical: (Literal\[.*\])$", text, re.M)
+    assert len(found) > 12
+    for name, written in found:
+        homes = (importlib.import_module(f"nst_jax.{module}") for module in MODULES)
+        (kind, *others) = {vars(home)[name] for home in homes if name in vars(home)}
+        assert not others, name
+        assert eval(written, {"Literal": Literal}) == kind, name
 
 
 def test_the_design_names_every_room_and_module():
