@@ -200,7 +200,8 @@ def _minimize(
 
 def _bad(totals: Float[np.ndarray, "*steps_and_batch"], picture: Any) -> tuple[int, ...]:
     """Return the numbers of the pictures whose losses or values are not finite."""
-    shown = np.asarray(jnp.isfinite(picture).all((-3, -2, -1)))
+    # Over all axes of one picture, as in `_moves`: named axes would be another program.
+    shown = np.asarray(jnp.isfinite(picture).all((-3, -2, -1) if picture.ndim > 3 else None))
     fine = np.isfinite(totals).all(0) & shown
     return tuple(int(number) for number in np.flatnonzero(~fine))
 

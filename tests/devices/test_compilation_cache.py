@@ -98,7 +98,7 @@ def test_the_second_run_compiles_nothing_and_a_damaged_program_is_replaced(job, 
     assert job() == (unchanged | {"traced": ["advance"]}, [], picture)
     assert job() == (unchanged, [], picture)
 
-    (damaged,) = (path for path in kept if path.name.startswith("jit_freeze-"))
+    (damaged,) = (path for path in kept if path.name.startswith("jit__freeze-"))
     damaged.write_bytes(kept[damaged][:-40] + bytes(40))
     did, said, again = job()
     again_one = {"hits": len(kept) - 1, "misses": 1, "traced": []}

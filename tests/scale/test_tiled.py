@@ -132,7 +132,7 @@ def test_a_run_in_tiles_is_the_run(random_params, images, optimizer, monkeypatch
         kinds.append(type(scale))
         return scale
 
-    monkeypatch.setattr("nst_jax.transfer.multiscale.begin_scale", spy)
+    monkeypatch.setattr("nst_jax.transfer.painting.begin_scale", spy)
     content, style, _ = images
     config = Config(
         **SHALLOW, min_size=80, first_steps=3, steps=3, optimizer=optimizer, memory_size=3
