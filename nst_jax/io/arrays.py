@@ -87,13 +87,18 @@ def check_values(image: Array | np.ndarray, *, name: str) -> None:
 
 
 def digest(tree: Any) -> str:
-    """Return a digest of a pytree of arrays: of their values, types, shapes and places in it."""
+    """Return a digest of a pytree of arrays and of their places in it."""
     leaves, structure = jax.tree.flatten(tree)
-    found = hashlib.sha256(str(structure).encode())
-    for leaf in map(np.asarray, leaves):
-        found.update(f"{leaf.dtype}{leaf.shape}".encode())
-        found.update(np.ascontiguousarray(leaf).data)
-    return found.hexdigest()[:16]
+    arrays = (np.ascontiguousarray(leaf) for leaf in leaves)
+    found = "".join([str(structure), *map(digest_array, arrays)])
+    return hashlib.sha256(found.encode()).hexdigest()
+
+
+def digest_array(array: np.ndarray) -> str:
+    """Return a digest of the values, the type and the shape of an array that is contiguous."""
+    found = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    found.update(array.view(np.uint8).data)
+    return found.hexdigest()
 
 
 def _imported(image: Any, role: str) -> Array:

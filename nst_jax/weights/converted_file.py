@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from nst_jax.errors import InputError
+from nst_jax.io.arrays import digest_array
 from nst_jax.io.files import atomic_write
 from nst_jax.network.architecture import ARCHITECTURES, NetworkName
 
@@ -68,14 +69,14 @@ class Weights:
         """Return a digest of the parameters up to a tap; it does not depend on their origin."""
         names = sorted(self.params.keys() & ARCHITECTURES[self.network].parameter_shapes(deepest))
         arrays = (np.ascontiguousarray(self.params[name]) for name in names)
-        return hashlib.sha256("".join(map(_digest, arrays)).encode()).hexdigest()
+        return hashlib.sha256("".join(map(digest_array, arrays)).encode()).hexdigest()
 
 
 def save_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> None:
     """Write parameters and metadata, with digests of both, as safetensors; all or nothing."""
     # safetensors writes the memory of an array, and ignores its strides.
     params = {name: np.asarray(array, order="C") for name, array in params.items()}
-    digests = {name: _digest(array) for name, array in params.items()}
+    digests = {name: digest_array(array) for name, array in params.items()}
     sealed = {**metadata, _ARRAYS: json.dumps(digests)}
     sealed[_SEAL] = _seal(sealed)
     with atomic_write(path) as temporary:
@@ -114,7 +115,7 @@ def load_weights(path: Path, *, deepest: str | None = None) -> Weights:
             params = {name: file.get_tensor(name) for name in table.parameter_shapes(deepest)}
     except (safetensors.SafetensorError, ValueError) as error:
         raise InputError(f"{path} is truncated or altered ({error}); {_REPAIR}") from error
-    if any(_digest(array) != digests[name] for name, array in params.items()):
+    if any(digest_array(array) != digests[name] for name, array in params.items()):
         raise altered
     origin = f"{path} (from {metadata['source']}, SHA-256 {metadata['source_sha256'][:8]})"
     return Weights(params, network=network, trained=True, origin=origin)
@@ -144,12 +145,6 @@ def read_safetensors(path: Path) -> Params:
         raise InputError(f"{path} holds numbers of type {error}, not floats") from None
     except (safetensors.SafetensorError, ValueError) as error:
         raise InputError(f"{path} is truncated or altered ({error}); {_REPAIR}") from error
-
-
-def _digest(array: np.ndarray) -> str:
-    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    digest.update(array.view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def _seal(metadata: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from nst_jax import (
     stylize,
 )
 from nst_jax.config import Config, layers
-from nst_jax.io.arrays import as_image
+from nst_jax.io.arrays import as_image, digest
 
 IMAGE = np.random.default_rng(0).uniform(size=(6, 8, 3)).astype(np.float32)
 
@@ -184,3 +184,11 @@ def test_narrow_images_do_not_make_a_narrow_run(random_params):
     *_, last = stylize(jnp.bfloat16(IMAGE), jnp.bfloat16(IMAGE), network=network, config=config)
     assert last.image.dtype == jnp.float32
     assert last.losses.total.dtype == np.float32
+
+
+def test_a_digest_is_of_values_types_shapes_and_places():
+    half = np.full((2, 3), 0.5, np.float32)
+    others = (half + 1, half.T, half.astype(jnp.bfloat16), half.astype(np.float64), half[0])
+    trees = [{"a": half}, {"b": half}, [half], [half, half], *([each] for each in others)]
+    assert len({digest(tree) for tree in trees}) == len(trees)
+    assert digest({"a": jnp.asarray(half)}) == digest({"a": half.copy()})
