@@ -9,9 +9,9 @@ import math
 import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, choice_fault
 from nst_jax.geometry import Side
 from nst_jax.losses.regularizers import TotalVariation
 from nst_jax.losses.terms import ContentLoss, StyleLoss
@@ -435,9 +435,8 @@ def checked(setting: "dataclasses.Field[Any]", value: Any) -> Any:
       SettingError: an InputError; if the value is not what the field's type and metadata allow.
     """
     if setting.type not in _KINDS:
-        choices = get_args(setting.type)
-        if not (isinstance(value, str) and value in choices):
-            raise SettingError(setting.name, f" is {value!r}; allowed are {', '.join(choices)}")
+        if fault := choice_fault(value, setting.type):
+            raise SettingError(setting.name, fault)
         return str(value)  # also NumPy's
     convert, words = _KINDS[setting.type]
     try:

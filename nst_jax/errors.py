@@ -14,6 +14,13 @@ class InputError(ValueError):
 
 def check_choice(name: str, value: object, allowed: Any) -> None:
     """Raise InputError if `value` is not one of a `Literal`'s; the message lists them all."""
-    if value not in get_args(allowed):
-        choices = ", ".join(map(str, get_args(allowed)))
-        raise InputError(f"{name} is {value!r}; allowed are {choices}")
+    if fault := choice_fault(value, allowed):
+        raise InputError(name + fault)
+
+
+def choice_fault(value: object, allowed: Any) -> str:
+    """Return what follows the name in the message of `check_choice`; "" for an allowed value."""
+    choices = get_args(allowed)
+    if isinstance(value, str) and value in choices:
+        return ""
+    return f" is {value!r}; allowed are {', '.join(choices)}"

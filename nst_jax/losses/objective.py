@@ -292,16 +292,8 @@ def weigh_terms(
     """
 
     def weigh(name: str, weight: Weight, value: Array) -> Array:
-        for what, shape, allowed in (
-            ("weight", jnp.shape(weight), ((), zero.shape)),
-            ("value", value.shape, (zero.shape,)),
-        ):
-            if shape not in allowed:
-                raise InputError(
-                    f"the {what} of {name} has the shape {list(shape)}; allowed are "
-                    f"{' and '.join(str(list(each)) for each in dict.fromkeys(allowed))}, one "
-                    "number for each image"
-                )
+        _check_shape(f"weight of {name}", jnp.shape(weight), {(), zero.shape})
+        _check_shape(f"value of {name}", value.shape, {zero.shape})
         return value * weight
 
     def add(values: Mapping[str, Array], factors: Mapping[str, Weight], first: Any) -> Any:
@@ -321,4 +313,13 @@ def _check_layers(what: str, named: Iterable[str], targets: Collection[str]) -> 
         raise InputError(
             f"{what} name {', '.join(unknown)}; the targets have "
             f"{', '.join(targets) or 'no such layers'}"
+        )
+
+
+def _check_shape(what: str, shape: tuple[int, ...], allowed: Collection[tuple[int, ...]]) -> None:
+    if shape not in allowed:
+        shapes = " and ".join(str(list(each)) for each in sorted(allowed))
+        raise InputError(
+            f"the {what} has the shape {list(shape)}; allowed are {shapes}, one number for each "
+            "image"
         )

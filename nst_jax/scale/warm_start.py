@@ -11,7 +11,8 @@ from nst_jax.geometry import Shape, resample, shape_of
 from nst_jax.optimizers.adam import AdamState
 from nst_jax.optimizers.minimize import State
 
-_Adam = (AdamState, optax.ScaleByAdamState)
+# The parts of an optimizer's state that go on.
+_CARRIED = (AdamState, optax.ScaleByAdamState, optax.ScaleByScheduleState)
 
 
 def resize_state(state: State, fresh: State) -> State:
@@ -35,12 +36,9 @@ def resize_state(state: State, fresh: State) -> State:
                 return before
         return after
 
-    optimizer = jax.tree.map(carry, state.optimizer, fresh.optimizer, is_leaf=_known)
+    known = lambda node: isinstance(node, _CARRIED)  # noqa: E731
+    optimizer = jax.tree.map(carry, state.optimizer, fresh.optimizer, is_leaf=known)
     return fresh._replace(optimizer=optimizer)
-
-
-def _known(node: Any) -> bool:
-    return isinstance(node, (*_Adam, optax.ScaleByScheduleState))
 
 
 def _resized(mean: Array, square: Array, shape: Shape) -> tuple[Array, Array]:
