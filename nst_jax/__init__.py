@@ -28,6 +28,7 @@ from nst_jax.losses.terms import StyleFormula as StyleFormula
 from nst_jax.losses.terms import content_loss as content_loss
 from nst_jax.losses.terms import style_loss as style_loss
 from nst_jax.losses.terms import style_target as style_target
+from nst_jax.network.activations import match_activations as match_activations
 from nst_jax.network.architecture import ARCHITECTURES as ARCHITECTURES
 from nst_jax.network.vgg import VGG as VGG
 from nst_jax.network.vgg import VGG16 as VGG16
@@ -57,6 +58,7 @@ if typing.TYPE_CHECKING:
     from nst_jax.io.checkpoint import CheckpointStore as CheckpointStore
     from nst_jax.io.images import load_image as load_image
     from nst_jax.io.images import save_image as save_image
+    from nst_jax.weights.activations import mean_activations as mean_activations
     from nst_jax.weights.sources import cached_weights as cached_weights
     from nst_jax.weights.sources import load_network as load_network
     from nst_jax.weights.sources import load_vgg16 as load_vgg16
@@ -68,6 +70,7 @@ _LATER = {
     "CheckpointStore": "nst_jax.io.checkpoint",
     "cached_weights": "nst_jax.weights.sources",
     "load_image": "nst_jax.io.images",
+    "mean_activations": "nst_jax.weights.activations",
     "save_image": "nst_jax.io.images",
     "load_network": "nst_jax.weights.sources",
     "load_vgg16": "nst_jax.weights.sources",

@@ -15,6 +15,7 @@ from nst_jax.errors import InputError, choice_fault
 from nst_jax.geometry import Side
 from nst_jax.losses.regularizers import TotalVariation
 from nst_jax.losses.terms import ContentLoss, StyleLoss
+from nst_jax.network.activations import Activations
 from nst_jax.network.architecture import ARCHITECTURES, Architecture, NetworkName
 from nst_jax.network.conv import Convolution
 from nst_jax.network.pooling import Pooling
@@ -181,6 +182,11 @@ class Config:
     )
     network: NetworkName = _setting(
         "vgg19", "network whose feature maps the losses compare; in Python an argument of stylize"
+    )
+    activations: Activations = _setting(
+        "own",
+        "scale of the feature maps, to which the weights of the losses belong; normalized, caffe: "
+        "that of the networks of gatys-code and neural-style; own: that of the network as it is",
     )
     pooling: Pooling = _setting("max", "pooling of the network")
     pool_scale: float = _setting(1.0, "factor of the pooled maps", above=0)

@@ -42,7 +42,8 @@ _PYTORCH = replace(
 )
 
 # Gatys, Ecker and Bethge, arXiv 1508.06576: eqs. 1, 4, 5 and 7, with alpha/beta = 1e-3, white noise
-# and average pooling. The paper names neither the number of steps nor the noise.
+# and average pooling. The paper names neither the number of steps nor the noise. Its network is
+# that of Simonyan and Zisserman as published.
 _GATYS_PAPER = replace(
     _ONE_SCALE,
     steps=1000,
@@ -53,24 +54,28 @@ _GATYS_PAPER = replace(
     style_weight=1000.0,
     style_layers=tuple(Layer(name, 1 / 5) for name in _RELUS),
     style_fit="stretch",
+    activations="caffe",
     pooling="average",
 )
 
 # github.com/leongatys/PytorchNeuralStyleTransfer, NeuralStyleTransfer.ipynb, the first resolution:
-# 26 calls of torch.optim.LBFGS.step make 20 updates each.
+# 26 calls of torch.optim.LBFGS.step make 20 updates each. Its network's mean activations are 1. The
+# notebook's style weight is 1, with which the photograph itself is nearly the minimum
+# (docs/presets.md); 100 is ours.
 _GATYS_CODE = replace(
     _ONE_SCALE,
     side="shortest",
     steps=520,
     optimizer="lbfgs-torch",
     style_loss="gatys-code",
-    style_weight=1.0,
+    style_weight=100.0,
     style_layers=tuple(Layer(n, 1e3 / c**2) for n, c in zip(_RELUS, _CHANNELS, strict=True)),
     style_fit="shortest",
+    activations="normalized",
 )
 
-# github.com/jcjohnson/neural-style, neural_style.lua. Its pixel values are 256 times ours, and it
-# defines the total variation by its gradient only.
+# github.com/jcjohnson/neural-style, neural_style.lua, with the network as published for Caffe. Its
+# pixel values are 256 times ours, and it defines the total variation by its gradient only.
 _NEURAL_STYLE = replace(
     _ONE_SCALE,
     steps=1000,
@@ -82,6 +87,7 @@ _NEURAL_STYLE = replace(
     style_layers=layers(*_RELUS),
     tv_loss="l2",
     tv_weight=1e-3 * 256**2,
+    activations="caffe",
 )
 
 # github.com/pytorch/tutorials, advanced_source/neural_style_tutorial.py. Its layers are taken

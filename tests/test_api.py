@@ -39,7 +39,7 @@ def test_the_names():
         *("stylize", "Snapshot", "Config", "Layer", "layers", "preset", "PRESETS", "InputError"),
         *("load_image", "save_image"),
         *("VGG", "VGG16", "VGG19", "build_vgg16", "build_vgg19", "parameters"),
-        *("Features", "FrozenParam", "freeze"),
+        *("Features", "FrozenParam", "freeze", "match_activations", "mean_activations"),
         *("load_network", "load_vgg16", "load_vgg19"),
         *("gram_matrix", "StyleStatistics", "style_statistics"),
         *("content_loss", "style_loss", "style_target", "StyleFormula", "total_variation"),
@@ -173,7 +173,9 @@ def test_tests_mirror_the_rooms():
         (
             "weights",
             {"errors", "linear", "network", "io.files", "io.cache_folder"}
-            | {"config", "devices", "geometry", "losses", "optimizers", "io.arrays"},
+            | {"config", "devices", "geometry", "losses", "optimizers", "io.arrays"}
+            # For the pictures that a network's activations are measured on.
+            | {"io.images", "io.colors", "io.decoding", "io.formats"},
         ),
     ],
 )
@@ -244,7 +246,7 @@ def test_wheel_and_sdist(tmp_path):
     package = {name for name in names if ".dist-info/" not in name}
     modules = [*MODULES, "__init__", *(f"{name}.__init__" for name in PACKAGES)]
     files = {f"nst_jax/{module.replace('.', '/')}.py" for module in modules}
-    assert package == files | {"nst_jax/py.typed"}
+    assert package == files | {"nst_jax/py.typed", "nst_jax/weights/pictures.jpg"}
     with tarfile.open(sdist) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames()}
     assert {"README.md", "LICENSE", "pyproject.toml", "main.py", "tests/test_api.py"} <= inside

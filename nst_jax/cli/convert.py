@@ -18,9 +18,15 @@ from nst_jax.errors import InputError
 from nst_jax.io.files import check_writable
 from nst_jax.network.architecture import ARCHITECTURES, NetworkName
 from nst_jax.network.vgg import NETWORKS, VGG, build_vgg
-from nst_jax.weights.converted_file import Weights, save_weights
+from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import DownloadError, check_hash
-from nst_jax.weights.sources import DTypeName, cached_weights, convert, fetch_pretrained
+from nst_jax.weights.sources import (
+    DTypeName,
+    cached_weights,
+    convert,
+    fetch_pretrained,
+    save_converted,
+)
 from nst_jax.weights.state_dict import Layout
 
 PROGRAM = "nst-jax-convert"
@@ -90,7 +96,7 @@ def _run(flags: argparse.Namespace) -> int:
     elif not _prove(weights, source, flags.layout, _BUDGET[flags.dtype], reference):
         print(f"{PROGRAM}: the proof failed; nothing was written", file=sys.stderr)
         return EXIT_FAILURE
-    save_weights(output, weights.params, metadata)
+    save_converted(output, weights, metadata)
     print(f"wrote {output}")
     return 0
 

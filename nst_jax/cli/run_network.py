@@ -9,6 +9,7 @@ from nst_jax.errors import InputError
 from nst_jax.network.vgg import VGG
 from nst_jax.presets import PRESETS
 from nst_jax.scale.step import build_network
+from nst_jax.weights.activations import with_means
 from nst_jax.weights.converted_file import CONVERT_COMMAND, Weights
 
 
@@ -36,8 +37,9 @@ def run_weights(options: JobOptions, config: ResolvedConfig) -> tuple[Weights, R
 
 
 def network_of(weights: Weights, config: ResolvedConfig) -> VGG:
-    """Build the network of a run up to its deepest tap."""
-    return build_network(weights.params, config, deepest=config.taps[-1])
+    """Build the network of a run up to its deepest tap, with what the run asks of it."""
+    network = build_network(weights.params, config, deepest=config.taps[-1])
+    return network if config.activations == "own" else with_means(network, weights.means)
 
 
 def warn_of_network(weights: Weights, preset: str) -> None:

@@ -138,6 +138,7 @@ class VGG(nnx.Module):
       conv: how the convolutions are computed; "winograd" is fast on a CPU, best after `freeze`.
       remat: which maps the gradient computes again, to save memory: "none", or "blocks", all maps
         between two poolings except the taps.
+      means: the mean activation after each ReLU, if it is known, for `match_activations`.
     """
 
     architecture: ClassVar[Architecture]
@@ -165,6 +166,7 @@ class VGG(nnx.Module):
         self.pooling, self.pool_scale = pooling, pool_scale
         self.padding, self.dtype, self.conv = padding, jnp.dtype(dtype), conv
         self.remat = remat
+        self.means: FrozenParam[Array] | None = nnx.data(None)
         self.convs = nnx.List(
             FrozenConv(row.inputs, row.outputs, rngs=rngs, param_dtype=param_dtype)
             for row in self.architecture.convs_to(deepest)
@@ -489,6 +491,7 @@ def freeze(network: _Network, *, taps: Iterable[str] | None = None) -> _Network:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _freeze(network: _Network, count: int) -> _Network:
+    network.means = None  # of no use in an evaluation
     for layer in network.convs[:count]:
         kernel = layer.kernel[...]
         if network.conv == "winograd" and pays_for(*kernel.shape[2:]):

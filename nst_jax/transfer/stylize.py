@@ -17,6 +17,7 @@ from nst_jax.errors import InputError
 from nst_jax.geometry import shape_of
 from nst_jax.io.arrays import ImageLike, as_image, digest
 from nst_jax.losses.objective import Losses
+from nst_jax.network.activations import match_activations
 from nst_jax.network.vgg import VGG, freeze, parameters, recast
 from nst_jax.scale.tiled import check_tiled
 from nst_jax.transfer.multiscale import EndScale, Pauses, Snapshot, snapshots
@@ -53,7 +54,8 @@ def stylize(
       style: one image like the content, of any size, or a list or tuple of images for a blend of
         styles. One style image serves a whole batch.
       network: from `load_vgg19` or `load_vgg16`. It pools, pads and convolves as the config says,
-        however it was built. Its dtype is the config's, unless the precision is auto.
+        however it was built, and its maps are brought to the scale of `Config.activations`. Its
+        dtype is the config's, unless the precision is auto.
       config: the settings; our own recipe by default. `Config.size` and `Config.network` are not
         used here. With the precision auto, a float32 network computes in what suits the device, and
         any other network in its own dtype.
@@ -79,7 +81,8 @@ def stylize(
     Raises:
       InputError: for images that are too small or of the wrong shape or type; for shares that are
         not one for each style; for a network of another dtype than the config's, or one that ends
-        before a layer of the config's; for a precision that the device does not have, and for
+        before a layer of the config's; for one that does not know its mean activations, where
+        the config asks for another scale; for a precision that the device does not have, and for
         float64 without `jax_enable_x64`; for a batch with L-BFGS, which would make one problem of
         the batch; for Winograd's algorithm on many devices; for more devices than there are; for
         tiles of a batch, on many devices or with optax's L-BFGS; for a folder of checkpoints that
@@ -167,4 +170,4 @@ def _resolve(network: VGG, config: Config, *, devices: int) -> tuple[VGG, Resolv
     options = chosen.network_options
     if config.precision != "auto":  # another type is refused
         options["dtype"] = network.dtype
-    return recast(network, **options), chosen
+    return match_activations(recast(network, **options), chosen.activations), chosen

@@ -5,7 +5,7 @@ A network that ends early reads and checks only the arrays that it needs.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +32,8 @@ _FAMILY = "nst_jax.vgg"
 _REPAIR = f"delete it and convert again: {CONVERT_COMMAND}"
 # In the metadata: a digest of each array, and one of all the metadata.
 _ARRAYS, _SEAL = "arrays", "sha256"
+# The network's `mean_activations`; files of earlier versions lack them.
+MEANS = "mean_activations"
 # The element types of safetensors that a state dict may hold.
 _DTYPES = {
     "F64": np.float64,
@@ -52,6 +54,7 @@ class Weights:
       trained: False for an untrained network.
       origin: the file or the seed, for messages.
       reason: why another or an untrained network was taken in place of the requested one.
+      means: the network's `mean_activations`, if they are known.
     """
 
     params: Params
@@ -59,6 +62,7 @@ class Weights:
     trained: bool
     origin: str
     reason: str | None = None
+    means: Sequence[float] | None = None
 
     @property
     def title(self) -> str:
@@ -118,7 +122,8 @@ def load_weights(path: Path, *, deepest: str | None = None) -> Weights:
     if any(digest_array(array) != digests[name] for name, array in params.items()):
         raise altered
     origin = f"{path} (from {metadata['source']}, SHA-256 {metadata['source_sha256'][:8]})"
-    return Weights(params, network=network, trained=True, origin=origin)
+    means = json.loads(metadata[MEANS]) if MEANS in metadata else None
+    return Weights(params, network=network, trained=True, origin=origin, means=means)
 
 
 def is_converted(path: Path) -> bool:

