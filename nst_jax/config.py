@@ -116,6 +116,11 @@ class Config:
     scale_factor: float = _setting(2**0.5, "ratio of the sides of successive scales", above=1)
     steps: int = _setting(120, "updates of the picture at each scale", least=1)
     first_steps: int = _setting(400, "updates at the first of several scales", least=1)
+    stop_change: float = _setting(
+        0.0,
+        "end a scale where the picture's mean change is less, in levels of 255 a step; 0: never",
+        least=0,
+    )
     optimizer: Optimizer = _setting(
         "adam",
         "lbfgs: optax's L-BFGS, with a line search; lbfgs-torch: the steps of torch.optim.LBFGS",

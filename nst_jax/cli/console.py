@@ -173,7 +173,7 @@ def show_progress(
                 console.print(f"step {snapshot.step:>{digits}}/{total}  {text}")
                 line_time = now
             if snapshot.stuck:
-                warn_from_first(f"L-BFGS finds no better picture; skipping to step {snapshot.step}")
+                warn_from_first(f"the picture no longer changes; skipping to step {snapshot.step}")
             if save_every and snapshot.step % save_every == 0 and snapshot.finite:
                 try:
                     save(snapshot, f"{snapshot.step:0{digits}}")

@@ -37,8 +37,9 @@ class Snapshot(Generic[_Records]):
         pictures. From `run_scales` it is the minimizer's `Record`.
       finite: False if a loss was infinite or not a number, or the squares that Adam averages. The
         image is then the last picture for which all was well, and no snapshot follows.
-      stuck: True where L-BFGS has gained nothing in its last steps, and so never will. The steps
-        that are left at this scale are counted, but not made; there are no losses of them.
+      stuck: True where the picture no longer changes: by less than `Config.stop_change`, or L-BFGS
+        has gained nothing in its last steps, and so never will. The steps that are left at this
+        scale are counted, but not made; there are no losses of them.
       bad: which pictures of a batch made the run end; empty if `finite`.
       scale: the number of the scale, from 1.
       scales: how many scales there are.
@@ -60,6 +61,9 @@ EndScale = Callable[[Any], bool]
 
 # Steps of L-BFGS that gain nothing, after which no more are made.
 _STUCK = 5
+# The change of the picture is that of every tenth step of a scale. Other steps say nothing, so the
+# end of a scale depends neither on the pace nor on where a run was interrupted.
+_LOOK = 10
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,10 @@ class Job(Protocol):
     @property
     def optimizer(self) -> Optimizer | None:
         """The optimizer's name, for those that can be stuck."""
+
+    @property
+    def stop_change(self) -> float:
+        """A scale ends where the picture changes by less, in levels a step; 0: never."""
 
     @property
     def agreed(self) -> bool:
@@ -133,7 +141,8 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
         if not scale or number > first:
             scale, picture = job.begin(number, picture, scale)
         pace = Pace(pauses.seconds, agreed=job.agreed)
-        for chunk in _minimize(scale, done, end, every, pace, job.optimizer):
+        begun = end - job.steps[number]
+        for chunk in _minimize(scale, picture, range(begun, end), done, every, pace, job):
             done = chunk.done
             parts.append(chunk.losses)
             unfinished = chunk.finite and done < total
@@ -155,7 +164,7 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
                 bad=chunk.bad,
                 scale=number + 1,
                 scales=len(ends),
-                scale_step=done - (ends[number - 1] if number else 0),
+                scale_step=done - begun,
             )
             try:
                 yield snapshot
@@ -171,29 +180,37 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
 
 
 def _minimize(
-    scale: Scale, done: int, end: int, every: int, pace: Pace, optimizer: Optimizer | None
+    scale: Scale, picture: Any, own: range, done: int, every: int, pace: Pace, job: Job
 ) -> Iterator[_Chunk]:
     """Make the steps of one scale, as many in one call as the pace says.
 
     Args:
       scale: where the steps are made.
+      picture: before them.
+      own: the steps of the run that are this scale's.
       done: the steps of the run so far.
-      end: those after the last step of the scale.
       every: a chunk ends at every multiple of so many steps.
       pace: how many steps to make in one call.
-      optimizer: which one makes the steps.
+      job: what the run works on.
     """
     recent = np.empty(0)
-    while done < end:
-        steps = min(end - done, every - done % every, pace.steps())
+    while done < own.stop:
+        steps = min(own.stop - done, every - done % every, pace.steps())
+        look = False
+        if job.stop_change:
+            ahead = _LOOK - 1 - (done - own.start) % _LOOK  # steps before one that is looked at
+            look, steps = ahead == 0, min(steps, ahead or 1)
+        before = picture
         picture, records = scale.advance(steps)
         losses = jax.tree.map(operator.itemgetter(slice(steps)), jax.device_get(records))
         pace.made(steps)
         totals: Any = losses.total if isinstance(losses, Losses) else losses.loss
         bad = _bad(totals, picture)
         recent = np.append(recent, totals if totals.ndim == 1 else totals.sum(-1))[-1 - _STUCK :]
-        stuck = _is_stuck(recent, optimizer)
-        done = end if stuck else done + steps
+        stuck = _is_stuck(recent, job.optimizer) or (
+            look and _change(before, picture) < job.stop_change
+        )
+        done = own.stop if stuck else done + steps
         finite = not bad and _moves(scale.state_to_save().optimizer)
         yield _Chunk(done, picture, losses, finite, stuck, bad)
 
@@ -204,6 +221,12 @@ def _bad(totals: Float[np.ndarray, "*steps_and_batch"], picture: Any) -> tuple[i
     shown = np.asarray(jnp.isfinite(picture).all((-3, -2, -1) if picture.ndim > 3 else None))
     fine = np.isfinite(totals).all(0) & shown
     return tuple(int(number) for number in np.flatnonzero(~fine))
+
+
+def _change(before: Any, after: Any) -> float:
+    """Return the mean change of a picture in levels of 255, of a batch the largest."""
+    difference = 255 * jnp.abs(jnp.asarray(after) - before)
+    return float(jnp.max(jnp.mean(difference, (-3, -2, -1))))
 
 
 def _is_stuck(totals: np.ndarray, optimizer: Optimizer | None) -> bool:

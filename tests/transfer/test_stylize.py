@@ -653,6 +653,35 @@ def test_a_folder_of_checkpoints_resumes_the_same_run(stopped, network, photogra
     np.testing.assert_array_equal(rest[-1].image, whole[-1].image)
 
 
+def test_a_scale_ends_where_the_picture_stands_still(network, photographs, tmp_path):
+    """At one step, however many steps are made at once, and wherever the run is interrupted."""
+    pytest.importorskip("orbax.checkpoint")
+    config = dataclasses.replace(SCALES, first_steps=40, steps=30, min_size=32, average_decay=0.9)
+    given = {"network": network, "config": config}
+    looks = [s.image for s in stylize(*photographs, snapshot_every=1, **given)][:40]
+    # The change of steps 10, 20, 30 and 40; it falls, as the average of Adam's iterates settles.
+    change = [255 * float(np.abs(looks[i] - looks[i - 1]).mean()) for i in (9, 19, 29, 39)]
+    assert sorted(change, reverse=True) == change
+    given["config"] = dataclasses.replace(config, stop_change=(change[1] + change[2]) / 2)
+
+    def ends(**pauses):
+        snapshots = list(stylize(*photographs, **pauses, **given))
+        return [(s.step, s.stuck) for s in snapshots if s.stuck], np.asarray(snapshots[-1].image)
+
+    where, picture = ends(snapshot_every=7)
+    assert where[0] == (40, True)
+    np.testing.assert_array_equal(picture, ends(snapshot_every=1)[1])
+    made = [s.losses.total for s in stylize(*photographs, snapshot_every=50, **given) if s.stuck]
+    assert len(made[0]) == 30
+    for step in (5, 29):
+        run = stylize(*photographs, snapshot_every=1, checkpoints=tmp_path / str(step), **given)
+        assert next(s.step for s in run if s.step == step)
+        run.close()
+        again = ends(snapshot_every=7, checkpoints=tmp_path / str(step))
+        assert again[0] == where
+        np.testing.assert_array_equal(again[1], picture)
+
+
 @pytest.mark.parametrize("what", ["content image", "style image", "weights", "steps 3, not 4"])
 def test_a_folder_of_checkpoints_is_refused_to_another_run(
     stopped, random_params, photographs, what
