@@ -114,8 +114,8 @@ class Config:
         128, "lower limit of the first scale's longest side in px; 0: one scale only", least=0
     )
     scale_factor: float = _setting(2**0.5, "ratio of the sides of successive scales", above=1)
-    steps: int = _setting(120, "updates of the picture at each scale", least=1)
-    first_steps: int = _setting(400, "updates at the first of several scales", least=1)
+    steps: int = _setting(38, "updates of the picture at each scale", least=1)
+    first_steps: int = _setting(120, "updates at the first of several scales", least=1)
     stop_change: float = _setting(
         0.0,
         "end a scale where the picture's mean change is less, in levels of 255 a step; 0: never",
@@ -126,7 +126,7 @@ class Config:
         "lbfgs: optax's L-BFGS, with a line search; lbfgs-torch: the steps of torch.optim.LBFGS",
     )
     learning_rate: float = _setting(
-        0.02, "step size of Adam, in units of --space", above=0, only=("optimizer", ("adam",))
+        0.03, "step size of Adam, in units of --space", above=0, only=("optimizer", ("adam",))
     )
     memory_size: int = _setting(
         100,
@@ -134,8 +134,8 @@ class Config:
         least=1,
         only=("optimizer", ("lbfgs", "lbfgs-torch")),
     )
-    beta1: float = _setting(0.9, "Adam's decay of the mean gradient", least=0, below=1, flag=False)
-    beta2: float = _setting(0.99, "Adam's decay of the mean square", least=0, below=1, flag=False)
+    beta1: float = _setting(0.8, "Adam's decay of the mean gradient", least=0, below=1, flag=False)
+    beta2: float = _setting(0.95, "Adam's decay of the mean square", least=0, below=1, flag=False)
     space: Space = _setting(
         "srgb",
         "space of the optimized picture; srgb: sRGB in [0, 1]; normalized: the network's input",
@@ -143,7 +143,7 @@ class Config:
     clamp: bool = _setting(True, "clip the picture after every step to the colors of sRGB")
     picture: Picture = _setting("average", "result of a scale; best: its iterate of least loss")
     average_decay: float = _setting(
-        0.99,
+        0.85,
         "decay of the moving average of --picture=average",
         least=0,
         below=1,
