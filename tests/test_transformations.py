@@ -192,6 +192,7 @@ json.dump(found, sys.stdout)
 """
 
 
+@pytest.mark.slow
 def test_a_batch_over_devices_is_the_batch_on_one():
     environment = {**os.environ, "XLA_FLAGS": xla_flags(devices=4), "JAX_ENABLE_X64": "1"}
     command = [sys.executable, "-c", PROGRAM, os.path.dirname(__file__)]

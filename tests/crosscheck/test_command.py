@@ -275,6 +275,7 @@ def without(module, *arguments, cwd):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
+@pytest.mark.slow
 def test_exported_and_checked_without_torch(flags, tmp_path, capsys):
     """A table on the screen, and the numbers in files."""
     path, plotted = tmp_path / "record.safetensors", importlib.util.find_spec("matplotlib")

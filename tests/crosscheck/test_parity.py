@@ -57,11 +57,13 @@ def record_of(torch, reference, state, content, style, config):
     return pytorch_record.record(state, content, style, config)
 
 
-# How the compiler adds is a matter of rounding, which float64's budgets hardly see.
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(x, marks=() if "64" in x else pytest.mark.optimized, id=x) for x in CASES],
-)
+def marks_of(case):
+    """How the compiler adds is a matter of rounding, which float64's budgets hardly see."""
+    marks = [] if "64" in case else [pytest.mark.optimized]
+    return [*marks, pytest.mark.slow] if case.startswith(("winograd", "bfloat16")) else marks
+
+
+@pytest.mark.parametrize("case", [pytest.param(x, marks=marks_of(x), id=x) for x in CASES])
 def test_every_rung_is_within_its_budget(case, torch, reference, state_of, photographs):
     config = CASES[case]
     state = state_of(config.network)
