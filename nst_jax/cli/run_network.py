@@ -39,7 +39,7 @@ def run_weights(options: JobOptions, config: ResolvedConfig) -> tuple[Weights, R
 def network_of(weights: Weights, config: ResolvedConfig) -> VGG:
     """Build the network of a run up to its deepest tap, with what the run asks of it."""
     network = build_network(weights.params, config, deepest=config.taps[-1])
-    return network if config.activations == "own" else with_means(network, weights.means)
+    return with_means(network, weights.means, config.activations)
 
 
 def warn_of_network(weights: Weights, preset: str) -> None:

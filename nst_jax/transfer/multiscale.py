@@ -68,11 +68,12 @@ _LOOK = 10
 
 @dataclass(frozen=True)
 class Pauses:
-    """When a run yields a snapshot, and whether a scale ends there; see `stylize`."""
+    """When a run yields a snapshot, and where a scale ends; see `stylize`, `Config.stop_change`."""
 
     every: int | None
     seconds: float | None
     end_scale: EndScale | None
+    stop_change: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -91,10 +92,6 @@ class Job(Protocol):
     @property
     def optimizer(self) -> Optimizer | None:
         """The optimizer's name, for those that can be stuck."""
-
-    @property
-    def stop_change(self) -> float:
-        """A scale ends where the picture changes by less, in levels a step; 0: never."""
 
     @property
     def agreed(self) -> bool:
@@ -142,7 +139,9 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
             scale, picture = job.begin(number, picture, scale)
         pace = Pace(pauses.seconds, agreed=job.agreed)
         begun = end - job.steps[number]
-        for chunk in _minimize(scale, picture, range(begun, end), done, every, pace, job):
+        for chunk in _minimize(
+            scale, picture, range(begun, end), done, pace, pauses, job.optimizer
+        ):
             done = chunk.done
             parts.append(chunk.losses)
             unfinished = chunk.finite and done < total
@@ -180,7 +179,13 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
 
 
 def _minimize(
-    scale: Scale, picture: Any, own: range, done: int, every: int, pace: Pace, job: Job
+    scale: Scale,
+    picture: Any,
+    own: range,
+    done: int,
+    pace: Pace,
+    pauses: Pauses,
+    optimizer: Optimizer | None,
 ) -> Iterator[_Chunk]:
     """Make the steps of one scale, as many in one call as the pace says.
 
@@ -189,15 +194,15 @@ def _minimize(
       picture: before them.
       own: the steps of the run that are this scale's.
       done: the steps of the run so far.
-      every: a chunk ends at every multiple of so many steps.
       pace: how many steps to make in one call.
-      job: what the run works on.
+      pauses: where a chunk ends, and where the scale does.
+      optimizer: which one makes the steps.
     """
-    recent = np.empty(0)
+    recent, every = np.empty(0), pauses.every or own.stop
     while done < own.stop:
         steps = min(own.stop - done, every - done % every, pace.steps())
         look = False
-        if job.stop_change:
+        if pauses.stop_change:
             ahead = _LOOK - 1 - (done - own.start) % _LOOK  # steps before one that is looked at
             look, steps = ahead == 0, min(steps, ahead or 1)
         before = picture
@@ -207,8 +212,8 @@ def _minimize(
         totals: Any = losses.total if isinstance(losses, Losses) else losses.loss
         bad = _bad(totals, picture)
         recent = np.append(recent, totals if totals.ndim == 1 else totals.sum(-1))[-1 - _STUCK :]
-        stuck = _is_stuck(recent, job.optimizer) or (
-            look and _change(before, picture) < job.stop_change
+        stuck = _is_stuck(recent, optimizer) or (
+            look and _change(before, picture) < pauses.stop_change
         )
         done = own.stop if stuck else done + steps
         finite = not bad and _moves(scale.state_to_save().optimizer)

@@ -41,11 +41,6 @@ class Painting(NamedTuple):
         return self.config.optimizer
 
     @property
-    def stop_change(self) -> float:
-        """See `Config.stop_change`."""
-        return self.config.stop_change
-
-    @property
     def agreed(self) -> bool:
         """Whether several processes must do the same together."""
         return spans_processes(self.devices)

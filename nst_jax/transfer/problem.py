@@ -98,10 +98,6 @@ class _Job(NamedTuple):
         return None
 
     @property
-    def stop_change(self) -> float:
-        return 0.0
-
-    @property
     def agreed(self) -> bool:
         return False
 

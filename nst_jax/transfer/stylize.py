@@ -98,7 +98,7 @@ def stylize(
             "build the network with the config's"
         )
     network.check_taps(config.taps)
-    pauses = Pauses(snapshot_every, snapshot_seconds, end_scale)
+    pauses = Pauses(snapshot_every, snapshot_seconds, end_scale, config.stop_change)
     given: list[Any] = list(style) if isinstance(style, list | tuple) else [style]
     if not given:
         raise InputError("there is no style image; give at least one")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nst_jax.io.images import load_image
+from nst_jax.network.activations import Activations
 from nst_jax.network.vgg import VGG, FrozenParam, recast
 
 # The pictures of the project's folder png/, each 192 x 144 px, one below the other.
@@ -36,13 +37,17 @@ def _means(network: VGG, pictures: Float[Array, "n h w 3"]) -> Float[Array, " la
     return jnp.stack([jnp.mean(maps) for maps in network(pictures, names).values()])
 
 
-def with_means(network: VGG, means: Sequence[float] | None) -> VGG:
-    """Return the network with its mean activations.
+def with_means(network: VGG, means: Sequence[float] | None, scale: Activations) -> VGG:
+    """Return the network with its mean activations, if they are known or the scale needs them.
 
     Args:
       network: stays as it is.
-      means: what `mean_activations` has found for it or for one that goes deeper; measured if None.
+      means: what `mean_activations` has found for it or for one that goes deeper; None: not known,
+        so it is measured, unless the scale is its own.
+      scale: that `match_activations` will be asked for.
     """
+    if means is None and scale == "own":
+        return network
     found = recast(network)
     known = mean_activations(network) if means is None else means[: len(network.convs)]
     found.means = FrozenParam(jnp.asarray(known, jnp.float32))

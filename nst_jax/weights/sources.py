@@ -284,8 +284,7 @@ def _load(
     elif found.network != network:
         raise InputError(f"{weights} is {found.title}, not {wanted}; load_{found.network} loads it")
     built = build_vgg(NETWORKS[found.network], found.params, **options)
-    measure = config is not None and config.activations != "own"
-    return with_means(built, found.means) if measure or found.means else built
+    return with_means(built, found.means, config.activations if config else "own")
 
 
 def load_vgg19(

@@ -22,7 +22,7 @@ SCALES = ("normalized", "caffe")
 @pytest.fixture(scope="module")
 def network(random_params):
     """One that knows its means, up to relu3_1."""
-    return with_means(build_vgg(VGG19, random_params, deepest="relu3_1"), None)
+    return with_means(build_vgg(VGG19, random_params, deepest="relu3_1"), None, "caffe")
 
 
 def means_of(scale):
@@ -97,7 +97,7 @@ def test_a_network_that_does_not_know_its_means_is_refused(network, photographs)
 def test_a_layer_without_activation_is_named(random_params):
     dead = dict(random_params)
     dead["conv2_1.bias"] = np.full_like(dead["conv2_1.bias"], -1e6)
-    network = with_means(build_vgg(VGG19, dead, deepest="relu2_2"), None)
+    network = with_means(build_vgg(VGG19, dead, deepest="relu2_2"), None, "normalized")
     with pytest.raises(InputError, match=r"mean activation of relu2_1 is 0\.0, which no factor"):
         match_activations(network, "normalized")
 
@@ -176,7 +176,7 @@ def test_neural_style_begins_at_the_content_loss_of_its_log(trained, shared):
     the mean color. The means at relu4_2 are known to within 1 %, so the term to within 2 %.
     """
     network = build_vgg(VGG19, trained.params, deepest="relu4_2", pooling="max")
-    network = with_means(network, trained.means)
+    network = with_means(network, trained.means, "caffe")
     matched = match_activations(network, "caffe")
     photograph = load_image(shared / "images" / "tubingen.jpg")
     picture = jax.image.resize(photograph, (384, 512, 3), "linear", antialias=False)
