@@ -404,7 +404,7 @@ def _layer(value: Any) -> Layer:
 # ValueError, and what the value must be. Other types are choices.
 _KINDS: Mapping[Any, tuple[Callable[[Any], Any], str]] = {
     int: (functools.partial(_scalar, int), "a whole number"),
-    float: (_number, "a number"),
+    float: (lambda value: float(_number(value)), "a number"),
     bool: (functools.partial(_scalar, bool), "True or False"),
     tuple[float, ...]: (_shares, "numbers, as 2,1"),
     tuple[Layer, ...]: (
@@ -427,12 +427,20 @@ def format_setting(value: Any) -> str:
             return str(value)
 
 
-def format_settings(config: Config) -> dict[str, str]:
-    """Return the text of every setting by its name."""
-    return {
-        setting.name: format_setting(getattr(config, setting.name))
-        for setting in dataclasses.fields(config)
-    }
+def plain_settings(config: Config) -> dict[str, Any]:
+    """Return every setting by its name as a value of JSON or TOML; `Config` takes them all."""
+
+    def plain(value: Any) -> Any:
+        match value:
+            case (Layer(), *_):
+                return {layer.name: layer.weight for layer in value}
+            case tuple():
+                return list(value)
+            case _:
+                return value
+
+    names = [setting.name for setting in dataclasses.fields(config)]
+    return {name: plain(getattr(config, name)) for name in names}
 
 
 def checked(setting: "dataclasses.Field[Any]", value: Any) -> Any:
@@ -452,7 +460,7 @@ def checked(setting: "dataclasses.Field[Any]", value: Any) -> Any:
     convert, words = _KINDS[setting.type]
     try:
         plain = convert(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise SettingError(setting.name, f" is {value!r}; it must be {words}") from None
     if setting.type == tuple[Layer, ...]:
         _check_layers(setting.name, plain)

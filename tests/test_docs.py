@@ -22,6 +22,7 @@ import nst_jax
 from nst_jax import load_image
 from nst_jax.cli import convert
 from nst_jax.cli import options as cli
+from nst_jax.cli.settings_file import settings_flag
 from nst_jax.crosscheck import __main__ as crosscheck
 from package import MODULES, PUBLIC, ROOMS, ROOT
 
@@ -29,7 +30,7 @@ README = ROOT / "README.md"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
 # Checked below, or by the build of the site.
-LANGUAGES = {"python", "sh", "{toctree}", "{include}", "{eval-rst}"}
+LANGUAGES = {"python", "sh", "toml", "{toctree}", "{include}", "{eval-rst}"}
 PROGRAMS = {
     "main.py": cli,
     "convert_weights.py": convert,
@@ -134,6 +135,7 @@ def commands(text):
 
 def check(words):
     """Raise what is wrong with a command."""
+    words = words[: words.index(">")] if ">" in words else words
     while re.match("[A-Z_]+=", words[0]):  # a variable for the program
         words = words[1:]
     program, *rest = words
@@ -203,7 +205,13 @@ def module_of(program) -> ModuleType:
 
 
 @each_document
-def test_commands_parse_and_their_files_exist(path):
+def test_commands_parse_and_their_files_exist(path, tmp_path, monkeypatch):
+    """The blocks of TOML are settings files."""
+    monkeypatch.chdir(tmp_path)
+    for language, code in blocks(path.read_text()):
+        if language == "toml":
+            (tmp_path / "recipe.toml").write_text(code)
+            assert settings_flag("recipe.toml").settings
     for words in commands(path.read_text()):
         check(words)
 

@@ -32,10 +32,10 @@ from nst_jax.cli.console import (
     size_text,
     weights_text,
 )
-from nst_jax.cli.fingerprint import write_provenance
 from nst_jax.cli.finished import provenance_of, skip_finished
 from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line, in_flags
 from nst_jax.cli.interrupts import stop_signals
+from nst_jax.cli.manifest import make_manifest, write_manifest
 from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
@@ -44,6 +44,7 @@ from nst_jax.config import ResolvedConfig
 from nst_jax.distributed.collectives import allgather_json, is_first, poll, post
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit, resample
+from nst_jax.io.files import write_json
 from nst_jax.io.images import load_image, save_image
 from nst_jax.io.provenance import Provenance
 from nst_jax.losses.objective import Losses
@@ -122,7 +123,7 @@ def _fit(largest: Planned, config: ResolvedConfig, options: JobOptions) -> Resol
         shape = fit(*largest.shape, size, side=config.side)
         return make_schedule(shape, largest.schedule.last.styles, config)
 
-    asked = options.config()
+    asked = options.asked()
     config, _ = fit_to_memory(
         schedule_of,
         config=config,
@@ -378,9 +379,20 @@ class _Painter:
 
     def _save(self, members: Sequence[Planned], last: Snapshot[Losses], seconds: float) -> None:
         names = []
-        for each, image in zip(members, _images(last), strict=False):  # the rest repeats the last
+        images = _images(last)  # with repeats of the last picture at the end
+        for number, (each, image) in enumerate(zip(members, images, strict=False)):
             output = each.picture.output
-            note = write_provenance(self.made_from(each.picture))
+            manifest = make_manifest(
+                self.made_from(each.picture),
+                last,
+                preset=self.options.preset,
+                config=self.config,
+                devices=len(self.devices),
+                member=number if np.ndim(last.image) == 4 else None,
+            )
+            note = write_manifest(manifest) if self.options.manifest else ""
+            if self.options.json:
+                write_json(f"{output}.json", manifest)
             if fault := save_or_rescue(output, image, note=note):
                 self.faults[fault] = EXIT_FAILURE
             else:

@@ -124,7 +124,7 @@ def save_or_rescue(
     except (InputError, OSError) as error:
         # As PNG, since the encoder of the other format may be at fault.
         rescue = Path(tempfile.mkdtemp(prefix="nst-jax-"), f"{output.stem}.png")
-        save_image(rescue, image)
+        save_image(rescue, image, note=note)
         return f"{error}; the picture is {rescue}"
     return ""
 

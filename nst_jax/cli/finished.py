@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nst_jax.cli.batch_plan import BatchJob
-from nst_jax.cli.fingerprint import of_images, provenance, read_provenance
+from nst_jax.cli.manifest import of_images, provenance, read_provenance
 from nst_jax.cli.names import PictureFiles
 from nst_jax.distributed.collectives import allgather_json
 from nst_jax.io.provenance import Provenance, difference

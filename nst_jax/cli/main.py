@@ -13,9 +13,12 @@ from nst_jax.cli.batch import paint_many
 from nst_jax.cli.batch_plan import plan_job
 from nst_jax.cli.flags import exit_code
 from nst_jax.cli.inputs import is_collection
+from nst_jax.cli.manifest import read_manifest
 from nst_jax.cli.options import JobOptions, parse_options
-from nst_jax.cli.output import PROGRAM, warn, warn_from_first
+from nst_jax.cli.output import PROGRAM, make_console, warn, warn_from_first
 from nst_jax.cli.pipes import STANDARD, lasting_inputs, standard_output
+from nst_jax.cli.replay import manifest_text, replayed
+from nst_jax.cli.settings_file import save_settings
 from nst_jax.cli.single import load_job, paint_one, recalled
 from nst_jax.config import Config
 from nst_jax.devices.backend import default_device, resolve
@@ -24,6 +27,7 @@ from nst_jax.devices.sharding import find_devices
 from nst_jax.distributed import launch
 from nst_jax.distributed.collectives import is_first
 from nst_jax.errors import InputError
+from nst_jax.io.checkpoint import recall
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         atexit.register(gc.freeze)
 
     def run() -> int:
-        with lasting_inputs(options) as lasting:
+        if options.show:
+            make_console(markup=False).print(manifest_text(read_manifest(Path(options.show))))
+            return 0
+        ready = replayed(options) if options.replay else options
+        if ready.save_config:
+            save_settings(ready.save_config, ready.preset, ready.asked())
+        if not ready.content:
+            return 0
+        with lasting_inputs(ready) as lasting:
             return _run(lasting)
 
     def job() -> int:
@@ -57,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: JobOptions) -> int:
-    config = options.config()
+    config = options.asked()
     default_device()  # fails first if JAX finds no device
     # A folder or a pattern gets an output folder even for one file, as the number can change.
     collected = len(options.content) > 1 or is_collection(options.content[0])
@@ -71,6 +83,8 @@ def _run(options: JobOptions) -> int:
         return _run_one(options, config, Path(options.output or "stylized.png"))
     if options.save_every:
         raise InputError("--save-every needs a place for its pictures; give --output a file's name")
+    if options.json:
+        raise InputError("--json needs a place for its file; give --output a file's name")
     # Standard output carries the picture only.
     options = replace(options, quiet=options.quiet or not options.dry_run)
     with standard_output() as picture:
@@ -96,9 +110,9 @@ def _run_many(options: JobOptions, asked: Config) -> int:
 
 def _run_one(options: JobOptions, asked: Config, output: Path) -> int:
     devices = find_devices(options.devices)
-    known, biggest = recalled(
-        asked, options.checkpoint, biggest=options.biggest, devices=len(devices)
-    )
+    chosen = recall(options.checkpoint) if options.checkpoint else {}
+    chosen = options.manifest_of.get("chosen", {}) | chosen
+    known, biggest = recalled(asked, chosen, biggest=options.biggest, devices=len(devices))
     config = resolve(known, devices=len(devices))
     with kept_programs(warn), jax.enable_x64(config.dtype == "float64"):
         job = load_job(

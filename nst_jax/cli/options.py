@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn, get_args
 from nst_jax import __version__
 from nst_jax.cli.flags import Parser, add_setting_flags, given_settings, positive_int
 from nst_jax.cli.output import PROGRAM
+from nst_jax.cli.settings_file import SettingsFile, settings_flag
 from nst_jax.config import Config, flag_of, format_setting
 from nst_jax.presets import PRESETS, preset
 
@@ -35,6 +36,7 @@ def _option(
     default: Any, help: str, metavar: str | None = None, *, group: str = "options", **flag: Any
 ) -> Any:
     """Return a dataclass field, with the arguments of its flag in the metadata."""
+    help = help.replace("%(default)s", format_setting(default))
     flag |= {"help": help, "metavar": metavar} if metavar else {"help": help}
     return dataclasses.field(default=default, metadata={"group": group, "flag": flag})
 
@@ -44,8 +46,8 @@ def _path(help: str, *, group: str = "images") -> Any:
 
 
 def _images(help: str) -> Any:
-    many = {"required": True, "nargs": "+", "action": "extend", "type": expanduser}
-    return _option(dataclasses.MISSING, help, "PATH", group="images", **many)
+    many = {"nargs": "+", "action": "extend", "type": expanduser}
+    return _option((), help, "PATH", group="images", **many)
 
 
 def _switch(help: str, *, group: str = "options") -> Any:
@@ -57,10 +59,11 @@ _GROUPS: Mapping[str, str | None] = {
     "images": "PATH is a file, - for standard input, a folder of image files, or a quoted pattern "
     "such as 'a/*.jpg'.",
     "options": None,
+    "pictures that remember": "A picture's file says how it was made.",
     "several processes": "Start all with the same flags, except --process. They share the rows of "
     "one picture, or divide several pictures among them.",
 }
-_PROCESSES = "several processes"
+_MEMORY, _PROCESSES = "pictures that remember", "several processes"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,7 @@ class JobOptions:
 
     Attributes:
       settings: the settings that were given, by name; the size may be "max".
+      manifest_of: the manifest of the picture that is replayed; empty if there is none.
     """
 
     content: Sequence[str] = _images("content images; if there are several, --output is a folder")
@@ -103,6 +107,19 @@ class JobOptions:
     preset: str = _option(
         "default", f"named settings: {', '.join(PRESETS)} (default: %(default)s)", "NAME"
     )
+    config: SettingsFile | None = _option(
+        None,
+        "settings in a TOML file, by the names of their flags; they override the preset's, and "
+        "flags override them",
+        "FILE",
+        type=settings_flag,
+    )
+    save_config: str | None = _option(
+        None,
+        "write all settings to a file for --config; without --content and --style that is all",
+        "FILE",
+        type=expanduser,
+    )
     weights: str = _option(
         "auto",
         "weights of the network: auto (cached, else downloaded, else VGG-16 of the package "
@@ -119,13 +136,41 @@ class JobOptions:
         "N|all",
         type=_devices,
     )
+    show: str | None = _option(
+        None, "print how a picture was made, and exit", "PICTURE", group=_MEMORY, type=expanduser
+    )
+    replay: str | None = _option(
+        None,
+        "make a picture again, by its own settings and images; the same bytes on the same machine",
+        "PICTURE",
+        group=_MEMORY,
+        type=expanduser,
+    )
+    inputs: Sequence[str] = _option(
+        (),
+        "files and folders in which --replay looks for the images, by their content (default: the "
+        "folder of PICTURE, and this one)",
+        "PATH",
+        group=_MEMORY,
+        nargs="+",
+        action="extend",
+        type=expanduser,
+    )
+    manifest: bool = _option(
+        True,
+        "keep in the picture's file how it was made: settings, versions, device, hashes of the "
+        "images and the weights, the losses at the end; no paths and no names (default: yes)",
+        group=_MEMORY,
+        action=argparse.BooleanOptionalAction,
+    )
+    json: bool = _switch("write the same beside the picture too, as PICTURE.json", group=_MEMORY)
     dry_run: bool = _switch("print the plan, the memory estimate and the time, and exit")
     checkpoint: str | None = _path(
         "folder for checkpoints; the same command goes on from the newest one",
         group="options",
     )
     checkpoint_seconds: float = _option(
-        60.0, "about how many seconds apart (default: %(default)g)", "F", type=_seconds
+        60.0, "about how many seconds apart (default: %(default)s)", "F", type=_seconds
     )
     distributed: bool = _switch(
         "share the work with the processes that Slurm, Kubernetes, Open MPI or a TPU pod has "
@@ -143,19 +188,24 @@ class JobOptions:
     )
     quiet: bool = _switch("print only warnings and errors")
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    manifest_of: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def biggest(self) -> bool:
         """Whether the size is the largest that fits into memory."""
-        return self.settings.get("size") == "max"
+        return self._values().get("size") == "max"
 
-    def config(self) -> Config:
-        """Return the preset's settings, overridden by those that were given.
+    def _values(self) -> dict[str, Any]:
+        return {**(self.config.settings if self.config else {}), **self.settings}
+
+    def asked(self) -> Config:
+        """Return the preset's settings, overridden by those of --config, and these by flags.
 
         Raises:
-          InputError: if there is no such preset, or a setting has no effect beside the others.
+          InputError: if there is no such preset, or the setting of a flag has no effect beside the
+            others.
         """
-        values = {name: x for name, x in self.settings.items() if (name, x) != ("size", "max")}
+        values = {name: x for name, x in self._values().items() if (name, x) != ("size", "max")}
         config = dataclasses.replace(preset(self.preset), **values)
         config.check_given(self.settings)
         return config
@@ -189,9 +239,8 @@ def make_parser() -> Parser:
         adders[name] = group.add_argument
     for field in dataclasses.fields(JobOptions):
         if field.metadata:
-            required = field.default is dataclasses.MISSING
-            given = {} if required or field.default is False else {"default": field.default}
-            adders[field.metadata["group"]](flag_of(field.name), **field.metadata["flag"], **given)
+            flag = flag_of(field.name), field.metadata["flag"]
+            adders[field.metadata["group"]](flag[0], default=None, **flag[1])
     parser.add_argument(
         "--list-presets", action=_ListPresets, help="print every preset's settings and exit"
     )
@@ -201,7 +250,19 @@ def make_parser() -> Parser:
 
 def parse_options(argv: Sequence[str] | None = None) -> JobOptions:
     """Return the options of a command line, by default the process's."""
-    flags = make_parser().parse_args(argv)
-    names = [field.name for field in dataclasses.fields(JobOptions) if field.metadata]
-    given = {name: getattr(flags, name) for name in names}
-    return JobOptions(**given, settings=given_settings(flags))
+    parser = make_parser()
+    flags = parser.parse_args(argv)
+    given = {
+        field.name: value
+        for field in dataclasses.fields(JobOptions)
+        if field.metadata and (value := getattr(flags, field.name)) is not None
+    }
+    if flags.config and flags.config.preset:
+        given.setdefault("preset", flags.config.preset)
+    options = JobOptions(**given, settings=given_settings(flags))
+    only_settings = options.save_config and not (options.content or options.style)
+    if options.replay or options.show or only_settings:
+        return options
+    if missing := [f"--{name}" for name in ("content", "style") if not getattr(options, name)]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return options

@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,19 +28,29 @@ from nst_jax.cli.console import (
     size_text,
     weights_text,
 )
-from nst_jax.cli.fingerprint import of_images, provenance
 from nst_jax.cli.flags import EXIT_FAILURE, arithmetic_line
 from nst_jax.cli.inputs import expand
 from nst_jax.cli.interrupts import stop_signals
+from nst_jax.cli.manifest import (
+    CHOSEN,
+    Manifest,
+    choices,
+    make_manifest,
+    of_images,
+    provenance,
+    write_manifest,
+)
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
+from nst_jax.cli.replay import check_weights, comparison
 from nst_jax.cli.run_network import network_of, run_weights, warn_of_network
 from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.sharding import is_shared, lay_out
 from nst_jax.distributed.collectives import agree, is_first
 from nst_jax.errors import InputError
 from nst_jax.geometry import fit
-from nst_jax.io.checkpoint import CheckpointStore, recall
+from nst_jax.io.checkpoint import CheckpointStore
+from nst_jax.io.files import check_writable, write_json
 from nst_jax.io.images import check_output, image_shape, load_image, save_image
 from nst_jax.io.provenance import Provenance
 from nst_jax.losses.objective import Losses
@@ -51,8 +62,7 @@ from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
 
-# The settings whose "auto", or "max", becomes a choice of the machine.
-_CHOSEN = ("size", "precision", "conv", "remat")
+_Describe = Callable[[Snapshot[Losses]], Manifest]
 
 
 class SingleJob(NamedTuple):
@@ -94,7 +104,9 @@ def load_job(
     content, start = options.content[0], options.start_image
     styles = expand(options.style, role="style", warn=warn_from_first)
     check_output(output)
-    for path in (content, *styles, start):
+    if options.json:
+        check_writable(f"{output}.json", what="the manifest")
+    for path in (content, *styles, start, options.replay):
         if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
             raise InputError(f"--output {output} is the input image {path}; name another file")
     content_shape, *style_shapes = map(image_shape, (content, *styles))
@@ -131,6 +143,7 @@ def paint_one(job: SingleJob, options: JobOptions) -> int:
     weights = None
     if not options.dry_run:
         weights, config = run_weights(options, job.config)
+        check_weights(options.manifest_of, weights, config.taps[-1])
         job = job._replace(config=config)
     _print_header(console, job, weights, options)
     if not weights:
@@ -139,26 +152,29 @@ def paint_one(job: SingleJob, options: JobOptions) -> int:
     warn_of_network(weights, options.preset)
     began = time.perf_counter()
     try:
-        made_from = _made_from(job, weights, options) if options.checkpoint else {}
+        made_from = _made_from(job, weights, options)
         network = network_of(weights, job.config)
         weights = dataclasses.replace(weights, params={})  # the network has them
+        describe = _describing(job, options, made_from)
         with _checkpoints(job, options, made_from) as store, stop_signals() as received:
-            last = _paint(job, options, console, network, store, received)
+            last = _paint(job, options, console, network, store, describe, received)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
         size, device = size_text(job.schedule.last.shape), devices_text(job.devices)
         warn(f"out of memory at {size} px on {device}; give a smaller --size")
         return EXIT_FAILURE
-    fault = save_or_rescue(job.output, np.asarray(last.image)) if is_first() else ""
+    fault = _save(job, options, last, describe(last)) if is_first() else ""
     if fault:
         warn(fault)
     else:
         seconds = time.perf_counter() - began
         line = f"wrote    {job.output} after {last.step} steps in {seconds:.1f} s"
         console.print(escape(line))
+        if options.replay and is_first():
+            print_header(console, [("replay", comparison(Path(options.replay), job.output))])
     warn_of_network(weights, options.preset)
-    return _end(job, last, received) or (EXIT_FAILURE if fault else 0)
+    return _end(job, options, last, received) or (EXIT_FAILURE if fault else 0)
 
 
 def _print_header(
@@ -187,6 +203,7 @@ def _paint(
     console: Console,
     network: VGG,
     store: CheckpointStore | None,
+    describe: _Describe,
     received: Sequence[int],
 ) -> Snapshot[Losses]:
     """Run the job until it is done, stopped or not finite; return the last snapshot."""
@@ -194,8 +211,9 @@ def _paint(
     def save(snapshot: Snapshot[Losses], step: str) -> None:
         if is_first():
             path = job.output.with_name(f"{job.output.stem}_{step}{job.output.suffix}")
-            save_image(path, np.asarray(snapshot.image))
+            save_image(path, np.asarray(snapshot.image), note=_note(options, describe(snapshot)))
 
+    last_step = options.manifest_of.get("step", job.schedule.steps)
     if store:
         _warn_of_lost_scales(job)
     if store and store.newest:
@@ -206,7 +224,7 @@ def _paint(
         network=network,
         config=job.config,
         start=job.start,
-        snapshot_every=options.save_every,
+        snapshot_every=options.save_every or options.manifest_of.get("step"),
         snapshot_seconds=SECONDS,
         devices=job.devices,
         checkpoints=store,
@@ -214,7 +232,7 @@ def _paint(
     )
     with contextlib.closing(snapshots):
         return show_progress(
-            snapshots,
+            _until(snapshots, last_step),
             job.schedule,
             console=console,
             stopped=lambda: agree(bool(received)),
@@ -223,13 +241,48 @@ def _paint(
         )
 
 
-def _end(job: SingleJob, last: Snapshot[Losses], received: Sequence[int]) -> int:
+def _until(snapshots: Iterator[Snapshot[Losses]], last_step: int) -> Iterator[Snapshot[Losses]]:
+    """Yield the snapshots up to a step: a replay ends where the picture was stopped."""
+    for snapshot in snapshots:
+        yield snapshot
+        if snapshot.step >= last_step:
+            return
+
+
+def _describing(job: SingleJob, options: JobOptions, made_from: Provenance) -> _Describe:
+    """Return the function that takes a snapshot to the manifest of its picture."""
+    return functools.partial(
+        make_manifest,
+        made_from,
+        preset=options.preset,
+        config=job.config,
+        devices=len(job.devices),
+    )
+
+
+def _note(options: JobOptions, manifest: Manifest) -> str:
+    return write_manifest(manifest) if options.manifest else ""
+
+
+def _save(job: SingleJob, options: JobOptions, last: Snapshot[Losses], manifest: Manifest) -> str:
+    """Save the picture and what goes beside it; return the fault, or an empty text."""
+    fault = save_or_rescue(job.output, np.asarray(last.image), note=_note(options, manifest))
+    if options.json:
+        write_json(f"{job.output}.json", manifest)
+    return fault
+
+
+def _end(
+    job: SingleJob, options: JobOptions, last: Snapshot[Losses], received: Sequence[int]
+) -> int:
     """Warn if the run ended early; return the exit code."""
     if not last.finite:
         what, advice = not_finite(last, job.config)
         warn_from_first(f"{what}: the picture is the last good one; give {advice}")
         return EXIT_FAILURE
-    if last.step < job.schedule.steps:  # the signal may have come to another process
+    if last.step < options.manifest_of.get(
+        "step", job.schedule.steps
+    ):  # the signal may have come to another process
         signum = received[0] if received else signal.SIGTERM
         name = signal.Signals(signum).name
         warn_from_first(f"stopped by {name}: {job.output} is the picture so far")
@@ -257,7 +310,7 @@ def _made_from(job: SingleJob, weights: Weights, options: JobOptions) -> Provena
         options.start_image,
         digest=lambda path: sha256_of(Path(path)),
     )
-    return provenance(options.config(), weights=weights, **size) | images
+    return provenance(options.asked(), weights=weights, **size) | images
 
 
 @contextlib.contextmanager
@@ -271,16 +324,16 @@ def _checkpoints(
     with CheckpointStore(
         options.checkpoint,
         fingerprint=made_from,
-        chosen={name: getattr(job.config, name) for name in _CHOSEN},
+        chosen=choices(job.config),
         warn=warn,
     ) as store:
         yield store
 
 
 def recalled(
-    config: Config, folder: str | None, *, biggest: bool, devices: int
+    config: Config, chosen: Mapping[str, Any], *, biggest: bool, devices: int
 ) -> tuple[Config, bool]:
-    """Return the settings, with the machine's choices that a checkpoint folder holds.
+    """Return the settings, with the choices that the machine of an earlier run has made.
 
     So a run goes on with the arithmetic that it began with, on another machine too. Two choices may
     be made again: Winograd's convolutions are for one device, and a run without remat may need it
@@ -288,15 +341,14 @@ def recalled(
 
     Args:
       config: the settings before `Config.resolve`.
-      folder: the checkpoint folder, if there is one.
+      chosen: the choices, from a checkpoint folder or a manifest.
       biggest: whether the size is a choice of the machine.
       devices: number of devices that the picture is spread over.
 
     Returns:
       The settings, and whether the size is still to be chosen.
     """
-    chosen = recall(folder) if folder else {}
-    auto = {name for name in _CHOSEN if getattr(config, name) == "auto"}
+    auto = {name for name in CHOSEN if getattr(config, name) == "auto"}
     wanted = (auto | {"size"} if biggest else auto) & chosen.keys()
     if devices > 1 and chosen.get("conv") == "winograd":
         wanted.discard("conv")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image
 
 from nst_jax.errors import InputError
 from nst_jax.geometry import Side, fit, side_of
@@ -18,6 +18,7 @@ from nst_jax.io.arrays import check_values
 from nst_jax.io.colors import to_srgb
 from nst_jax.io.decoding import Source, StrPath, name_of, opened, read, reason_of
 from nst_jax.io.files import atomic_write, check_writable
+from nst_jax.io.notes import find_note, note_options
 
 # No profile is embedded: without one, sRGB is what every reader assumes.
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -30,7 +31,6 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 WRITABLE_SUFFIXES = tuple(_FORMATS)
 _ROWS = 256
-_NOTE = "nst_jax"  # keyword of a PNG file's text
 
 
 def load_image(
@@ -108,7 +108,7 @@ def save_image(
     Args:
         path: The image file; its suffix is one of `WRITABLE_SUFFIXES`.
         image: sRGB in [0, 1], HWC.
-        note: ASCII text for `image_note` to read; only PNG files keep it.
+        note: text for `image_note` to read.
 
     Raises:
         InputError: `image` is not of this shape, not floating-point, empty, or has values that are
@@ -129,9 +129,8 @@ def save_image(
         rows = slice(first, first + _ROWS)
         pixels[rows] = np.rint(np.clip(array[rows], 0, 1) * 255)
     codec, options = _FORMATS[Path(path).suffix.lower()]
-    if note and codec == "PNG":
-        options = {**options, "pnginfo": PngImagePlugin.PngInfo()}
-        options["pnginfo"].add_text(_NOTE, note)
+    if note:
+        options = options | note_options(codec, note)
     try:
         with atomic_write(path) as temporary:
             Image.fromarray(pixels).save(temporary, format=codec, **options)
@@ -142,12 +141,13 @@ def save_image(
 
 
 def image_note(path: StrPath) -> str:
-    """Return the note that `save_image` has put into a PNG file; "" if there is none to read."""
-    try:
-        with opened(path, name_of(path)) as image:
-            return str(image.info.get(_NOTE, ""))
-    except InputError:
-        return ""
+    """Return the note that `save_image` has put into a file; "" if there is none.
+
+    Raises:
+        InputError: The file cannot be read, or is no image.
+    """
+    with opened(path, name_of(path)) as image:
+        return find_note(image)
 
 
 def check_output(path: StrPath) -> None:

@@ -18,6 +18,16 @@ def difference(had: Provenance, has: Provenance) -> str:
     if name.endswith("image") or name == "weights":
         text = f"another {name}" if had.get(name) else f"no {name}"
     else:
-        old, new = (each.get(name, "unknown") for each in (had, has))
+        old, new = (_text(each.get(name, "unknown")) for each in (had, has))
         text = f"{name.replace('_', '-')} {old}, not {new}"
     return text + (", and more" if others else "")
+
+
+def _text(value: Any) -> str:
+    match value:
+        case dict():
+            return ",".join(f"{name}:{weight}" for name, weight in value.items())
+        case list():
+            return ",".join(map(str, value))
+        case _:
+            return str(value)

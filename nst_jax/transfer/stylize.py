@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.config import Config, ResolvedConfig, format_settings
+from nst_jax.config import Config, ResolvedConfig, plain_settings
 from nst_jax.devices.backend import resolve
 from nst_jax.devices.sharding import find_devices
 from nst_jax.errors import InputError
@@ -134,7 +134,7 @@ def _open_store(
     from nst_jax.io.checkpoint import CheckpointStore
 
     images = {"content": [painting.content], "style": painting.styles, "start": [painting.start]}
-    made_from: dict[str, Any] = dict(format_settings(asked))
+    made_from: dict[str, Any] = plain_settings(asked)
     made_from |= {f"{role} image": [digest(image) for image in of] for role, of in images.items()}
     made_from |= {"network": network.architecture.name, "weights": digest(parameters(network))}
     return CheckpointStore(folder, fingerprint=made_from, warn=warnings.warn)

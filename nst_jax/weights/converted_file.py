@@ -6,7 +6,7 @@ A network that ends early reads and checks only the arrays that it needs.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -55,6 +55,7 @@ class Weights:
       origin: the file or the seed, for messages.
       reason: why another or an untrained network was taken in place of the requested one.
       means: the network's `mean_activations`, if they are known.
+      digests: the digest of each array, if they are known.
     """
 
     params: Params
@@ -63,6 +64,7 @@ class Weights:
     origin: str
     reason: str | None = None
     means: Sequence[float] | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -72,8 +74,11 @@ class Weights:
     def digest(self, deepest: str) -> str:
         """Return a digest of the parameters up to a tap; it does not depend on their origin."""
         names = sorted(self.params.keys() & ARCHITECTURES[self.network].parameter_shapes(deepest))
-        arrays = (np.ascontiguousarray(self.params[name]) for name in names)
-        return hashlib.sha256("".join(map(digest_array, arrays)).encode()).hexdigest()
+        found = [
+            self.digests.get(name) or digest_array(np.ascontiguousarray(self.params[name]))
+            for name in names
+        ]
+        return hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def save_weights(path: Path, params: Params, metadata: Mapping[str, str]) -> None:
@@ -123,7 +128,7 @@ def load_weights(path: Path, *, deepest: str | None = None) -> Weights:
         raise altered
     origin = f"{path} (from {metadata['source']}, SHA-256 {metadata['source_sha256'][:8]})"
     means = json.loads(metadata[MEANS]) if MEANS in metadata else None
-    return Weights(params, network=network, trained=True, origin=origin, means=means)
+    return Weights(params, network, trained=True, origin=origin, means=means, digests=digests)
 
 
 def is_converted(path: Path) -> bool:

@@ -15,7 +15,7 @@ IMAGES = ["--content=a", "--style=b"]
 def test_without_flags_the_options_have_their_defaults():
     options = parse_options(IMAGES)
     assert options == JobOptions(content=["a"], style=["b"])
-    assert options.config() == Config()
+    assert options.asked() == Config()
     assert not options.biggest
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.quiet = True
@@ -71,11 +71,11 @@ def test_a_mistake_names_its_flag_once(flag, said, capsys):
     ],
 )
 def test_a_mistake_in_the_settings_together_names_their_flag(flags, said, capsys):
-    assert exit_code("nst-jax", lambda: parse_options([*IMAGES, *flags]).config()) == 2
+    assert exit_code("nst-jax", lambda: parse_options([*IMAGES, *flags]).asked()) == 2
     assert capsys.readouterr().err.startswith(f"nst-jax: error: {said}")
 
 
 def test_a_setting_is_read_from_its_text_as_from_python(unchecked):
     text = {"style_layers": "relu1_1:64,relu2_1", "style_blend": "2,1", "content_layers": "none"}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in text.items()]
-    assert parse_options([*IMAGES, *flags]).config() == Config(**text)
+    assert parse_options([*IMAGES, *flags]).asked() == Config(**text)

@@ -21,6 +21,7 @@ from fast import xla_flags
 from nst_jax import Config, layers, save_image
 from nst_jax.cli import batch, single
 from nst_jax.cli import main as cli
+from nst_jax.io.checkpoint import recall
 from nst_jax.scale.prepare import begin_scale
 from nst_jax.scale.tiled import TiledScale, tiles
 from nst_jax.transfer import estimate
@@ -376,7 +377,7 @@ def test_what_this_machine_cannot_do_is_not_recalled(tmp_path):
     (tmp_path / "job.json").write_text(json.dumps(about))
 
     def recalled(config, *, biggest=False, devices=1):
-        found, left = single.recalled(config, str(tmp_path), biggest=biggest, devices=devices)
+        found, left = single.recalled(config, recall(tmp_path), biggest=biggest, devices=devices)
         return found.size, found.precision, found.conv, found.remat, left
 
     auto, given = Config(), Config(precision="float32", conv="direct", remat="blocks", size=50)
@@ -384,7 +385,7 @@ def test_what_this_machine_cannot_do_is_not_recalled(tmp_path):
     assert recalled(auto, devices=2) == (auto.size, "bfloat16", "auto", "auto", False)
     assert recalled(auto, biggest=True) == (64, "bfloat16", "winograd", "auto", False)
     assert recalled(given) == (50, "float32", "direct", "blocks", False)
-    assert single.recalled(auto, None, biggest=True, devices=1) == (auto, True)
+    assert single.recalled(auto, {}, biggest=True, devices=1) == (auto, True)
 
 
 @pytest.mark.usefixtures("_orbax")

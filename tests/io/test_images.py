@@ -16,6 +16,7 @@ import sys
 import threading
 import zlib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jax.numpy as jnp
 import numpy as np
@@ -1127,16 +1128,29 @@ def test_values_are_clipped_and_rounded_to_the_nearest_level(tmp_path, dtype):
     np.testing.assert_array_equal(result, [0, 0, 0, 0, 1, 128, 255, 255, 255])
 
 
-def test_a_note_is_kept_in_png_alone(tmp_path):
+@pytest.mark.parametrize("suffix", [*WRITABLE_SUFFIXES, ".PNG"])
+def test_a_note_is_kept(tmp_path, suffix):
     image = np.full((5, 4, 3), 0.5, np.float32)
-    note = json.dumps({"a": "\u20ac \n", "b": [1, "x" * 5000]})
-    for suffix, kept in ((".png", note), (".PNG", note), (".jpg", ""), (".tif", "")):
-        path = tmp_path / f"a{suffix}"
+    path = tmp_path / f"a{suffix}"
+    for note in (json.dumps({"a": "\u20ac \n", "b": [1, "x" * 5000]}), "<a & b> \u20ac ]]>", "-"):
         save_image(path, image, note=note)
-        assert image_note(path) == kept
+        assert image_note(path) == note
         np.testing.assert_allclose(load_image(path), image, atol=0.51 / 255)
-    save_image(path.with_suffix(".png"), image)
-    assert image_note(path.with_suffix(".png")) == image_note(tmp_path / "missing.png") == ""
+    save_image(path, image)
+    assert image_note(path) == ""
+
+
+def test_the_xmp_of_a_note_is_xml(tmp_path):
+    """Other programs read it with a parser of XML."""
+    save_image(tmp_path / "a.jpg", np.zeros((5, 4, 3), np.float32), note="<a & b> \u20ac")
+    with Image.open(tmp_path / "a.jpg") as image:
+        root = ElementTree.fromstring(image.info["xmp"])
+    assert [x.text for x in root.iter("{urn:nst_jax}note")] == ["<a & b> \u20ac"]
+
+
+def test_a_note_of_no_picture_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        image_note(tmp_path / "missing.png")
 
 
 @pytest.mark.parametrize(

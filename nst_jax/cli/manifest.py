@@ -1,0 +1,164 @@
+"""The manifest of a picture: from what, by what and how far it was painted; in the picture's file.
+
+A manifest names no path and no time, so that the same run writes the same bytes.
+"""
+
+import json
+import math
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import jax
+import numpy as np
+
+from nst_jax import __version__
+from nst_jax.config import Config, ResolvedConfig, plain_settings
+from nst_jax.devices.backend import device_name
+from nst_jax.errors import InputError
+from nst_jax.io.images import image_note
+from nst_jax.io.provenance import Provenance
+from nst_jax.losses.objective import Losses
+from nst_jax.transfer.multiscale import Snapshot
+from nst_jax.weights.converted_file import Weights
+
+Manifest = Mapping[str, Any]  # JSON values
+# The settings whose "auto", or "max", becomes a choice of the machine.
+CHOSEN = ("size", "precision", "conv", "remat")
+ROLES = ("content", "style", "start")  # of images
+# The type of each part that the program reads again.
+_PARTS = {
+    **dict.fromkeys(("made from", "chosen", "versions", "losses"), dict),
+    **{"preset": str, "devices": int, "step": int},
+}
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+
+
+def provenance(asked: Config, *, weights: Weights | None, **others: Any) -> Provenance:
+    """Return the provenance of a picture, without its images.
+
+    Args:
+      asked: the settings before `Config.resolve`: the value of "auto" depends on the machine, and
+        does not make another picture.
+      weights: the network's weights; None: the weights and the network are not known yet.
+      others: further entries by name; they replace settings of the same name.
+    """
+    made_from: Provenance = plain_settings(asked)
+    # With --weights=auto the network may be another than the setting's.
+    made_from["network"] = weights and weights.network
+    made_from["weights"] = weights and weights.digest(asked.taps[-1])
+    return made_from | others
+
+
+def of_images(
+    content: str, styles: Sequence[str], start: str | None, *, digest: Callable[[str], str]
+) -> Provenance:
+    """Return the digests of the images that a picture is made from.
+
+    Args:
+      content: path of the content image.
+      styles: paths of the style images.
+      start: path of the first picture, if one was given.
+      digest: returns the digest of a file's bytes.
+    """
+    files = zip(ROLES, ([content], styles, [start] if start else []), strict=True)
+    return {f"{role} image": [digest(path) for path in paths] for role, paths in files}
+
+
+def choices(config: ResolvedConfig) -> dict[str, Any]:
+    """Return the values chosen for settings that may be "auto" or "max", by name."""
+    return {name: getattr(config, name) for name in CHOSEN}
+
+
+def make_manifest(
+    made_from: Provenance,
+    last: Snapshot[Losses],
+    *,
+    preset: str,
+    config: ResolvedConfig,
+    devices: int,
+    member: int | None = None,
+) -> Manifest:
+    """Return the manifest of a picture.
+
+    Args:
+      made_from: the picture's provenance.
+      last: the snapshot of the picture, or of its batch.
+      preset: the name of the preset.
+      config: the settings of the run.
+      devices: number of devices that the run is spread over.
+      member: the picture's place in the batch, if it is one of a batch.
+    """
+    return {
+        "made from": made_from,
+        "preset": preset,
+        "chosen": choices(config),
+        "versions": versions(),
+        "device": device_name(),
+        "devices": devices,
+        "processes": jax.process_count(),
+        "batch": 0 if member is None else last.losses.total.shape[1],
+        "step": last.step,
+        "losses": _of_last_step(last.losses, member),
+    }
+
+
+def _of_last_step(losses: Losses, member: int | None) -> dict[str, Any]:
+    """Return the losses of a picture before its last update; texts for nan and inf."""
+
+    def plain(values: np.ndarray) -> float | str:
+        value = float(values[-1] if member is None else values[-1, member])
+        return value if math.isfinite(value) else str(value)
+
+    return jax.tree.map(plain, losses)._asdict() if len(losses.total) else {}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this program, of Python and of the packages that compute."""
+    own = {"nst_jax": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in _PACKAGES}
+
+
+def write_manifest(manifest: Manifest) -> str:
+    """Return the manifest as the note for `save_image` to put into a picture's file."""
+    return json.dumps(manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest in a picture's file, or in a file of JSON beside it.
+
+    Raises:
+      InputError: if the file cannot be read, or has no manifest.
+    """
+    try:
+        text = path.read_text() if path.suffix.lower() == ".json" else image_note(path)
+        found = json.loads(text or "{}")
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the manifest of {path}: {error}") from None
+    if not _is_manifest(found):
+        raise InputError(
+            f"{path} has no manifest; only pictures that this program has painted, without "
+            "--no-manifest, have one"
+        )
+    return found
+
+
+def _is_manifest(found: Any) -> TypeGuard[Manifest]:
+    """Return whether a value of JSON has the parts of a manifest; anyone may have written it."""
+    if not isinstance(found, dict):
+        return False
+    right = all(isinstance(found.get(name), kind) for name, kind in _PARTS.items())
+    images = [found["made from"].get(f"{role} image") for role in ROLES] if right else [None]
+    return all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in images)
+
+
+def read_provenance(path: Path) -> Provenance:
+    """Return the provenance in a picture's file; an empty dict if there is none."""
+    try:
+        return dict(read_manifest(path)["made from"])
+    except InputError:
+        return {}

@@ -1,0 +1,188 @@
+"""Show how a picture was made, and make it again by its manifest."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nst_jax.cli.inputs import expand
+from nst_jax.cli.manifest import ROLES, Manifest, read_manifest, versions
+from nst_jax.cli.options import JobOptions
+from nst_jax.cli.output import warn_from_first
+from nst_jax.cli.settings_file import check_settings, settings_text
+from nst_jax.config import Config, flag_of
+from nst_jax.errors import InputError
+from nst_jax.io.images import load_image
+from nst_jax.weights.converted_file import Weights
+from nst_jax.weights.download import sha256_of
+
+_SPREAD = ("devices", "processes", "batch")
+# The options that a replay does not take from the picture.
+_FREE = (
+    *("replay", "inputs", "output", "weights", "devices", "dry_run", "quiet"),
+    *("checkpoint", "checkpoint_seconds", "manifest", "json"),
+)
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """Return a manifest for people: comments, then the settings as a file for --config."""
+    made_from = manifest["made from"]
+    facts = [
+        *((name, manifest.get(name)) for name in ("step", "device", *_SPREAD)),
+        *((name, _listed(manifest.get(name, {}))) for name in ("chosen", "versions", "losses")),
+        ("network", f"{made_from.get('network')}, SHA-256 {made_from.get('weights')}"),
+        *(
+            (f"{role} image", f"SHA-256 {digest}")
+            for role in ROLES
+            for digest in made_from.get(f"{role} image", ())
+        ),
+    ]
+    comments = [f"# {name:<14} {value}" for name, value in facts if value]
+    settings = settings_text(manifest.get("preset", "default"), _settings(made_from))
+    return "\n".join([*comments, settings])
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    def text(value: Any) -> str:
+        if isinstance(value, dict):
+            return f"({_listed(value)})"
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{name} {text(value)}" for name, value in values.items())
+
+
+def replayed(options: JobOptions) -> JobOptions:
+    """Return the options that make the picture of --replay again.
+
+    Raises:
+      InputError: if the picture has no manifest or is a frame of a film, its settings are not those
+        of this version, an image is not found, or another option contradicts the picture.
+    """
+    picture = Path(options.replay or "")
+    manifest = read_manifest(picture)
+    _check_alone(options)
+    made_from = manifest["made from"]
+    if made_from.get("sequence"):
+        raise InputError(
+            f"{picture} is a frame of a film, which began with the frame before it; allowed are "
+            "pictures that were painted without --sequence"
+        )
+    try:
+        settings = check_settings({"preset": manifest["preset"], **_settings(made_from)})
+    except InputError as error:
+        raise InputError(f"{picture} has settings that this version lacks: {error}") from None
+    images = _find(made_from, picture, options.inputs)
+    if other := [f"{name} {x}, here {versions().get(name)}" for name, x in _differing(manifest)]:
+        warn_from_first(f"{picture} was painted with {'; '.join(other)}: pixels may differ")
+    return dataclasses.replace(
+        options,
+        content=images["content"],
+        style=images["style"],
+        start_image=images["start"][0] if images["start"] else None,
+        preset=settings.preset or "default",
+        config=settings,
+        devices=options.devices or manifest["devices"],
+        output=options.output or _output_of(picture),
+        manifest_of=manifest,
+    )
+
+
+def _differing(manifest: Manifest) -> list[tuple[str, Any]]:
+    here = versions()
+    return [(name, x) for name, x in manifest["versions"].items() if here.get(name) != x]
+
+
+def _settings(made_from: Manifest) -> dict[str, Any]:
+    names = [setting.name for setting in dataclasses.fields(Config)]
+    return {name: made_from[name] for name in names if name in made_from}
+
+
+def _output_of(picture: Path) -> str:
+    made = Path(picture.stem) if picture.suffix.lower() == ".json" else picture
+    return f"{made.stem}_replay{made.suffix}"
+
+
+def _check_alone(options: JobOptions) -> None:
+    """Raise InputError if an option is given that a replay takes from the picture."""
+    given = [
+        field.name
+        for field in dataclasses.fields(options)
+        if field.metadata
+        and field.name not in _FREE
+        and getattr(options, field.name) != field.default
+    ]
+    for name in [*given, *options.settings]:
+        raise InputError(
+            f"--replay takes {flag_of(name)} from the picture; leave it out, or paint with "
+            f"--config=FILE, where FILE is the output of --show"
+        )
+
+
+def _find(made_from: Manifest, picture: Path, inputs: Sequence[str]) -> dict[str, list[str]]:
+    """Return the files of each role, found by the digests of their bytes.
+
+    Raises:
+      InputError: if an image is not found.
+    """
+    wanted = {role: made_from[f"{role} image"] for role in ROLES}
+    left = {digest for digests in wanted.values() for digest in digests}
+    found: dict[str, str] = {}
+    looked = 0
+    for path in _candidates(picture, inputs):
+        if not left - found.keys():
+            break
+        looked += 1
+        with contextlib.suppress(OSError):  # an unreadable file is not the one
+            found.setdefault(sha256_of(Path(path)), path)
+    for role, digests in wanted.items():
+        for digest in digests:
+            if digest not in found:
+                raise InputError(
+                    f"the {role} image of {picture} (SHA-256 {digest[:12]}…) is none of the "
+                    f"{looked} files that were looked at; name it, or its folder, after --inputs"
+                )
+    return {role: [found[digest] for digest in digests] for role, digests in wanted.items()}
+
+
+def _candidates(picture: Path, inputs: Sequence[str]) -> list[str]:
+    if inputs:
+        return expand(inputs, role="inputs", warn=lambda _: None)
+    files: list[str] = []
+    for folder in dict.fromkeys([str(picture.parent), "."]):
+        with contextlib.suppress(InputError):  # a folder without images
+            files += expand([folder], role="inputs", warn=lambda _: None)
+    return files
+
+
+def check_weights(manifest: Manifest, weights: Weights, deepest: str) -> None:
+    """Raise InputError if the weights are not those of the picture that is replayed.
+
+    Args:
+      manifest: of the picture; empty if nothing is replayed.
+      weights: the weights of the run.
+      deepest: the deepest tap of the run.
+    """
+    if manifest and manifest["made from"]["weights"] != weights.digest(deepest):
+        raise InputError(
+            f"the picture was painted with other weights than {weights.title}, {weights.origin}; "
+            "give its own as --weights"
+        )
+
+
+def comparison(picture: Path, output: Path) -> str:
+    """Return in how far a replay is the picture that it replays."""
+    if picture.suffix.lower() == ".json":
+        return f"made as {picture} says"
+    if output.read_bytes() == picture.read_bytes():
+        return f"the same bytes as {picture}"
+    before, now = (load_image(path) for path in (picture, output))
+    if before.shape != now.shape:
+        return f"another size than {picture}"
+    levels = np.abs(np.rint(255 * now) - np.rint(255 * before)).max(-1)
+    if not levels.any():
+        return f"the same pixels as {picture}"
+    share, most = np.count_nonzero(levels) / levels.size, levels.max()
+    return f"{100 * share:.2g} % of the pixels differ from {picture}, by {most:.0f} levels at most"
