@@ -95,6 +95,7 @@ def _run_many(options: JobOptions, asked: Config) -> int:
     for flag, given, advice in (
         ("--size=max", options.biggest, "give a number of px"),
         ("--output=-", options.output == STANDARD, "name a folder"),
+        ("--log", options.log, "leave it out"),
         ("--checkpoint", options.checkpoint, "pictures that are finished are skipped without it"),
     ):
         if given:

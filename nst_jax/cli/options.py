@@ -130,6 +130,12 @@ class JobOptions:
     save_every: int | None = _option(
         None, "also write the picture every N steps", "N", type=positive_int()
     )
+    log: str | None = _option(
+        None,
+        "write the losses, their terms and the seconds of every step to a file .jsonl or .csv",
+        "FILE",
+        type=expanduser,
+    )
     devices: int | Literal["all"] | None = _option(
         None,
         "spread the rows of one picture, or the pictures of a batch, over N devices (default: 1)",

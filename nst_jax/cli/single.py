@@ -44,6 +44,7 @@ from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
 from nst_jax.cli.replay import check_weights, comparison
 from nst_jax.cli.run_network import network_of, run_weights, warn_of_network
+from nst_jax.cli.step_log import check_log, logged
 from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.sharding import is_shared, lay_out
 from nst_jax.distributed.collectives import agree, is_first
@@ -104,6 +105,8 @@ def load_job(
     content, start = options.content[0], options.start_image
     styles = expand(options.style, role="style", warn=warn_from_first)
     check_output(output)
+    if options.log:
+        check_log(Path(options.log))
     if options.json:
         check_writable(f"{output}.json", what="the manifest")
     for path in (content, *styles, start, options.replay):
@@ -119,6 +122,12 @@ def load_job(
         schedule_of, config=config, may_remat=may_remat, biggest=biggest, devices=len(devices)
     )
     last = schedule.last
+    ineffective = options.settings.keys() & {"steps", "first_steps"} == {"steps"}
+    if ineffective and config.min_size and len(schedule.scales) == 1:
+        warn_from_first(
+            f"--steps has no effect at {size_text(last.shape)} px, where the only scale is the "
+            "first; --first-steps is for that"
+        )
     return SingleJob(
         content,
         styles,
@@ -231,8 +240,11 @@ def _paint(
         checkpoint_seconds=options.checkpoint_seconds,
     )
     with contextlib.closing(snapshots):
+        shown = _until(snapshots, last_step)
+        if options.log and is_first():
+            shown = logged(shown, Path(options.log), warn=warn)
         return show_progress(
-            _until(snapshots, last_step),
+            shown,
             job.schedule,
             console=console,
             stopped=lambda: agree(bool(received)),

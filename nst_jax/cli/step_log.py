@@ -1,0 +1,96 @@
+"""A file with a row for each step: its losses, their terms, and the seconds so far."""
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nst_jax.errors import InputError
+from nst_jax.io.files import check_writable
+from nst_jax.losses.objective import Losses
+from nst_jax.transfer.multiscale import Snapshot
+
+_JSON, _CSV = ".jsonl", ".csv"
+
+
+def check_log(path: Path) -> None:
+    """Raise InputError if `path` cannot be written, or its suffix is neither .jsonl nor .csv."""
+    if path.suffix.lower() not in (_JSON, _CSV):
+        raise InputError(f"--log is {str(path)!r}; its name must end in {_JSON} or {_CSV}")
+    check_writable(path, what="the log")
+
+
+def logged(
+    snapshots: Iterable[Snapshot[Losses]], path: Path, *, warn: Callable[[str], None]
+) -> Iterator[Snapshot[Losses]]:
+    """Yield the snapshots of one picture, each after its steps have been written.
+
+    A row has the number of the step, that of its scale, the seconds since the run began, and the
+    losses before the step's update. Between two snapshots the seconds are interpolated. If the run
+    goes on from a checkpoint, the file's rows up to there are kept. If the file cannot be written,
+    a warning says so, and the run goes on without it.
+
+    Args:
+      snapshots: from `stylize`.
+      path: the file; see `check_log`.
+      warn: takes one line.
+    """
+    began, before, fault = time.perf_counter(), 0.0, ""
+    done: int | None = None
+    for snapshot in snapshots:
+        now, count = time.perf_counter() - began, len(snapshot.losses.total)
+        kept, mode = [], "a"
+        if done is None:
+            done, mode = snapshot.step - count, "w"
+            kept = [row for row in _read(path) if int(row["step"]) <= done]
+        times = np.linspace(before, now, count + 1)[1:].round(3).tolist()
+        rows = [
+            {"step": done + 1 + i, "scale": snapshot.scale, "seconds": times[i]}
+            | _values(snapshot.losses, i)
+            for i in range(count)
+        ]
+        if not fault and (fault := _write(path, kept + rows, mode=mode)):
+            warn(f"the log {path} ends at step {done}: {fault}; going on without it")
+        before, done = now, snapshot.step
+        yield snapshot
+
+
+def _values(losses: Losses, i: int) -> dict[str, float | str]:
+    """Return the losses of a step by name, with texts for nan and inf, which JSON lacks."""
+    named = {"total": losses.total, "content": losses.content, "style": losses.style}
+    named |= {f"content {name}": values for name, values in losses.content_terms.items()}
+    named |= {f"style {name}": values for name, values in losses.style_terms.items()}
+    found = {name: float(values[i]) for name, values in (named | losses.terms).items()}
+    return {name: x if math.isfinite(x) else str(x) for name, x in found.items()}
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]], *, mode: str) -> str:
+    """Write rows; return the fault, or an empty text."""
+    try:
+        with path.open(mode, newline="", encoding="utf-8") as file:
+            if path.suffix.lower() == _JSON:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+            elif rows:
+                writer = csv.DictWriter(file, rows[0])
+                if not file.tell():
+                    writer.writeheader()
+                writer.writerows(rows)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file; none if it is not a log."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            is_json = path.suffix.lower() == _JSON
+            rows = list(map(json.loads, file)) if is_json else list(csv.DictReader(file))
+        return rows if all(str(row["step"]).isdecimal() for row in rows) else []
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
