@@ -114,8 +114,12 @@ class Config:
         128, "lower limit of the first scale's longest side in px; 0: one scale only", least=0
     )
     scale_factor: float = _setting(2**0.5, "ratio of the sides of successive scales", above=1)
-    steps: int = _setting(38, "updates of the picture at each scale", least=1)
-    first_steps: int = _setting(120, "updates at the first of several scales", least=1)
+    steps: int = _setting(
+        34, "updates at each scale after the first; with --min-size=0 at the only scale", least=1
+    )
+    first_steps: int = _setting(
+        110, "updates at the first scale, which may be the only one; not with --min-size=0", least=1
+    )
     stop_change: float = _setting(
         0.0,
         "end a scale where the picture's mean change is less, in levels of 255 a step; 0: never",

@@ -23,7 +23,7 @@ def images(tmp_path, monkeypatch, photographs, untrained):
 
 
 def test_a_sheet_has_a_row_for_each_pair_and_a_column_for_each_recipe(images, capfd):
-    recipes = ["default --steps=1 --style-layers=relu1_1 --content-layers=relu1_1"]
+    recipes = ["default --min-size=0 --steps=1 --style-layers=relu1_1 --content-layers=relu1_1"]
     flags = ["--style", "style.png", "content.png", "--recipes", *recipes, "--beside=style.png"]
     assert run(gallery.main, [*images, *flags, "--output=s.png", "--json=s.json"]) == 0
     assert capfd.readouterr().out.count(" s\n") == 2

@@ -281,10 +281,10 @@ class _Painter:
           size: size of the batch, which repeats of the last picture fill up.
         """
         before = self._before(members[0].picture) if self.options.sequence else None
+        config = self.config
         if before:  # then the last scale is enough
-            members = [
-                each._replace(schedule=Schedule(each.schedule.scales[-1:])) for each in members
-            ]
+            config = replace(config, min_size=0)
+            members = [each._replace(schedule=_planned(each, config)) for each in members]
         loaded, inputs = self._load_all(members, before, alone=size == 1)
         if not loaded:
             return
@@ -292,7 +292,7 @@ class _Painter:
         began = time.perf_counter()
         last = fault = None
         try:
-            last = self._run(loaded, inputs)
+            last = self._run(loaded, inputs, config)
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -344,16 +344,17 @@ class _Painter:
             return content, styles, None
         return content, styles, _draw_start(each.schedule, styles, self.config)
 
-    def _run(self, members: Sequence[Planned], inputs: Sequence[_Inputs]) -> Snapshot[Losses]:
+    def _run(
+        self, members: Sequence[Planned], inputs: Sequence[_Inputs], config: ResolvedConfig
+    ) -> Snapshot[Losses]:
         contents, styles, starts = zip(*inputs, strict=True)
         schedule, done = members[0].schedule, len(self.saved)
         stack = operator.itemgetter(0) if len(inputs) == 1 else np.stack
-        one_scale = len(schedule.scales) == 1
         snapshots = stylize(
             stack(contents),
             [stack(images) for images in zip(*styles, strict=True)],
             network=self.network,
-            config=replace(self.config, min_size=0) if one_scale else self.config,
+            config=config,
             start=None if starts[0] is None else stack(starts),
             snapshot_every=self.options.save_every,
             snapshot_seconds=SECONDS,
@@ -402,6 +403,10 @@ class _Painter:
         if names:
             line = f"wrote    {', '.join(names)} in {seconds:.1f} s, {done} of {total}"
             self.console.print(escape(line))
+
+
+def _planned(each: Planned, config: ResolvedConfig) -> Schedule:
+    return make_schedule(each.shape, each.schedule.last.styles, config)
 
 
 def _images(snapshot: Snapshot[Losses]) -> Float[np.ndarray, "batch height width 3"]:

@@ -30,4 +30,4 @@ def _text(value: Any) -> str:
         case list():
             return ",".join(map(str, value))
         case _:
-            return str(value)
+            return f"{value:.15g}" if isinstance(value, float) else str(value)

@@ -87,7 +87,7 @@ def make_schedule(
             _check_style(style, shapes[0], config)
     # Smaller ones follow from these, so that it does not matter whether images are resized before.
     largest = [style_shape(style, last, config) for style in styles]
-    first_steps = config.first_steps if len(shapes) > 1 else config.steps
+    first_steps = config.first_steps if config.min_size else config.steps
     steps = [first_steps, *[config.steps] * (len(shapes) - 1)]
     return Schedule(
         tuple(

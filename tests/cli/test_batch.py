@@ -30,7 +30,13 @@ from nst_jax.weights import sources
 from nst_jax.weights.converted_file import Weights
 
 run = functools.partial(commands.run, cli.main)
-FAST = ("--size=24", "--style-layers=relu1_1", "--content-layers=relu1_1", "--weights=untrained")
+FAST = (
+    "--size=24",
+    "--min-size=0",
+    "--style-layers=relu1_1",
+    "--content-layers=relu1_1",
+    "--weights=untrained",
+)
 
 
 @pytest.fixture

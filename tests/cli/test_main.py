@@ -32,7 +32,14 @@ def job(tmp_path, monkeypatch, photographs, untrained):
     monkeypatch.setattr(sources, "untrained_params", lambda *_: untrained)
     for name, image in zip(("content.png", "style.png"), photographs, strict=True):
         save_image(tmp_path / name, image)
-    return ["--content=content.png", "--style", "style.png", "--size=24", "--steps=4"]
+    return [
+        "--content=content.png",
+        "--style",
+        "style.png",
+        "--size=24",
+        "--min-size=0",
+        "--steps=4",
+    ]
 
 
 run = functools.partial(commands.run, cli.main)
@@ -106,6 +113,29 @@ def test_the_header_says_what_will_be_done(job, capfd):
     assert "steps    7 of adam, preset default\n" in printed
     assert "scales   17x14: 3, 24x20: 4\n" in printed
     assert re.search(r"step 7/7 ", printed)
+
+
+def test_the_only_scale_is_the_first(job, capfd, monkeypatch):
+    """--steps, which is for the others, would surprise by doing nothing."""
+
+    def stylize(*_, config, **__):
+        seen.append((config.first_steps, config.steps))
+        raise KeyboardInterrupt
+
+    seen = []
+    monkeypatch.setattr(single, "stylize", stylize)
+    said = "--steps has no effect at 24x20 px, where the only scale is the first; --first-steps"
+    for flags, warned in (
+        (["--min-size=128"], True),
+        (["--min-size=128", "--first-steps=5"], False),
+        (["--min-size=17", *SHALLOW], False),
+        ([], False),
+    ):
+        assert run([*job, *flags]) == 130
+        printed = capfd.readouterr()
+        assert (said in printed.err) == warned
+        assert ("scales   24x20: 110\n" in printed.out) == warned
+    assert seen == [(110, 4), (5, 4), (110, 4), (110, 4)]
 
 
 def test_several_styles_and_a_start(job, monkeypatch):

@@ -74,7 +74,7 @@ def test_no_columns_are_no_width(monkeypatch, capsys):
 def command(tmp_path, photographs, untrained_file):
     for name, image in zip(("content.png", "style.png"), photographs, strict=True):
         save_image(tmp_path / name, image)
-    flags = ["--content=content.png", "--style=style.png", "--size=24", "--steps=4"]
+    flags = ["--content=content.png", "--style=style.png", "--size=24", "--min-size=0", "--steps=4"]
     flags += ["--style-layers=relu1_1", "--content-layers=relu1_1", "--output=o.png"]
     return [sys.executable, "-m", "nst_jax", *flags, f"--weights={untrained_file}"]
 

@@ -124,7 +124,8 @@ def test_a_picture_for_standard_output_is_lost_in_no_case(monkeypatch):
 
 def test_a_shells_pipes(untrained_file):
     """In a real shell: the picture is the one made from files, and the only output."""
-    program = f"{sys.executable} {ROOT / 'main.py'} --weights={untrained_file} --size=24 --steps=1"
+    program = f"{sys.executable} {ROOT / 'main.py'} --weights={untrained_file}"
+    program += " --size=24 --min-size=0 --steps=1"
     program += " --style-layers=relu1_1 --content-layers=relu1_1"
     script = f"""
     cat a.png | {program} --content=- --style=<(cat a.png) --output=- > b.png &&

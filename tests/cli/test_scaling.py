@@ -30,7 +30,12 @@ from package import ROOT
 from ports import free_port
 
 # It compiles fast.
-SHALLOW = ("--style-layers=relu1_1,relu2_1", "--content-layers=relu2_1", "--steps=4")
+SHALLOW = (
+    "--style-layers=relu1_1,relu2_1",
+    "--content-layers=relu2_1",
+    "--min-size=0",
+    "--steps=4",
+)
 run = functools.partial(commands.run, cli.main)
 
 
@@ -318,7 +323,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(job, capfd):
 def interrupt(flags, monkeypatch):
     """Run a job that saves o_2.png on the way, and stop it there."""
 
-    def save(path, image):
+    def save(path, image, note):
         if path.name == "o_2.png":
             signal.raise_signal(signal.SIGINT)
 

@@ -53,7 +53,16 @@ def job(tmp_path, photographs, random_params):
     def run(**environment):
         """Return what JAX did, what else was said, and the picture."""
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, *flags, "--size=24", "--steps=2", "--quiet"],
+            [
+                sys.executable,
+                "-c",
+                SCRIPT,
+                *flags,
+                "--size=24",
+                "--min-size=0",
+                "--steps=2",
+                "--quiet",
+            ],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(), **environment},
             capture_output=True,

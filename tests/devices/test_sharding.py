@@ -183,7 +183,7 @@ def test_devices_that_there_are_not(random_params, photographs):
 
 def test_one_of_one_device_is_the_plain_run(random_params, photographs):
     shallow = layers("relu1_1")
-    config = Config(steps=2, min_size=0, content_layers=shallow, style_layers=shallow)
+    config = Config(min_size=0, steps=2, content_layers=shallow, style_layers=shallow)
     network = build_vgg19(random_params)
     one, same = (
         np.asarray(list(stylize(*photographs, network=network, config=config, devices=n))[-1].image)

@@ -214,25 +214,23 @@ def test_second_derivatives_of_a_batch_are_those_of_each_image(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_images_may_be_spread_over_a_mesh(loss):
     """One device is enough: the types of arrays tell how they vary over the mesh."""
-    f, style = (
-        jnp.asarray(draw(0, 1, 5, 6, 3), np.float32),
-        jnp.asarray(draw(1, 6, 5, 3), np.float32),
-    )
-    target, spec = target_of(style), jax.P("images")
 
     def way(f, target):
         return jax.value_and_grad(loss)(f, target), directional(loss)[1](f, target, jnp.cos(f))
 
-    expected = jax.jit(way)(f[0], target)
-    by_hand = jax.make_mesh((1,), ("images",), axis_types=(jax.sharding.AxisType.Auto,))
-    each = jax.vmap(way, (0, None))
-    mapped = jax.shard_map(each, mesh=by_hand, in_specs=(spec, jax.P()), out_specs=spec)
-    found = [jax.jit(mapped)(f, target)]
-    with jax.set_mesh(jax.make_mesh((1,), ("images",))):  # explicit axes
-        found.append(jax.jit(each)(jax.device_put(f, spec), target))
+    with jax.enable_x64(True):
+        f, style = jnp.asarray(draw(0, 1, 5, 6, 3)), jnp.asarray(draw(1, 6, 5, 3))
+        target, spec = target_of(style), jax.P("images")
+        expected = jax.jit(way)(f[0], target)
+        by_hand = jax.make_mesh((1,), ("images",), axis_types=(jax.sharding.AxisType.Auto,))
+        each = jax.vmap(way, (0, None))
+        mapped = jax.shard_map(each, mesh=by_hand, in_specs=(spec, jax.P()), out_specs=spec)
+        found = [jax.jit(mapped)(f, target)]
+        with jax.set_mesh(jax.make_mesh((1,), ("images",))):  # explicit axes
+            found.append(jax.jit(each)(jax.device_put(f, spec), target))
     for got in found:
         jax.tree.map(
-            lambda x, y: np.testing.assert_allclose(x[0], y, rtol=1e-3, atol=1e-5), got, expected
+            lambda x, y: np.testing.assert_allclose(x[0], y, rtol=1e-9, atol=1e-12), got, expected
         )
 
 

@@ -24,14 +24,14 @@ def scales(height, width, config):
 def test_a_panorama_begins_at_the_first_scale_that_is_large_enough():
     config = Config()  # 16 px for relu5_1
     assert scales(51, 512, config) == [
-        ((18, 181), 120),
-        ((26, 256), 38),
-        ((36, 362), 38),
-        ((51, 512), 38),
+        ((18, 181), 110),
+        ((26, 256), 34),
+        ((36, 362), 34),
+        ((51, 512), 34),
     ]
-    assert scales(512, 51, config)[0] == ((181, 18), 120)
-    assert scales(16, 512, config) == [((16, 512), 38)]
-    assert scales(384, 512, config)[0] == ((96, 128), 120)  # as ever
+    assert scales(512, 51, config)[0] == ((181, 18), 110)
+    assert scales(16, 512, config) == [((16, 512), 110)]
+    assert scales(384, 512, config)[0] == ((96, 128), 110)  # as ever
 
 
 @given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(CONFIGS))

@@ -462,7 +462,11 @@ def test_adam_goes_on_at_the_next_scale(network, photographs, monkeypatch):
 def test_a_picture_that_is_small_already_has_one_scale(photographs):
     config = dataclasses.replace(SCALES, min_size=200)
     (plan,) = schedule.make_schedule((37, 45), [], config).scales
-    assert (plan.shape, plan.steps) == ((37, 45), 3)
+    assert (plan.shape, plan.steps) == ((37, 45), SCALES.first_steps)
+    config = dataclasses.replace(SCALES, min_size=0)
+    (plan,) = schedule.make_schedule((37, 45), [], config).scales
+    assert (plan.shape, plan.steps) == ((37, 45), SCALES.steps)
+    assert SCALES.steps != SCALES.first_steps
 
 
 def test_the_next_scale_begins_with_the_picture_of_the_one_before(network, photographs):
