@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageDraw
 from rich.console import Console
 
 from nst_jax.cli import main as cli
@@ -23,9 +22,9 @@ from nst_jax.devices.backend import device_name
 from nst_jax.errors import InputError
 from nst_jax.io.files import check_writable, write_json
 from nst_jax.io.images import check_output, load_image, save_image
+from nst_jax.io.sheet import contact_sheet
 
 PROGRAM = "benchmarks.gallery"
-_GAP, _LINE = 6, 14  # px
 
 
 def _parser() -> Parser:
@@ -78,9 +77,7 @@ def _run(flags: argparse.Namespace) -> int:
             found.append({"content": content, "style": style, "recipe": recipe, "seconds": seconds})
         row += [(load_image(path, size=flags.size), Path(path).stem) for path in flags.beside]
         rows.append(row)
-        save_image(
-            output, np.asarray(sheet(rows), np.float32) / 255
-        )  # after each row, for an interrupted run
+        save_image(output, contact_sheet(rows))  # after each row, for an interrupted run
     if flags.json:
         report = {"device": device_name(), "size": flags.size, "pictures": found}
         write_json(flags.json, report)
@@ -106,25 +103,6 @@ def paint(
         if cli.main(job):
             raise InputError(f"the recipe {recipe!r} failed")
         return load_image(output), time.perf_counter() - began
-
-
-def sheet(rows: Sequence[Sequence[tuple[Float[np.ndarray, "_ _ 3"], str]]]) -> Image.Image:
-    """Lay pictures with their titles out in rows, each cell as large as the largest picture."""
-    cells = [cell for row in rows for cell in row]
-    height = max(picture.shape[0] for picture, _ in cells) + _LINE
-    width = max(picture.shape[1] for picture, _ in cells)
-    columns = max(map(len, rows))
-    whole = Image.new(
-        "RGB", (columns * (width + _GAP) - _GAP, len(rows) * (height + _GAP) - _GAP), "white"
-    )
-    draw = ImageDraw.Draw(whole)
-    for i, row in enumerate(rows):
-        for j, (picture, title) in enumerate(row):
-            left, top = j * (width + _GAP), i * (height + _GAP)
-            draw.text((left, top), title, fill="black")
-            pixels = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-            whole.paste(Image.fromarray(pixels), (left, top + _LINE))
-    return whole
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import math
 import operator
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -40,6 +40,7 @@ from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
 from nst_jax.cli.run_network import network_of, run_weights, warn_of_network
+from nst_jax.cli.sheet import save_sheet
 from nst_jax.config import ResolvedConfig
 from nst_jax.distributed.collectives import allgather_json, is_first, poll, post
 from nst_jax.errors import InputError
@@ -75,6 +76,7 @@ def paint_many(
     faults = dict.fromkeys(job.faults, EXIT_USAGE)  # a file of several pictures has one line
     if not job.todo:
         print_header(console, [("pictures", _count_text(job))])
+        faults |= _save_sheet(job, options, job.finished)
         return _end(faults, len(job.finished))
 
     largest = max(job.todo, key=lambda each: math.prod(each.shape))
@@ -106,6 +108,7 @@ def paint_many(
     warn_of_network(weights, options.preset)
     done, total = len(painter.saved), len(job.pictures)
     console.print(escape(f"done     {done} of {total} pictures are in {job.folder}"))
+    faults |= _save_sheet(job, options, painter.saved)
     code = _end(faults, done)
     if signum:
         how = " without --overwrite" if options.overwrite else ""
@@ -114,6 +117,15 @@ def paint_many(
             f"the same command{how} goes on with the others"
         )
     return 128 + signum if signum else code
+
+
+def _save_sheet(job: BatchJob, options: JobOptions, saved: Collection[Path]) -> dict[str, int]:
+    """Save the contact sheet of the finished pictures, if it was asked for; return its fault."""
+    pictures = [picture for picture in job.pictures if picture.output in saved]
+    if not (options.sheet and pictures and is_first()) or options.dry_run:
+        return {}
+    fault = save_sheet(Path(options.sheet), pictures, grid=options.pairs == "product")
+    return {fault: EXIT_FAILURE} if fault else {}
 
 
 def _fit(largest: Planned, config: ResolvedConfig, options: JobOptions) -> ResolvedConfig:

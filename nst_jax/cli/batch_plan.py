@@ -13,6 +13,7 @@ from nst_jax.cli.flags import in_flags
 from nst_jax.cli.inputs import expand
 from nst_jax.cli.names import PictureFiles, check_folder, name_pictures, pair
 from nst_jax.cli.options import JobOptions
+from nst_jax.cli.sheet import check_sheet
 from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.backend import default_device
 from nst_jax.distributed.collectives import allgather_json
@@ -98,6 +99,8 @@ def plan_job(options: JobOptions, config: Config, *, warn: Callable[[str], None]
     check_folder(folder, [*contents, *styles, *start])
     for path in start:
         image_shape(path)
+    if options.sheet:
+        check_sheet(Path(options.sheet), [each.output for each in pictures], [*contents, *styles])
     todo, faults, shape_of = [], [], functools.cache(image_shape)
     for picture in pictures:
         try:

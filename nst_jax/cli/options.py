@@ -90,6 +90,13 @@ class JobOptions:
         "CONTENT_STYLE.png, or CONTENT.png if there is one style or blend (default: stylized.png, "
         "or the folder stylized)"
     )
+    sheet: str | None = _option(
+        None,
+        "also write a contact sheet: contents, styles and results, each of at most 512 px",
+        "PATH",
+        group="images",
+        type=expanduser,
+    )
     overwrite: bool = _switch("paint pictures again that are in the folder already", group="images")
     batch: int | None = _option(
         None,

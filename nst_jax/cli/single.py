@@ -40,10 +40,12 @@ from nst_jax.cli.manifest import (
     provenance,
     write_manifest,
 )
+from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
 from nst_jax.cli.replay import check_weights, comparison
 from nst_jax.cli.run_network import network_of, run_weights, warn_of_network
+from nst_jax.cli.sheet import check_sheet, save_sheet
 from nst_jax.cli.step_log import check_log, logged
 from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.sharding import is_shared, lay_out
@@ -105,6 +107,8 @@ def load_job(
     content, start = options.content[0], options.start_image
     styles = expand(options.style, role="style", warn=warn_from_first)
     check_output(output)
+    if options.sheet:
+        check_sheet(Path(options.sheet), [output], [content, *styles])
     if options.log:
         check_log(Path(options.log))
     if options.json:
@@ -173,15 +177,11 @@ def paint_one(job: SingleJob, options: JobOptions) -> int:
         size, device = size_text(job.schedule.last.shape), devices_text(job.devices)
         warn(f"out of memory at {size} px on {device}; give a smaller --size")
         return EXIT_FAILURE
-    fault = _save(job, options, last, describe(last)) if is_first() else ""
+    fault = ""
+    if is_first():
+        fault = _save(job, options, last, describe(last), console, time.perf_counter() - began)
     if fault:
         warn(fault)
-    else:
-        seconds = time.perf_counter() - began
-        line = f"wrote    {job.output} after {last.step} steps in {seconds:.1f} s"
-        console.print(escape(line))
-        if options.replay and is_first():
-            print_header(console, [("replay", comparison(Path(options.replay), job.output))])
     warn_of_network(weights, options.preset)
     return _end(job, options, last, received) or (EXIT_FAILURE if fault else 0)
 
@@ -276,12 +276,28 @@ def _note(options: JobOptions, manifest: Manifest) -> str:
     return write_manifest(manifest) if options.manifest else ""
 
 
-def _save(job: SingleJob, options: JobOptions, last: Snapshot[Losses], manifest: Manifest) -> str:
-    """Save the picture and what goes beside it; return the fault, or an empty text."""
+def _save(
+    job: SingleJob,
+    options: JobOptions,
+    last: Snapshot[Losses],
+    manifest: Manifest,
+    console: Console,
+    seconds: float,
+) -> str:
+    """Save the picture and what goes with it, and say so; return the fault, or an empty text."""
     fault = save_or_rescue(job.output, np.asarray(last.image), note=_note(options, manifest))
+    if fault:
+        return fault
+    line = f"wrote    {job.output} after {last.step} steps in {seconds:.1f} s"
+    console.print(escape(line))
+    if options.replay:
+        print_header(console, [("replay", comparison(Path(options.replay), job.output))])
     if options.json:
         write_json(f"{job.output}.json", manifest)
-    return fault
+    if options.sheet:
+        files = PictureFiles(job.content_path, tuple(job.style_paths), job.output, 0)
+        return save_sheet(Path(options.sheet), [files], grid=False)
+    return ""
 
 
 def _end(
