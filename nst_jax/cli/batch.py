@@ -35,7 +35,7 @@ from nst_jax.cli.console import (
 from nst_jax.cli.finished import provenance_of, skip_finished
 from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line, in_flags
 from nst_jax.cli.interrupts import stop_signals
-from nst_jax.cli.manifest import make_manifest, write_manifest
+from nst_jax.cli.manifest import make_manifest, save_beside, write_manifest
 from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
@@ -45,7 +45,6 @@ from nst_jax.config import ResolvedConfig
 from nst_jax.distributed.collectives import allgather_json, is_first, poll, post
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit, resample
-from nst_jax.io.files import write_json
 from nst_jax.io.images import load_image, save_image
 from nst_jax.io.provenance import Provenance
 from nst_jax.losses.objective import Losses
@@ -404,9 +403,10 @@ class _Painter:
                 member=number if np.ndim(last.image) == 4 else None,
             )
             note = write_manifest(manifest) if self.options.manifest else ""
-            if self.options.json:
-                write_json(f"{output}.json", manifest)
-            if fault := save_or_rescue(output, image, note=note):
+            fault = save_or_rescue(output, image, note=note)
+            if not fault and self.options.json:
+                fault = save_beside(output, manifest)
+            if fault:
                 self.faults[fault] = EXIT_FAILURE
             else:
                 self.saved.add(output)
@@ -418,6 +418,7 @@ class _Painter:
 
 
 def _planned(each: Planned, config: ResolvedConfig) -> Schedule:
+    """Return the schedule of a picture with other settings."""
     return make_schedule(each.shape, each.schedule.last.styles, config)
 
 

@@ -15,12 +15,12 @@ from nst_jax.cli.flags import exit_code
 from nst_jax.cli.inputs import is_collection
 from nst_jax.cli.manifest import read_manifest
 from nst_jax.cli.options import JobOptions, parse_options
-from nst_jax.cli.output import PROGRAM, make_console, warn, warn_from_first
+from nst_jax.cli.output import PROGRAM, warn, warn_from_first
 from nst_jax.cli.pipes import STANDARD, lasting_inputs, standard_output
 from nst_jax.cli.replay import manifest_text, replayed
 from nst_jax.cli.settings_file import save_settings
 from nst_jax.cli.single import load_job, paint_one, recalled
-from nst_jax.config import Config
+from nst_jax.config import Config, plain_settings
 from nst_jax.devices.backend import default_device, resolve
 from nst_jax.devices.compilation_cache import kept_programs
 from nst_jax.devices.sharding import find_devices
@@ -41,11 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         if options.show:
-            make_console(markup=False).print(manifest_text(read_manifest(Path(options.show))))
+            print(manifest_text(read_manifest(Path(options.show))), end="")
             return 0
         ready = replayed(options) if options.replay else options
         if ready.save_config:
-            save_settings(ready.save_config, ready.preset, ready.asked())
+            settings = plain_settings(ready.asked()) | ({"size": "max"} if ready.biggest else {})
+            save_settings(ready.save_config, ready.preset, settings)
         if not ready.content:
             return 0
         with lasting_inputs(ready) as lasting:

@@ -18,6 +18,7 @@ from nst_jax import __version__
 from nst_jax.config import Config, ResolvedConfig, plain_settings
 from nst_jax.devices.backend import device_name
 from nst_jax.errors import InputError
+from nst_jax.io.files import write_json
 from nst_jax.io.images import image_note
 from nst_jax.io.provenance import Provenance
 from nst_jax.losses.objective import Losses
@@ -126,6 +127,15 @@ def write_manifest(manifest: Manifest) -> str:
     return json.dumps(manifest)
 
 
+def save_beside(output: Path, manifest: Manifest) -> str:
+    """Write the manifest beside the picture; return the fault, or an empty text."""
+    try:
+        write_json(f"{output}.json", manifest)
+    except OSError as error:
+        return f"cannot write {output}.json: {error.strerror}"
+    return ""
+
+
 def read_manifest(path: Path) -> Manifest:
     """Return the manifest in a picture's file, or in a file of JSON beside it.
 
@@ -137,7 +147,7 @@ def read_manifest(path: Path) -> Manifest:
         found = json.loads(text or "{}")
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read the manifest of {path}: {error}") from None
     if not _is_manifest(found):
         raise InputError(
@@ -151,9 +161,14 @@ def _is_manifest(found: Any) -> TypeGuard[Manifest]:
     """Return whether a value of JSON has the parts of a manifest; anyone may have written it."""
     if not isinstance(found, dict):
         return False
-    right = all(isinstance(found.get(name), kind) for name, kind in _PARTS.items())
-    images = [found["made from"].get(f"{role} image") for role in ROLES] if right else [None]
-    return all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in images)
+    if not all(isinstance(found.get(name), kind) for name, kind in _PARTS.items()):
+        return False
+    images = [found["made from"].get(f"{role} image") for role in ROLES]
+    tables = [found["losses"], found["chosen"], found["versions"]]
+    tables += [table for table in found["losses"].values() if isinstance(table, dict)]
+    return all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in images) and all(
+        isinstance(x, str | int | float | dict) for table in tables for x in table.values()
+    )
 
 
 def read_provenance(path: Path) -> Provenance:

@@ -252,8 +252,8 @@ def make_parser() -> Parser:
         adders[name] = group.add_argument
     for field in dataclasses.fields(JobOptions):
         if field.metadata:
-            flag = flag_of(field.name), field.metadata["flag"]
-            adders[field.metadata["group"]](flag[0], default=None, **flag[1])
+            add = adders[field.metadata["group"]]
+            add(flag_of(field.name), default=None, **field.metadata["flag"])
     parser.add_argument(
         "--list-presets", action=_ListPresets, help="print every preset's settings and exit"
     )
@@ -273,6 +273,8 @@ def parse_options(argv: Sequence[str] | None = None) -> JobOptions:
     if flags.config and flags.config.preset:
         given.setdefault("preset", flags.config.preset)
     options = JobOptions(**given, settings=given_settings(flags))
+    if options.inputs and not options.replay:
+        parser.error("--inputs is for --replay; leave it out")
     only_settings = options.save_config and not (options.content or options.style)
     if options.replay or options.show or only_settings:
         return options

@@ -28,7 +28,11 @@ _FREE = (
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """Return a manifest for people: comments, then the settings as a file for --config."""
+    """Return a manifest for people: comments, then the settings as a file for --config.
+
+    Raises:
+      InputError: if the settings are not those of this version.
+    """
     made_from = manifest["made from"]
     facts = [
         *((name, manifest.get(name)) for name in ("step", "device", *_SPREAD)),
@@ -40,9 +44,15 @@ def manifest_text(manifest: Manifest) -> str:
             for digest in made_from.get(f"{role} image", ())
         ),
     ]
-    comments = [f"# {name:<14} {value}" for name, value in facts if value]
-    settings = settings_text(manifest.get("preset", "default"), _settings(made_from))
-    return "\n".join([*comments, settings])
+    comments = [f"# {name:<14} {_plain(str(value))}" for name, value in facts if value]
+    settings = _settings(made_from)
+    check_settings(settings)
+    return "\n".join([*comments, settings_text(manifest["preset"], settings)])
+
+
+def _plain(text: str) -> str:
+    """Return a text without line ends and control characters: anyone may have written it."""
+    return "".join(x if x.isprintable() else "?" for x in text)
 
 
 def _listed(values: Mapping[str, Any]) -> str:
@@ -75,8 +85,8 @@ def replayed(options: JobOptions) -> JobOptions:
     except InputError as error:
         raise InputError(f"{picture} has settings that this version lacks: {error}") from None
     images = _find(made_from, picture, options.inputs)
-    if other := [f"{name} {x}, here {versions().get(name)}" for name, x in _differing(manifest)]:
-        warn_from_first(f"{picture} was painted with {'; '.join(other)}: pixels may differ")
+    if other := _other_versions(manifest):
+        warn_from_first(f"{picture} was painted with {_plain(other)}: pixels may differ")
     return dataclasses.replace(
         options,
         content=images["content"],
@@ -90,9 +100,10 @@ def replayed(options: JobOptions) -> JobOptions:
     )
 
 
-def _differing(manifest: Manifest) -> list[tuple[str, Any]]:
-    here = versions()
-    return [(name, x) for name, x in manifest["versions"].items() if here.get(name) != x]
+def _other_versions(manifest: Manifest) -> str:
+    there = manifest["versions"]
+    other = {name: x for name, x in versions().items() if there.get(name) != x}
+    return "; ".join(f"{name} {there.get(name)}, here {x}" for name, x in other.items())
 
 
 def _settings(made_from: Manifest) -> dict[str, Any]:
@@ -141,8 +152,9 @@ def _find(made_from: Manifest, picture: Path, inputs: Sequence[str]) -> dict[str
         for digest in digests:
             if digest not in found:
                 raise InputError(
-                    f"the {role} image of {picture} (SHA-256 {digest[:12]}…) is none of the "
-                    f"{looked} files that were looked at; name it, or its folder, after --inputs"
+                    f"the {role} image of {picture} (SHA-256 {_plain(digest[:12])}…) is none of "
+                    f"the {looked} files that were looked at; name it, or its folder, after "
+                    "--inputs"
                 )
     return {role: [found[digest] for digest in digests] for role, digests in wanted.items()}
 

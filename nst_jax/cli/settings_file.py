@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import tomli_w
 
-from nst_jax.config import Config, SettingError, checked, plain_settings
+from nst_jax.config import Config, SettingError, checked
 from nst_jax.errors import InputError
 from nst_jax.io.files import atomic_write, check_writable
 from nst_jax.presets import PRESETS
@@ -44,15 +44,20 @@ def settings_text(preset: str, settings: Mapping[str, Any]) -> str:
     return tomli_w.dumps({"preset": preset} | flags)
 
 
-def save_settings(path: str, preset: str, config: Config) -> None:
-    """Write all settings of a run to a file for --config; all or nothing.
+def save_settings(path: str, preset: str, settings: Mapping[str, Any]) -> None:
+    """Write settings to a file for --config; all or nothing.
+
+    Args:
+      path: the file.
+      preset: see `settings_text`.
+      settings: see `settings_text`.
 
     Raises:
       InputError: if the file cannot be written.
     """
     check_writable(path, what="the settings file")
     with atomic_write(path) as temporary:
-        temporary.write_text(settings_text(preset, plain_settings(config)))
+        temporary.write_text(settings_text(preset, settings))
 
 
 def settings_flag(path: str) -> SettingsFile:
@@ -69,7 +74,7 @@ def settings_flag(path: str) -> SettingsFile:
         fault = error.strerror
     except (SettingError, InputError) as error:
         fault = error.in_flags.removeprefix("--") if isinstance(error, SettingError) else str(error)
-    except ValueError as error:  # not UTF-8, or not TOML
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested without end
         fault = f"it is not TOML: {error}"
     raise argparse.ArgumentTypeError(f"{path}: {fault}")
 
@@ -85,7 +90,7 @@ def check_settings(given: Mapping[str, Any]) -> SettingsFile:
     """
     settings: dict[str, Any] = {}
     preset = given.get("preset")
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and not (isinstance(preset, str) and preset in PRESETS):
         raise InputError(f"preset is {preset!r}; allowed are {', '.join(PRESETS)}")
     for key, value in given.items():
         if key == "preset":

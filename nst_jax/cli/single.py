@@ -38,6 +38,7 @@ from nst_jax.cli.manifest import (
     make_manifest,
     of_images,
     provenance,
+    save_beside,
     write_manifest,
 )
 from nst_jax.cli.names import PictureFiles
@@ -53,7 +54,7 @@ from nst_jax.distributed.collectives import agree, is_first
 from nst_jax.errors import InputError
 from nst_jax.geometry import fit
 from nst_jax.io.checkpoint import CheckpointStore
-from nst_jax.io.files import check_writable, write_json
+from nst_jax.io.files import check_writable
 from nst_jax.io.images import check_output, image_shape, load_image, save_image
 from nst_jax.io.provenance import Provenance
 from nst_jax.losses.objective import Losses
@@ -222,7 +223,6 @@ def _paint(
             path = job.output.with_name(f"{job.output.stem}_{step}{job.output.suffix}")
             save_image(path, np.asarray(snapshot.image), note=_note(options, describe(snapshot)))
 
-    last_step = options.manifest_of.get("step", job.schedule.steps)
     if store:
         _warn_of_lost_scales(job)
     if store and store.newest:
@@ -240,7 +240,7 @@ def _paint(
         checkpoint_seconds=options.checkpoint_seconds,
     )
     with contextlib.closing(snapshots):
-        shown = _until(snapshots, last_step)
+        shown = _until(snapshots, _last_step(job, options))
         if options.log and is_first():
             shown = logged(shown, Path(options.log), warn=warn)
         return show_progress(
@@ -253,8 +253,13 @@ def _paint(
         )
 
 
+def _last_step(job: SingleJob, options: JobOptions) -> int:
+    """Return the step at which the run ends: a replay ends where the picture was stopped."""
+    return int(options.manifest_of.get("step", job.schedule.steps))
+
+
 def _until(snapshots: Iterator[Snapshot[Losses]], last_step: int) -> Iterator[Snapshot[Losses]]:
-    """Yield the snapshots up to a step: a replay ends where the picture was stopped."""
+    """Yield the snapshots up to a step."""
     for snapshot in snapshots:
         yield snapshot
         if snapshot.step >= last_step:
@@ -293,11 +298,11 @@ def _save(
     if options.replay:
         print_header(console, [("replay", comparison(Path(options.replay), job.output))])
     if options.json:
-        write_json(f"{job.output}.json", manifest)
+        fault = save_beside(job.output, manifest)
     if options.sheet:
         files = PictureFiles(job.content_path, tuple(job.style_paths), job.output, 0)
-        return save_sheet(Path(options.sheet), [files], grid=False)
-    return ""
+        fault = save_sheet(Path(options.sheet), [files], grid=False) or fault
+    return fault
 
 
 def _end(
@@ -308,9 +313,7 @@ def _end(
         what, advice = not_finite(last, job.config)
         warn_from_first(f"{what}: the picture is the last good one; give {advice}")
         return EXIT_FAILURE
-    if last.step < options.manifest_of.get(
-        "step", job.schedule.steps
-    ):  # the signal may have come to another process
+    if last.step < _last_step(job, options):  # the signal may have come to another process
         signum = received[0] if received else signal.SIGTERM
         name = signal.Signals(signum).name
         warn_from_first(f"stopped by {name}: {job.output} is the picture so far")

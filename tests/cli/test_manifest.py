@@ -135,3 +135,65 @@ def test_mistakes_are_one_line(job, capfd):
         assert error.startswith("nst-jax: error: ")
         assert said in error
         assert error.count("\n") == 1
+
+
+@pytest.fixture
+def altered():
+    """Return a function that alters the manifest of a picture, and writes it as JSON."""
+
+    def alter(*path_and_value):
+        *names, last, value = path_and_value
+        manifest = json.loads(image_note("stylized.png"))
+        inner = functools.reduce(lambda table, name: table[name], names, manifest)
+        inner[last] = value
+        Path("altered.json").write_text(json.dumps(manifest))
+        return "altered.json"
+
+    return alter
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_manifest_may_be_written_by_anyone(job, altered, capfd):
+    """Any change gives a replay, or one line; nothing of it reaches the terminal or the recipe."""
+    assert run([*job, "--quiet"]) == 0
+    made_from = "made from"
+    for change in (
+        (made_from, "size", None),
+        (made_from, "steps", "many"),
+        (made_from, "style_layers", {"relu1_1": {}}),
+        (made_from, "style_layers", {"relu9_9": 1}),
+        (made_from, "style_blend", [[1]]),
+        (made_from, "sequence", True),
+        (made_from, "content image", []),
+        (made_from, "content image", ["\x1b[31m"]),
+        (made_from, "content image", "x"),
+        (made_from, "weights", None),
+        ("losses", {"a": {"b": [1]}}),
+        ("losses", {"total": "nan", "x": {"y": {"z": 1}}}),
+        ("device", "cpu\nsteps = 1\x1b[31m"),
+        ("devices", 0),
+        ("devices", -1),
+        ("devices", 10**9),
+        ("step", -5),
+        ("step", 0),
+        ("step", 10**9),
+        ("chosen", {"precision": "float99"}),
+        ("chosen", {"conv": [], "remat": 3}),
+        ("versions", {"jax": None}),
+        ("versions", {"jax\x1b[31m": "1"}),
+        ("preset", "absent"),
+        ("preset", []),
+    ):
+        path = altered(*change)
+        capfd.readouterr()
+        for flags in (["--show", path], ["--replay", path, "--inputs=in", "--weights=untrained"]):
+            code = run([*flags, "--dry-run", "--output=o.png"])
+            printed = capfd.readouterr()
+            assert code in (0, 2), (change, printed.err)
+            assert (code == 2) == ("nst-jax: error: " in printed.err), change
+            assert "\x1b" not in printed.out + printed.err, change
+            assert printed.err.count("\n") <= 1, change
+            if code == 0 and flags[0] == "--show":
+                assert tomllib.loads(printed.out)["steps"] == 4, change
+    Path("altered.json").write_text("[" * 100_000)
+    assert run(["--show=altered.json"]) == 2

@@ -14,6 +14,7 @@ from nst_jax import PRESETS, Config, layers
 from nst_jax.cli import main as cli
 from nst_jax.cli.options import parse_options
 from nst_jax.cli.settings_file import save_settings, settings_flag
+from nst_jax.config import plain_settings
 
 IMAGES = ["--content=a", "--style=b"]
 run = functools.partial(commands.run, cli.main)
@@ -26,7 +27,7 @@ def _folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_in_a_file_is_the_preset_to_the_last_digit(name):
-    save_settings("f.toml", name, PRESETS[name])
+    save_settings("f.toml", name, plain_settings(PRESETS[name]))
     found = settings_flag("f.toml")
     assert found.preset == name
     options = parse_options([*IMAGES, "--config=f.toml"])
@@ -36,7 +37,7 @@ def test_a_preset_in_a_file_is_the_preset_to_the_last_digit(name):
 @given(st.floats(1.0001, 1e9), st.lists(st.floats(0.001, 1e9), max_size=3).map(tuple))
 def test_numbers_keep_all_their_digits(factor, shares):
     config = Config(scale_factor=factor, style_blend=shares, tv_weight=factor)
-    save_settings("f.toml", "default", config)
+    save_settings("f.toml", "default", plain_settings(config))
     assert dataclasses.replace(Config(), **settings_flag("f.toml").settings) == config
 
 
@@ -63,7 +64,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset():
 
 def test_settings_of_a_file_that_have_no_effect_are_no_mistake():
     """A file has all settings; of a flag one may expect an effect."""
-    save_settings("f.toml", "gatys-code", PRESETS["gatys-code"])
+    save_settings("f.toml", "gatys-code", plain_settings(PRESETS["gatys-code"]))
     assert parse_options([*IMAGES, "--config=f.toml"]).asked() == PRESETS["gatys-code"]
 
 
@@ -71,6 +72,8 @@ def test_saving_alone_and_beside_a_job(capfd):
     assert run(["--save-config=f.toml", "--preset=pytorch", "--size=99"]) == 0
     assert tomllib.loads(Path("f.toml").read_text())["size"] == 99
     assert capfd.readouterr() == ("", "")
+    assert run(["--save-config=f.toml", "--size=max"]) == 0
+    assert settings_flag("f.toml").settings["size"] == "max"
     assert run(["--save-config=no/f.toml"]) == 2
     assert "create the folder" in capfd.readouterr().err
     assert run(["--save-config=f.toml", "--content=a"]) == 2
@@ -83,6 +86,8 @@ def test_saving_alone_and_beside_a_job(capfd):
         ("stile-weight = 3", "stile-weight is no setting; did you mean style-weight?"),
         ("zzz = 3", "zzz is no setting; --save-config writes all there are"),
         ("presets = 'crowson'", "presets is no setting; did you mean preset?"),
+        ("preset = ['crowson']", "preset is ['crowson']; allowed are default, pytorch"),
+        ("steps = " + "[" * 100_000, "it is not TOML: "),
         ("preset = 'craw'", "preset is 'craw'; allowed are default, pytorch"),
         ("style-weight = 'much'", "style-weight is 'much'; it must be a number"),
         ("steps = 0", "steps is 0; it must be at least 1"),
@@ -99,5 +104,5 @@ def test_a_mistake_is_one_line(text, said, capfd):
     assert run([*IMAGES, "--config=f.toml"]) == 2
     error = capfd.readouterr().err
     assert error.startswith("nst-jax: error: ")
-    assert f"f.toml: {said}" in error or said in error
+    assert said in error
     assert error.count("\n") == 1
