@@ -215,7 +215,7 @@ def test_runtime_dependencies_are_those_that_are_imported():
     distributions = importlib.metadata.packages_distributions()
     used = {distributions[name][0].lower() for name in third_parties(True)}
     assert used == required
-    optional = {"torch", "torchvision", "matplotlib", "orbax", "pillow_heif", "tifffile"}
+    optional = {"torch", "torchvision", "matplotlib", "orbax", "pillow_heif", "shtab", "tifffile"}
     assert third_parties(False) - third_parties(True) <= optional
 
 

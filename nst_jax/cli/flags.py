@@ -38,7 +38,13 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line.
+
+    Attributes:
+      lists_all: the flag that lists all flags.
+    """
+
+    lists_all = "--help"
 
     def __init__(self, **options: Any):
         super().__init__(allow_abbrev=False, **options)
@@ -46,7 +52,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message alone, without the usage text, and exit with 2."""
         message = re.sub(r"^argument (--\S+): (?=\1\b)", "", message)  # it names its flag itself
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (--help lists the flags)\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message} ({self.lists_all} lists the flags)\n")
 
 
 def add_setting_flags(
@@ -64,10 +70,12 @@ def add_setting_flags(
       base: the settings that flags override; by default those of a preset.
       words: whether a flag also takes the word that may replace its number, as in --size=max.
     """
-    group = parser.add_argument_group(
-        "settings" + ("" if base else " (each overrides the preset's)")
-    )
+    group: Any = None
     for setting in dataclasses.fields(Config):
+        if group is None or (names is None and setting.name in _GROUPS):
+            title = "settings" if names else f"settings: {_GROUPS[setting.name]}"
+            about = None if base or group else "Each overrides the preset's."
+            group = parser.add_argument_group(title, about)
         if setting.metadata["flag"] if names is None else setting.name in names:
             value = format_setting(getattr(base or Config(), setting.name))
             text = (
@@ -97,6 +105,14 @@ def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(flags).items() if name in names}
 
 
+# The first setting of each group of flags, with the group's name.
+_GROUPS = {
+    "size": "size and scales",
+    "optimizer": "optimization",
+    "content_loss": "losses",
+    "start": "first picture",
+    "network": "network and numbers",
+}
 # The metavar of a setting by its type; other types are choices.
 _METAVARS: dict[Any, str] = {
     int: "N",

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os.path import expanduser  # the shell leaves the ~ of --content=~/a.jpg
 from typing import Any, Literal, NoReturn, get_args
 
@@ -224,6 +224,51 @@ class JobOptions:
         return config
 
 
+# What everyone needs first, for --help; --help=all prints all flags.
+_FIRST = (
+    *("content", "style", "output", "size", "preset", "content_weight", "style_scale"),
+    *("style_blend", "first_steps", "dry_run"),
+)
+
+
+class _Help(argparse.Action):
+    """Print the first flags, or all."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
+        super().__init__(option_strings, dest, nargs="?", default=argparse.SUPPRESS, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, _: object, value: Any, *__: Any) -> None:
+        if value == "all":
+            parser.print_help()
+        else:
+            short = make_parser(only=_FIRST)
+            short.usage = f"{PROGRAM} --content PATH --style PATH [flags]"
+            short.epilog = f"{PROGRAM} --help=all lists all flags."
+            short.print_help()
+        parser.exit()
+
+
+_SHELLS = ("bash", "zsh", "tcsh")
+_FILES = ("PATH", "FILE", "DIR", "PICTURE")  # metavars
+
+
+class _Completion(argparse.Action):
+    """Print the script of a shell's completion."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _: object, shell: Any, *__: Any) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.error("--completion needs shtab, which is missing: pip install '.[completion]'")
+        for action in parser._actions:
+            words = PRESETS if action.dest == "preset" else str(action.metavar).split("|")
+            action.choices = action.choices or [word for word in words if word.islower()] or None
+            if action.metavar in _FILES:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+        print(shtab.complete(parser, shell))
+        parser.exit()
+
+
 class _ListPresets(argparse.Action):
     """Print every preset with the settings in which it differs from the preset `default`."""
 
@@ -241,23 +286,39 @@ class _ListPresets(argparse.Action):
         parser.exit()
 
 
-def make_parser() -> Parser:
-    """Return the parser of the main job's command line."""
+def make_parser(*, only: Collection[str] = ()) -> Parser:
+    """Return the parser of the main job's command line.
+
+    Args:
+      only: names of options and settings; the parser has the flags of these alone.
+    """
     description = "Paint a content image in the manner of a style image."
-    parser = Parser(prog=PROGRAM, description=description)
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser = Parser(prog=PROGRAM, description=description, add_help=False)
+    parser.lists_all = "--help=all"
+    if not only:
+        about_all = "print the flags that everyone needs first; all: print all flags"
+        parser.add_argument("-h", "--help", action=_Help, choices=["all"], help=about_all)
+        parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+        parser.add_argument(
+            "--list-presets", action=_ListPresets, help="print the settings of all presets and exit"
+        )
+        parser.add_argument(
+            "--completion",
+            action=_Completion,
+            choices=_SHELLS,
+            help="print the script that completes flags in a shell, and exit (extra completion)",
+        )
     adders: dict[str, Callable[..., Any]] = {}
-    for name, about in _GROUPS.items():
-        group = parser.add_argument_group(name, about) if about else parser
-        adders[name] = group.add_argument
     for field in dataclasses.fields(JobOptions):
-        if field.metadata:
-            add = adders[field.metadata["group"]]
-            add(flag_of(field.name), default=None, **field.metadata["flag"])
-    parser.add_argument(
-        "--list-presets", action=_ListPresets, help="print every preset's settings and exit"
-    )
-    add_setting_flags(parser, words=True)
+        if not field.metadata or (only and field.name not in only):
+            continue
+        name = field.metadata["group"]
+        if name not in adders:
+            about = None if only else _GROUPS[name]
+            group = parser.add_argument_group(name, about) if about else parser
+            adders[name] = group.add_argument
+        adders[name](flag_of(field.name), default=None, **field.metadata["flag"])
+    add_setting_flags(parser, names=only or None, words=True)
     return parser
 
 

@@ -1,6 +1,8 @@
 """Flags and the options that they become."""
 
 import dataclasses
+import re
+import sys
 
 import pytest
 
@@ -53,7 +55,7 @@ def test_a_preset_written_as_flags_is_the_preset(name):
 def test_a_mistake_names_its_flag_once(flag, said, capsys):
     with pytest.raises(SystemExit):
         parse_options([*IMAGES, flag])
-    assert capsys.readouterr().err == f"nst-jax: error: {said} (--help lists the flags)\n"
+    assert capsys.readouterr().err == f"nst-jax: error: {said} (--help=all lists the flags)\n"
 
 
 @pytest.mark.parametrize(
@@ -79,3 +81,41 @@ def test_a_setting_is_read_from_its_text_as_from_python(unchecked):
     text = {"style_layers": "relu1_1:64,relu2_1", "style_blend": "2,1", "content_layers": "none"}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in text.items()]
     assert parse_options([*IMAGES, *flags]).asked() == Config(**text)
+
+
+def helped(capsys, *flags):
+    with pytest.raises(SystemExit) as exit:
+        parse_options(flags)
+    assert exit.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_has_what_everyone_needs_and_all_has_everything(capsys):
+    short, everything = helped(capsys, "--help"), helped(capsys, "--help=all")
+    assert helped(capsys, "-h") == short
+    shown = re.findall(r"^  (--[\w-]+)", short, re.M)
+    assert len(shown) == 10
+    assert {"--content", "--style", "--size", "--preset"} < set(shown)
+    assert len(short.splitlines()) < 50
+    every = set(re.findall(r"--[\w-]+", everything))
+    for field in (*dataclasses.fields(Config), *dataclasses.fields(JobOptions)):
+        if field.metadata.get("flag"):
+            assert f"--{field.name.replace('_', '-')}" in every
+    assert re.findall(r"^settings: (.*):$", everything, re.M) == [
+        *("size and scales", "optimization", "losses", "first picture", "network and numbers")
+    ]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_the_shell_completes_flags(capsys, shell):
+    script = helped(capsys, f"--completion={shell}")
+    for word in ("style-weight", "gatys-code", "winograd", "tcsh"):  # flags and their values
+        assert word in script
+
+
+def test_without_shtab_completion_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    with pytest.raises(SystemExit) as exit:
+        parse_options(["--completion=bash"])
+    assert exit.value.code == 2
+    assert "pip install '.[completion]'" in capsys.readouterr().err
