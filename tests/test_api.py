@@ -215,7 +215,16 @@ def test_runtime_dependencies_are_those_that_are_imported():
     distributions = importlib.metadata.packages_distributions()
     used = {distributions[name][0].lower() for name in third_parties(True)}
     assert used == required
-    optional = {"torch", "torchvision", "matplotlib", "orbax", "pillow_heif", "shtab", "tifffile"}
+    optional = {
+        "torch",
+        "torchvision",
+        "matplotlib",
+        "orbax",
+        "pillow_heif",
+        "shtab",
+        "tifffile",
+        "jinja2",
+    }
     assert third_parties(False) - third_parties(True) <= optional
 
 
@@ -246,7 +255,9 @@ def test_wheel_and_sdist(tmp_path):
     package = {name for name in names if ".dist-info/" not in name}
     modules = [*MODULES, "__init__", *(f"{name}.__init__" for name in PACKAGES)]
     files = {f"nst_jax/{module.replace('.', '/')}.py" for module in modules}
-    assert package == files | {"nst_jax/py.typed", "nst_jax/weights/pictures.jpg"}
+    assert package == files | {
+        *("nst_jax/py.typed", "nst_jax/weights/pictures.jpg", "nst_jax/cli/report.html")
+    }
     with tarfile.open(sdist) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames()}
     assert {"README.md", "LICENSE", "pyproject.toml", "main.py", "tests/test_api.py"} <= inside

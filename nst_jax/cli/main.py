@@ -97,6 +97,7 @@ def _run_many(options: JobOptions, asked: Config) -> int:
         ("--size=max", options.biggest, "give a number of px"),
         ("--output=-", options.output == STANDARD, "name a folder"),
         ("--log", options.log, "leave it out"),
+        ("--report", options.report, "take --sheet"),
         ("--checkpoint", options.checkpoint, "pictures that are finished are skipped without it"),
     ):
         if given:

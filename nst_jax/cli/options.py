@@ -137,6 +137,12 @@ class JobOptions:
     save_every: int | None = _option(
         None, "also write the picture every N steps", "N", type=positive_int()
     )
+    report: str | None = _option(
+        None,
+        "also write a page of HTML about the run: pictures, loss curves, settings (extra report)",
+        "FILE",
+        type=expanduser,
+    )
     log: str | None = _option(
         None,
         "write the losses, their terms and the seconds of every step to a file .jsonl or .csv",

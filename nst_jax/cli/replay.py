@@ -23,7 +23,7 @@ _SPREAD = ("devices", "processes", "batch")
 # The options that a replay does not take from the picture.
 _FREE = (
     *("replay", "inputs", "output", "weights", "devices", "dry_run", "quiet"),
-    *("checkpoint", "checkpoint_seconds", "manifest", "json", "log", "sheet"),
+    *("checkpoint", "checkpoint_seconds", "manifest", "json", "log", "report", "sheet"),
 )
 
 

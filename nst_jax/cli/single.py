@@ -44,10 +44,11 @@ from nst_jax.cli.manifest import (
 from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
-from nst_jax.cli.replay import check_weights, comparison
+from nst_jax.cli.replay import check_weights, comparison, manifest_text
+from nst_jax.cli.report import check_report, facts_of, save_report
 from nst_jax.cli.run_network import network_of, run_weights, warn_of_network
 from nst_jax.cli.sheet import check_sheet, save_sheet
-from nst_jax.cli.step_log import check_log, logged
+from nst_jax.cli.step_log import LogFile, Row, check_log, with_rows
 from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.sharding import is_shared, lay_out
 from nst_jax.distributed.collectives import agree, is_first
@@ -66,7 +67,25 @@ from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
 
-_Describe = Callable[[Snapshot[Losses]], Manifest]
+
+class _Memory(NamedTuple):
+    """What is kept of a run beside the picture.
+
+    Attributes:
+      describe: takes a snapshot to the manifest of its picture.
+      rows: a row for each step; see `with_rows`.
+      logs: take the same rows at once.
+    """
+
+    describe: Callable[[Snapshot[Losses]], Manifest]
+    rows: list[Row]
+    logs: tuple[LogFile, ...]
+
+    def take(self, rows: list[Row]) -> None:
+        """Keep rows."""
+        self.rows.extend(rows)
+        for log in self.logs:
+            log(rows)
 
 
 class SingleJob(NamedTuple):
@@ -110,6 +129,8 @@ def load_job(
     check_output(output)
     if options.sheet:
         check_sheet(Path(options.sheet), [output], [content, *styles])
+    if options.report:
+        check_report(Path(options.report))
     if options.log:
         check_log(Path(options.log))
     if options.json:
@@ -169,9 +190,9 @@ def paint_one(job: SingleJob, options: JobOptions) -> int:
         made_from = _made_from(job, weights, options)
         network = network_of(weights, job.config)
         weights = dataclasses.replace(weights, params={})  # the network has them
-        describe = _describing(job, options, made_from)
+        memory = _memory(job, options, made_from)
         with _checkpoints(job, options, made_from) as store, stop_signals() as received:
-            last = _paint(job, options, console, network, store, describe, received)
+            last = _paint(job, options, console, network, store, memory, received)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -180,7 +201,7 @@ def paint_one(job: SingleJob, options: JobOptions) -> int:
         return EXIT_FAILURE
     fault = ""
     if is_first():
-        fault = _save(job, options, last, describe(last), console, time.perf_counter() - began)
+        fault = _save(job, options, weights, last, memory, console, time.perf_counter() - began)
     if fault:
         warn(fault)
     warn_of_network(weights, options.preset)
@@ -213,7 +234,7 @@ def _paint(
     console: Console,
     network: VGG,
     store: CheckpointStore | None,
-    describe: _Describe,
+    memory: _Memory,
     received: Sequence[int],
 ) -> Snapshot[Losses]:
     """Run the job until it is done, stopped or not finite; return the last snapshot."""
@@ -221,7 +242,9 @@ def _paint(
     def save(snapshot: Snapshot[Losses], step: str) -> None:
         if is_first():
             path = job.output.with_name(f"{job.output.stem}_{step}{job.output.suffix}")
-            save_image(path, np.asarray(snapshot.image), note=_note(options, describe(snapshot)))
+            save_image(
+                path, np.asarray(snapshot.image), note=_note(options, memory.describe(snapshot))
+            )
 
     if store:
         _warn_of_lost_scales(job)
@@ -240,9 +263,7 @@ def _paint(
         checkpoint_seconds=options.checkpoint_seconds,
     )
     with contextlib.closing(snapshots):
-        shown = _until(snapshots, _last_step(job, options))
-        if options.log and is_first():
-            shown = logged(shown, Path(options.log), warn=warn)
+        shown = with_rows(_until(snapshots, _last_step(job, options)), memory.take)
         return show_progress(
             shown,
             job.schedule,
@@ -266,15 +287,16 @@ def _until(snapshots: Iterator[Snapshot[Losses]], last_step: int) -> Iterator[Sn
             return
 
 
-def _describing(job: SingleJob, options: JobOptions, made_from: Provenance) -> _Describe:
-    """Return the function that takes a snapshot to the manifest of its picture."""
-    return functools.partial(
+def _memory(job: SingleJob, options: JobOptions, made_from: Provenance) -> _Memory:
+    describe = functools.partial(
         make_manifest,
         made_from,
         preset=options.preset,
         config=job.config,
         devices=len(job.devices),
     )
+    logs = (LogFile(Path(options.log), warn=warn),) if options.log and is_first() else ()
+    return _Memory(describe, [], logs)
 
 
 def _note(options: JobOptions, manifest: Manifest) -> str:
@@ -284,12 +306,14 @@ def _note(options: JobOptions, manifest: Manifest) -> str:
 def _save(
     job: SingleJob,
     options: JobOptions,
+    weights: Weights,
     last: Snapshot[Losses],
-    manifest: Manifest,
+    memory: _Memory,
     console: Console,
     seconds: float,
 ) -> str:
     """Save the picture and what goes with it, and say so; return the fault, or an empty text."""
+    manifest = memory.describe(last)
     fault = save_or_rescue(job.output, np.asarray(last.image), note=_note(options, manifest))
     if fault:
         return fault
@@ -302,6 +326,22 @@ def _save(
     if options.sheet:
         files = PictureFiles(job.content_path, tuple(job.style_paths), job.output, 0)
         fault = save_sheet(Path(options.sheet), [files], grid=False) or fault
+    if options.report:
+        start = [("first picture", options.start_image)] if options.start_image else []
+        page = save_report(
+            Path(options.report),
+            result=job.output,
+            inputs=[
+                ("content", job.content_path),
+                *(("style", path) for path in job.style_paths),
+                *start,
+            ],
+            sizes=[size_text(plan.shape) for plan in job.schedule.scales],
+            rows=memory.rows,
+            facts=facts_of(manifest, weights=weights_text(weights), seconds=seconds),
+            manifest=manifest_text(manifest),
+        )
+        fault = page or fault
     return fault
 
 

@@ -1,10 +1,10 @@
-"""A file with a row for each step: its losses, their terms, and the seconds so far."""
+"""A row for each step of a run, and a file of them: losses, their terms, seconds so far."""
 
 import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from nst_jax.io.files import check_writable
 from nst_jax.losses.objective import Losses
 from nst_jax.transfer.multiscale import Snapshot
 
+Row = dict[str, Any]
 _JSON, _CSV = ".jsonl", ".csv"
 
 
@@ -25,39 +26,57 @@ def check_log(path: Path) -> None:
     check_writable(path, what="the log")
 
 
-def logged(
-    snapshots: Iterable[Snapshot[Losses]], path: Path, *, warn: Callable[[str], None]
+def with_rows(
+    snapshots: Iterable[Snapshot[Losses]], take: Callable[[list[Row]], None]
 ) -> Iterator[Snapshot[Losses]]:
-    """Yield the snapshots of one picture, each after its steps have been written.
-
-    A row has the number of the step, that of its scale, the seconds since the run began, and the
-    losses before the step's update. Between two snapshots the seconds are interpolated. If the run
-    goes on from a checkpoint, the file's rows up to there are kept. If the file cannot be written,
-    a warning says so, and the run goes on without it.
+    """Yield the snapshots of one picture, each after its steps have been taken.
 
     Args:
       snapshots: from `stylize`.
-      path: the file; see `check_log`.
-      warn: takes one line.
+      take: takes a row for each step: its number, that of its scale, the seconds since the run
+        began, and the losses before the step's update. Between two snapshots the seconds are
+        interpolated.
     """
-    began, before, fault = time.perf_counter(), 0.0, ""
+    began, before = time.perf_counter(), 0.0
     done: int | None = None
     for snapshot in snapshots:
         now, count = time.perf_counter() - began, len(snapshot.losses.total)
-        kept, mode = [], "a"
-        if done is None:
-            done, mode = snapshot.step - count, "w"
-            kept = [row for row in _read(path) if int(row["step"]) <= done]
+        first = (snapshot.step - count if done is None else done) + 1
         times = np.linspace(before, now, count + 1)[1:].round(3).tolist()
         rows = [
-            {"step": done + 1 + i, "scale": snapshot.scale, "seconds": times[i]}
+            {"step": first + i, "scale": snapshot.scale, "seconds": times[i]}
             | _values(snapshot.losses, i)
             for i in range(count)
         ]
-        if not fault and (fault := _write(path, kept + rows, mode=mode)):
-            warn(f"the log {path} ends at step {done}: {fault}; going on without it")
+        if rows:
+            take(rows)
         before, done = now, snapshot.step
         yield snapshot
+
+
+class LogFile:
+    """Writes rows to a file. If that fails, a warning says so, and no more is written.
+
+    If a run goes on from a checkpoint, the file's rows up to there are kept.
+
+    Args:
+      path: the file; see `check_log`.
+      warn: takes one line.
+    """
+
+    def __init__(self, path: Path, *, warn: Callable[[str], None]):
+        self._path, self._warn, self._mode = path, warn, "w"
+
+    def __call__(self, rows: list[Row]) -> None:
+        """Write the rows that follow those before."""
+        first = rows[0]["step"]
+        if self._mode == "w":
+            rows = [row for row in _read(self._path) if int(row["step"]) < first] + rows
+        if self._mode and (fault := _write(self._path, rows, mode=self._mode)):
+            self._warn(f"the log {self._path} ends at step {first - 1}: {fault}; going on without")
+            self._mode = ""
+        elif self._mode:
+            self._mode = "a"
 
 
 def _values(losses: Losses, i: int) -> dict[str, float | str]:
@@ -69,7 +88,7 @@ def _values(losses: Losses, i: int) -> dict[str, float | str]:
     return {name: x if math.isfinite(x) else str(x) for name, x in found.items()}
 
 
-def _write(path: Path, rows: Sequence[Mapping[str, Any]], *, mode: str) -> str:
+def _write(path: Path, rows: Sequence[Row], *, mode: str) -> str:
     """Write rows; return the fault, or an empty text."""
     try:
         with path.open(mode, newline="", encoding="utf-8") as file:
@@ -85,7 +104,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]], *, mode: str) -> str:
     return ""
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> list[Row]:
     """Return the rows of a file; none if it is not a log."""
     try:
         with path.open(newline="", encoding="utf-8") as file:

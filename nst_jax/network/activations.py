@@ -56,7 +56,7 @@ def match_activations(network: VGG, scale: Activations) -> VGG:
     are proportional to these, so an evaluation takes no more time.
 
     Args:
-      network: stays as it is. It must know its mean activations (`VGG.means`). One from
+      network: stays as it is. It must know its mean activations (the attribute means). One from
         `load_vgg19` or `load_vgg16` does if its file has them, or the config asks for a scale.
       scale: "own": that of the network as it is. "normalized": a mean activation of 1 after each
         ReLU over photographs, as in leongatys/PytorchNeuralStyleTransfer. "caffe": that of the

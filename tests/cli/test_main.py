@@ -492,16 +492,17 @@ class TestNetworks:
 def test_the_recipe_paints_with_trained_weights(package, tmp_path, capfd):
     """Its losses come to what they were measured to be.
 
-    Winograd's algorithm and direct convolutions end 0.2 % apart after these 60 steps. Average
-    pooling, zeros as padding, no total variation, or layers of other weights end 3 to 50 % away.
+    Winograd's algorithm and direct convolutions end up to 1.2 % apart after these 60 steps, in one
+    of the losses. Average pooling, zeros as padding, no total variation, or half the weight of
+    relu1_1 end 5 to 11 % away.
     """
     images, output = [ROOT / f"png/{name}.png" for name in ("content", "style")], tmp_path / "o.png"
     flags = [f"--content={images[0]}", f"--style={images[1]}", f"--output={output}"]
-    assert run([*flags, "--network=vgg16", "--size=128", "--steps=60"]) == 0
+    assert run([*flags, "--network=vgg16", "--size=128", "--first-steps=60"]) == 0
     printed = capfd.readouterr()
     assert printed.err == ""
     last = re.findall(r"step 60/60  content (\S+) style (\S+) total (\S+)", printed.out)
-    np.testing.assert_allclose([float(x) for x in last[0]], [0.4704, 3.839, 5.631], rtol=0.01)
+    np.testing.assert_allclose([float(x) for x in last[0]], [0.4303, 2.673, 4.299], rtol=0.02)
     assert np.abs(load_image(output) - load_image(images[0], size=128)).mean() > 0.05
 
 

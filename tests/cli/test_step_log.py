@@ -64,7 +64,11 @@ def test_every_step_of_a_real_run_has_a_row(job, path):
 @pytest.mark.parametrize("path", ["l.jsonl", "l.csv"])
 def test_a_run_that_goes_on_keeps_the_rows_before(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    log = functools.partial(step_log.logged, path=Path(path), warn=pytest.fail)
+
+    def log(snapshots):
+        file = step_log.LogFile(Path(path), warn=pytest.fail)
+        return step_log.with_rows(snapshots, file)
+
     list(log(snapshots(3, 2)))  # the checkpoint was after step 3
     list(log(snapshots(2, 1, begin=3)))
     assert [float(row["total"]) for row in read(path)] == [1, 2, 3, 4, 5, 6]
@@ -77,24 +81,21 @@ def test_a_run_that_goes_on_keeps_the_rows_before(tmp_path, monkeypatch, path):
 
 def test_a_log_that_is_lost_does_not_end_the_run(tmp_path):
     warnings, path = [], tmp_path / "l.csv"
-    run = step_log.logged(snapshots(2, 2, 2), path, warn=warnings.append)
+    run = step_log.with_rows(snapshots(2, 2, 2), step_log.LogFile(path, warn=warnings.append))
     next(run)
     path.unlink()
     path.mkdir()
     assert [snapshot.step for snapshot in run] == [4, 6]
     assert len(warnings) == 1
     assert "the log" in warnings[0]
-    assert "ends at step 2: Is a directory; going on without it" in warnings[0]
+    assert "ends at step 2: Is a directory; going on without" in warnings[0]
 
 
 def test_losses_that_are_not_finite_are_text(tmp_path):
     (snapshot,) = snapshots(1)
     bad = snapshot.losses._replace(total=np.array([np.nan]), style=np.array([np.inf]))
-    list(
-        step_log.logged(
-            [Snapshot(1, snapshot.image, bad, False)], tmp_path / "l.jsonl", warn=pytest.fail
-        )
-    )
+    last = Snapshot(1, snapshot.image, bad, False)
+    list(step_log.with_rows([last], step_log.LogFile(tmp_path / "l.jsonl", warn=pytest.fail)))
     (row,) = read(str(tmp_path / "l.jsonl"))
     assert (row["total"], row["style"], row["content"]) == ("nan", "inf", 1.0)
 
