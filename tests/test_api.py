@@ -224,6 +224,7 @@ def test_runtime_dependencies_are_those_that_are_imported():
         "shtab",
         "tifffile",
         "jinja2",
+        "av",
     }
     assert third_parties(False) - third_parties(True) <= optional
 

@@ -98,6 +98,7 @@ def _run_many(options: JobOptions, asked: Config) -> int:
         ("--output=-", options.output == STANDARD, "name a folder"),
         ("--log", options.log, "leave it out"),
         ("--report", options.report, "take --sheet"),
+        ("--timelapse", options.timelapse, "leave it out"),
         ("--checkpoint", options.checkpoint, "pictures that are finished are skipped without it"),
     ):
         if given:

@@ -97,6 +97,13 @@ class JobOptions:
         group="images",
         type=expanduser,
     )
+    timelapse: str | None = _option(
+        None,
+        "also write how the picture forms: .gif, .webp, .apng, or .mp4 (extra film)",
+        "FILE",
+        group="images",
+        type=expanduser,
+    )
     overwrite: bool = _switch("paint pictures again that are in the folder already", group="images")
     batch: int | None = _option(
         None,

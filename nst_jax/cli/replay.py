@@ -23,7 +23,16 @@ _SPREAD = ("devices", "processes", "batch")
 # The options that a replay does not take from the picture.
 _FREE = (
     *("replay", "inputs", "output", "weights", "devices", "dry_run", "quiet"),
-    *("checkpoint", "checkpoint_seconds", "manifest", "json", "log", "report", "sheet"),
+    *(
+        "checkpoint",
+        "checkpoint_seconds",
+        "manifest",
+        "json",
+        "log",
+        "report",
+        "sheet",
+        "timelapse",
+    ),
 )
 
 

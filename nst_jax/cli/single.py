@@ -49,6 +49,7 @@ from nst_jax.cli.report import check_report, facts_of, save_report
 from nst_jax.cli.run_network import network_of, run_weights, warn_of_network
 from nst_jax.cli.sheet import check_sheet, save_sheet
 from nst_jax.cli.step_log import LogFile, Row, check_log, with_rows
+from nst_jax.cli.timelapse import Frames, check_timelapse, every, save_timelapse
 from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.sharding import is_shared, lay_out
 from nst_jax.distributed.collectives import agree, is_first
@@ -75,11 +76,13 @@ class _Memory(NamedTuple):
       describe: takes a snapshot to the manifest of its picture.
       rows: a row for each step; see `with_rows`.
       logs: take the same rows at once.
+      frames: the frames of --timelapse, if it was given.
     """
 
     describe: Callable[[Snapshot[Losses]], Manifest]
     rows: list[Row]
     logs: tuple[LogFile, ...]
+    frames: Frames | None
 
     def take(self, rows: list[Row]) -> None:
         """Keep rows."""
@@ -129,6 +132,8 @@ def load_job(
     check_output(output)
     if options.sheet:
         check_sheet(Path(options.sheet), [output], [content, *styles])
+    if options.timelapse:
+        check_timelapse(Path(options.timelapse), [output, content, *styles])
     if options.report:
         check_report(Path(options.report))
     if options.log:
@@ -256,14 +261,17 @@ def _paint(
         network=network,
         config=job.config,
         start=job.start,
-        snapshot_every=options.save_every or options.manifest_of.get("step"),
+        snapshot_every=_pause(job, options),
         snapshot_seconds=SECONDS,
         devices=job.devices,
         checkpoints=store,
         checkpoint_seconds=options.checkpoint_seconds,
     )
+    shown: Iterator[Snapshot[Losses]] = snapshots
     with contextlib.closing(snapshots):
-        shown = with_rows(_until(snapshots, _last_step(job, options)), memory.take)
+        if memory.frames:
+            shown = memory.frames.watch(snapshots)
+        shown = with_rows(_until(shown, _last_step(job, options)), memory.take)
         return show_progress(
             shown,
             job.schedule,
@@ -277,6 +285,12 @@ def _paint(
 def _last_step(job: SingleJob, options: JobOptions) -> int:
     """Return the step at which the run ends: a replay ends where the picture was stopped."""
     return int(options.manifest_of.get("step", job.schedule.steps))
+
+
+def _pause(job: SingleJob, options: JobOptions) -> int | None:
+    """Return how many steps apart snapshots are needed at least."""
+    frames = every(job.schedule.steps) if options.timelapse else None
+    return options.save_every or options.manifest_of.get("step") or frames
 
 
 def _until(snapshots: Iterator[Snapshot[Losses]], last_step: int) -> Iterator[Snapshot[Losses]]:
@@ -296,7 +310,8 @@ def _memory(job: SingleJob, options: JobOptions, made_from: Provenance) -> _Memo
         devices=len(job.devices),
     )
     logs = (LogFile(Path(options.log), warn=warn),) if options.log and is_first() else ()
-    return _Memory(describe, [], logs)
+    frames = Frames(job.schedule.last.shape) if options.timelapse and is_first() else None
+    return _Memory(describe, [], logs, frames)
 
 
 def _note(options: JobOptions, manifest: Manifest) -> str:
@@ -326,6 +341,8 @@ def _save(
     if options.sheet:
         files = PictureFiles(job.content_path, tuple(job.style_paths), job.output, 0)
         fault = save_sheet(Path(options.sheet), [files], grid=False) or fault
+    if memory.frames:
+        fault = save_timelapse(Path(options.timelapse or ""), memory.frames.film()) or fault
     if options.report:
         start = [("first picture", options.start_image)] if options.start_image else []
         page = save_report(

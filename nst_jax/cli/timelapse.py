@@ -1,0 +1,152 @@
+"""A film of the picture as it forms, with even steps of perceived change."""
+
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from nst_jax.errors import InputError
+from nst_jax.geometry import Shape, fit
+from nst_jax.io.files import atomic_write, check_writable
+from nst_jax.losses.objective import Losses
+from nst_jax.transfer.multiscale import Snapshot
+
+# By the suffix: Pillow's format, and how it is written. Films in MP4 are written by PyAV.
+_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".gif": ("GIF", {}),
+    ".webp": ("WEBP", {"quality": 90}),
+    ".apng": ("PNG", {}),
+}
+_MP4 = ".mp4"
+_SUFFIXES = (*_FORMATS, _MP4)
+_FRAMES, _RATE, _HELD = 75, 25, 25  # frames of the film; frames a second; repeats of the last
+_KEPT = 300  # most frames in memory
+_MOST = 512  # px; the longest side
+Frame = UInt8[np.ndarray, "height width 3"]
+
+
+def check_timelapse(path: Path, others: Collection[str | Path]) -> None:
+    """Raise InputError if `path` cannot be written, is another image, or a package is missing."""
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise InputError(
+            f"--timelapse is {str(path)!r}; its name must end in {', '.join(_SUFFIXES)}"
+        )
+    check_writable(path, what="the timelapse")
+    if os.path.realpath(path) in map(os.path.realpath, map(str, others)):
+        raise InputError(f"--timelapse {path} is the file of another image; give another name")
+    if suffix == _MP4:
+        try:
+            import av  # noqa: F401
+        except ImportError:
+            raise InputError(
+                "--timelapse=….mp4 needs PyAV, which is missing: pip install '.[film]', or take "
+                "another suffix"
+            ) from None
+
+
+def every(steps: int) -> int:
+    """Return how many steps apart the frames of a run are taken."""
+    return max(1, round(steps / (2 * _FRAMES)))
+
+
+class Frames:
+    """The frames of a run, each of the size of the film.
+
+    Args:
+      shape: (height, width) of the picture at the last scale.
+    """
+
+    def __init__(self, shape: Shape):
+        self._shape = fit(*shape, min(_MOST, max(shape)), side="longest")
+        self._frames: list[Frame] = []
+
+    def watch(self, snapshots: Iterable[Snapshot[Losses]]) -> Iterator[Snapshot[Losses]]:
+        """Yield the snapshots; keep a frame of each."""
+        for snapshot in snapshots:
+            if snapshot.finite:
+                self.add(np.asarray(snapshot.image))
+            yield snapshot
+
+    def add(self, picture: Float[np.ndarray, "_ _ 3"]) -> None:
+        """Keep a frame; if there are too many, keep every second one."""
+        height, width = self._shape
+        image = Image.fromarray(np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8))
+        self._frames.append(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
+        if len(self._frames) > _KEPT:
+            self._frames = self._frames[::2]
+
+    def film(self) -> list[Frame]:
+        """Return the frames of the film; from each to the next the change is about the same."""
+        seen = map(_perceived, self._frames)
+        changes = [float(np.abs(b - a).mean()) for a, b in itertools.pairwise(seen)]
+        so_far = np.concatenate([[0], np.cumsum(changes)])
+        wanted = np.linspace(0, so_far[-1], min(_FRAMES, len(so_far)))
+        places = [int(np.abs(so_far - x).argmin()) for x in wanted[:-1]]
+        return [self._frames[place] for place in dict.fromkeys([*places, len(so_far) - 1])]
+
+
+def _perceived(frame: Frame) -> Float[np.ndarray, "height width 3"]:
+    """Return the frame in Oklab (Björn Ottosson, 2020), whose distances are as seen."""
+    srgb = frame.astype(np.float32) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    cones = linear @ np.array(
+        [
+            [0.4122214708, 0.2119034982, 0.0883024619],
+            [0.5363325363, 0.6806995451, 0.2817188376],
+            [0.0514459929, 0.1073969566, 0.6299787005],
+        ]
+    )
+    lab: np.ndarray = np.cbrt(cones) @ np.array(
+        [
+            [0.2104542553, 1.9779984951, 0.0259040371],
+            [0.7936177850, -2.4285922050, 0.7827717662],
+            [-0.0040720468, 0.4505937099, -0.8086757660],
+        ]
+    )
+    return lab
+
+
+def save_timelapse(path: Path, film: Sequence[Frame]) -> str:
+    """Write a film, whose last frame stays for a second; return the fault, or an empty text."""
+    write: Callable[[Path, Sequence[Frame]], None]
+    write = _write_mp4 if path.suffix.lower() == _MP4 else _write_images
+    try:
+        with atomic_write(path) as temporary:
+            write(temporary, film)
+    except Exception as error:  # codecs raise any
+        return f"cannot write the timelapse {path}: {error}"
+    return ""
+
+
+def _write_images(path: Path, film: Sequence[Frame]) -> None:
+    codec, options = _FORMATS[path.suffix.lower()]
+    first, *others = map(Image.fromarray, film)
+    times = [1000 // _RATE] * len(others) + [1000 * _HELD // _RATE]
+    first.save(
+        path,
+        format=codec,
+        save_all=True,
+        append_images=others,
+        duration=times,
+        loop=0,
+        **options,
+    )
+
+
+def _write_mp4(path: Path, film: Sequence[Frame]) -> None:
+    import av
+
+    height, width = (side - side % 2 for side in film[0].shape[:2])  # H.264 takes even sides
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=_RATE, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in [*film, *[film[-1]] * _HELD]:
+            pixels = np.ascontiguousarray(frame[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
