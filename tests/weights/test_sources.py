@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import shutil
@@ -104,6 +105,15 @@ def test_any_change_of_a_converted_file_is_noticed(converted, tmp_path, data):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"altered\.safetensors"):
         sources.load_weights(path)
+
+
+def test_the_digest_is_that_of_the_arrays(untrained_file):
+    """A file knows the digests of its arrays, so they need not be computed again."""
+    loaded = sources.load_weights(untrained_file)
+    assert loaded.digests
+    for tap in ("relu2_1", "relu5_1"):
+        assert loaded.digest(tap) == dataclasses.replace(loaded, digests={}).digest(tap)
+    assert loaded.digest("relu2_1") != loaded.digest("relu5_1")
 
 
 @settings(
