@@ -52,7 +52,7 @@ def check_timelapse(path: Path, others: Collection[str | Path]) -> None:
 
 def every(steps: int) -> int:
     """Return how many steps apart the frames of a run are taken."""
-    return max(1, round(steps / (2 * _FRAMES)))
+    return max(1, round(steps / _FRAMES))
 
 
 class Frames:

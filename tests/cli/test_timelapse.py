@@ -84,7 +84,7 @@ def test_a_still_picture_has_one_frame(tmp_path):
         frames.add(np.zeros((2, 2, 3)))
     assert len(frames.film()) <= 2
     assert save_timelapse(tmp_path / "f.gif", frames.film()) == ""
-    assert (every(1), every(178), every(3000)) == (1, 1, 20)
+    assert (every(1), every(178), every(3000)) == (1, 2, 40)
 
 
 def test_mistakes_are_one_line(job, capfd, monkeypatch):
