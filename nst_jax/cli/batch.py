@@ -35,7 +35,7 @@ from nst_jax.cli.console import (
 from nst_jax.cli.finished import provenance_of, skip_finished
 from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line, in_flags
 from nst_jax.cli.interrupts import stop_signals
-from nst_jax.cli.manifest import make_manifest, save_beside, write_manifest
+from nst_jax.cli.manifest import make_manifest, note_of, save_beside
 from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
@@ -402,7 +402,7 @@ class _Painter:
                 devices=len(self.devices),
                 member=number if np.ndim(last.image) == 4 else None,
             )
-            note = write_manifest(manifest) if self.options.manifest else ""
+            note = note_of(manifest, embed=self.options.manifest)
             fault = save_or_rescue(output, image, note=note)
             if not fault and self.options.json:
                 fault = save_beside(output, manifest)

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         ready = replayed(options) if options.replay else options
         if ready.save_config:
-            settings = plain_settings(ready.asked()) | ({"size": "max"} if ready.biggest else {})
+            settings = {**plain_settings(ready.asked()), **ready.words}
             save_settings(ready.save_config, ready.preset, settings)
         if not ready.content:
             return 0

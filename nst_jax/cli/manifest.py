@@ -122,9 +122,9 @@ def versions() -> dict[str, str]:
     return own | {name: version(name) for name in _PACKAGES}
 
 
-def write_manifest(manifest: Manifest) -> str:
-    """Return the manifest as the note for `save_image` to put into a picture's file."""
-    return json.dumps(manifest)
+def note_of(manifest: Manifest, *, embed: bool) -> str:
+    """Return the note for `save_image` to put into a picture's file; "" without --manifest."""
+    return json.dumps(manifest) if embed else ""
 
 
 def save_beside(output: Path, manifest: Manifest) -> str:

@@ -107,6 +107,19 @@ def _label(file: Path, depth: int, *, suffix: bool) -> str:
     return "-".join([*folders[len(folders) - min(depth, len(folders)) :], name])
 
 
+def check_suffix(flag: str, path: Path, suffixes: Sequence[str]) -> None:
+    """Raise InputError if the file of a flag has none of the suffixes."""
+    if path.suffix.lower() not in suffixes:
+        allowed = (" or " if len(suffixes) == 2 else ", ").join(suffixes)
+        raise InputError(f"{flag} is {str(path)!r}; its name must end in {allowed}")
+
+
+def check_apart(flag: str, path: Path, others: Iterable[str | Path]) -> None:
+    """Raise InputError if the file of a flag is one of the others."""
+    if os.path.realpath(path) in {os.path.realpath(str(other)) for other in others}:
+        raise InputError(f"{flag} {path} is the file of another image; name a file of its own")
+
+
 def check_folder(folder: Path, inputs: Collection[str]) -> None:
     """Check that a folder can be made or written to, and holds none of the input images.
 

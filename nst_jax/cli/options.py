@@ -221,6 +221,11 @@ class JobOptions:
         """Whether the size is the largest that fits into memory."""
         return self._values().get("size") == "max"
 
+    @property
+    def words(self) -> Mapping[str, str]:
+        """The settings that a word replaces, whose number is a choice of the machine."""
+        return {"size": "max"} if self.biggest else {}
+
     def _values(self) -> dict[str, Any]:
         return {**(self.config.settings if self.config else {}), **self.settings}
 

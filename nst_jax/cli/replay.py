@@ -15,7 +15,7 @@ from nst_jax.cli.output import warn_from_first
 from nst_jax.cli.settings_file import check_settings, settings_text
 from nst_jax.config import Config, flag_of
 from nst_jax.errors import InputError
-from nst_jax.io.images import load_image
+from nst_jax.io.images import load_image, rounded
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
 
@@ -23,16 +23,8 @@ _SPREAD = ("devices", "processes", "batch")
 # The options that a replay does not take from the picture.
 _FREE = (
     *("replay", "inputs", "output", "weights", "devices", "dry_run", "quiet"),
-    *(
-        "checkpoint",
-        "checkpoint_seconds",
-        "manifest",
-        "json",
-        "log",
-        "report",
-        "sheet",
-        "timelapse",
-    ),
+    *("checkpoint", "checkpoint_seconds", "manifest", "json", "log", "report"),
+    *("sheet", "timelapse"),
 )
 
 
@@ -202,8 +194,8 @@ def comparison(picture: Path, output: Path) -> str:
     before, now = (load_image(path) for path in (picture, output))
     if before.shape != now.shape:
         return f"another size than {picture}"
-    levels = np.abs(np.rint(255 * now) - np.rint(255 * before)).max(-1)
+    levels = np.abs(rounded(now).astype(int) - rounded(before)).max(-1)
     if not levels.any():
         return f"the same pixels as {picture}"
     share, most = np.count_nonzero(levels) / levels.size, levels.max()
-    return f"{100 * share:.2g} % of the pixels differ from {picture}, by {most:.0f} levels at most"
+    return f"{100 * share:.2g} % of the pixels differ from {picture}, by {most} levels at most"

@@ -8,13 +8,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from nst_jax.cli.names import check_suffix
 from nst_jax.cli.step_log import Row
 from nst_jax.errors import InputError
 from nst_jax.io.files import atomic_write, check_writable
-from nst_jax.io.images import load_image
+from nst_jax.io.images import load_image, rounded
 
 _SUFFIXES = (".html", ".htm")
 _MOST = 1024  # px; the longest side of a picture on the page
@@ -22,10 +22,7 @@ _MOST = 1024  # px; the longest side of a picture on the page
 
 def check_report(path: Path) -> None:
     """Raise InputError if `path` cannot be written, is no HTML, or a package is missing."""
-    if path.suffix.lower() not in _SUFFIXES:
-        raise InputError(
-            f"--report is {str(path)!r}; its name must end in {' or '.join(_SUFFIXES)}"
-        )
+    check_suffix("--report", path, _SUFFIXES)
     check_writable(path, what="the report")
     try:
         import jinja2  # noqa: F401
@@ -80,9 +77,9 @@ def save_report(
 
 def _data(path: str | Path) -> str:
     """Return a picture as the address of a JPEG file inside the page."""
-    pixels = load_image(path, size=_MOST, enlarge=False)
+    picture = load_image(path, size=_MOST, enlarge=False)
     file = io.BytesIO()
-    Image.fromarray(np.rint(255 * pixels).astype(np.uint8)).save(file, "JPEG", quality=92)
+    Image.fromarray(rounded(picture)).save(file, "JPEG", quality=92)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 

@@ -1,12 +1,10 @@
 """The contact sheet of a command: contents, styles and results side by side."""
 
-import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from nst_jax.cli.console import save_or_rescue
-from nst_jax.cli.names import PictureFiles
-from nst_jax.errors import InputError
+from nst_jax.cli.names import PictureFiles, check_apart
 from nst_jax.io.images import check_output, image_shape, load_image
 from nst_jax.io.sheet import Cell, contact_sheet
 
@@ -23,8 +21,7 @@ def check_sheet(path: Path, outputs: Collection[Path], inputs: Collection[str]) 
       inputs: the files of the contents and styles.
     """
     check_output(path)
-    if os.path.realpath(path) in set(map(os.path.realpath, [*map(str, outputs), *inputs])):
-        raise InputError(f"--sheet {path} is the file of another image; name a file of its own")
+    check_apart("--sheet", path, [*outputs, *inputs])
 
 
 def save_sheet(path: Path, pictures: Sequence[PictureFiles], *, grid: bool) -> str:

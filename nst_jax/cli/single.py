@@ -36,10 +36,10 @@ from nst_jax.cli.manifest import (
     Manifest,
     choices,
     make_manifest,
+    note_of,
     of_images,
     provenance,
     save_beside,
-    write_manifest,
 )
 from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
@@ -74,21 +74,20 @@ class _Memory(NamedTuple):
 
     Attributes:
       describe: takes a snapshot to the manifest of its picture.
-      rows: a row for each step; see `with_rows`.
-      logs: take the same rows at once.
+      rows: a row for each step, if --report was given; see `with_rows`.
+      takers: take the rows as they come, for --report and --log.
       frames: the frames of --timelapse, if it was given.
     """
 
     describe: Callable[[Snapshot[Losses]], Manifest]
     rows: list[Row]
-    logs: tuple[LogFile, ...]
+    takers: tuple[Callable[[list[Row]], None], ...]
     frames: Frames | None
 
     def take(self, rows: list[Row]) -> None:
         """Keep rows."""
-        self.rows.extend(rows)
-        for log in self.logs:
-            log(rows)
+        for taker in self.takers:
+            taker(rows)
 
 
 class SingleJob(NamedTuple):
@@ -247,9 +246,8 @@ def _paint(
     def save(snapshot: Snapshot[Losses], step: str) -> None:
         if is_first():
             path = job.output.with_name(f"{job.output.stem}_{step}{job.output.suffix}")
-            save_image(
-                path, np.asarray(snapshot.image), note=_note(options, memory.describe(snapshot))
-            )
+            note = note_of(memory.describe(snapshot), embed=options.manifest)
+            save_image(path, np.asarray(snapshot.image), note=note)
 
     if store:
         _warn_of_lost_scales(job)
@@ -271,7 +269,9 @@ def _paint(
     with contextlib.closing(snapshots):
         if memory.frames:
             shown = memory.frames.watch(snapshots)
-        shown = with_rows(_until(shown, _last_step(job, options)), memory.take)
+        shown = _until(shown, _last_step(job, options))
+        if memory.takers:
+            shown = with_rows(shown, memory.take)
         return show_progress(
             shown,
             job.schedule,
@@ -309,13 +309,13 @@ def _memory(job: SingleJob, options: JobOptions, made_from: Provenance) -> _Memo
         config=job.config,
         devices=len(job.devices),
     )
-    logs = (LogFile(Path(options.log), warn=warn),) if options.log and is_first() else ()
-    frames = Frames(job.schedule.last.shape) if options.timelapse and is_first() else None
-    return _Memory(describe, [], logs, frames)
-
-
-def _note(options: JobOptions, manifest: Manifest) -> str:
-    return write_manifest(manifest) if options.manifest else ""
+    if not is_first():
+        return _Memory(describe, [], (), None)
+    rows: list[Row] = []
+    log = (LogFile(Path(options.log), warn=warn),) if options.log else ()
+    report = (rows.extend,) if options.report else ()
+    frames = Frames(job.schedule.last.shape) if options.timelapse else None
+    return _Memory(describe, rows, (*log, *report), frames)
 
 
 def _save(
@@ -329,7 +329,8 @@ def _save(
 ) -> str:
     """Save the picture and what goes with it, and say so; return the fault, or an empty text."""
     manifest = memory.describe(last)
-    fault = save_or_rescue(job.output, np.asarray(last.image), note=_note(options, manifest))
+    note = note_of(manifest, embed=options.manifest)
+    fault = save_or_rescue(job.output, np.asarray(last.image), note=note)
     if fault:
         return fault
     line = f"wrote    {job.output} after {last.step} steps in {seconds:.1f} s"
@@ -391,14 +392,13 @@ def _warn_of_lost_scales(job: SingleJob) -> None:
 
 def _made_from(job: SingleJob, weights: Weights, options: JobOptions) -> Provenance:
     """Return the provenance of the picture."""
-    size = {"size": "max"} if options.biggest else {}
     images = of_images(
         job.content_path,
         job.style_paths,
         options.start_image,
         digest=lambda path: sha256_of(Path(path)),
     )
-    return provenance(options.asked(), weights=weights, **size) | images
+    return provenance(options.asked(), weights=weights, **options.words) | images
 
 
 @contextlib.contextmanager

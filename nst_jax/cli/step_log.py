@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nst_jax.errors import InputError
+from nst_jax.cli.names import check_suffix
 from nst_jax.io.files import check_writable
 from nst_jax.losses.objective import Losses
 from nst_jax.transfer.multiscale import Snapshot
@@ -21,8 +21,7 @@ _JSON, _CSV = ".jsonl", ".csv"
 
 def check_log(path: Path) -> None:
     """Raise InputError if `path` cannot be written, or its suffix is neither .jsonl nor .csv."""
-    if path.suffix.lower() not in (_JSON, _CSV):
-        raise InputError(f"--log is {str(path)!r}; its name must end in {_JSON} or {_CSV}")
+    check_suffix("--log", path, (_JSON, _CSV))
     check_writable(path, what="the log")
 
 

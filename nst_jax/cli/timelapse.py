@@ -1,7 +1,6 @@
 """A film of the picture as it forms, with even steps of perceived change."""
 
 import itertools
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from nst_jax.cli.names import check_apart, check_suffix
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit
 from nst_jax.io.files import atomic_write, check_writable
+from nst_jax.io.images import rounded
 from nst_jax.losses.objective import Losses
 from nst_jax.transfer.multiscale import Snapshot
 
@@ -32,15 +33,10 @@ Frame = UInt8[np.ndarray, "height width 3"]
 
 def check_timelapse(path: Path, others: Collection[str | Path]) -> None:
     """Raise InputError if `path` cannot be written, is another image, or a package is missing."""
-    suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise InputError(
-            f"--timelapse is {str(path)!r}; its name must end in {', '.join(_SUFFIXES)}"
-        )
+    check_suffix("--timelapse", path, _SUFFIXES)
     check_writable(path, what="the timelapse")
-    if os.path.realpath(path) in map(os.path.realpath, map(str, others)):
-        raise InputError(f"--timelapse {path} is the file of another image; give another name")
-    if suffix == _MP4:
+    check_apart("--timelapse", path, others)
+    if path.suffix.lower() == _MP4:
         try:
             import av  # noqa: F401
         except ImportError:
@@ -76,7 +72,7 @@ class Frames:
     def add(self, picture: Float[np.ndarray, "_ _ 3"]) -> None:
         """Keep a frame; if there are too many, keep every second one."""
         height, width = self._shape
-        image = Image.fromarray(np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8))
+        image = Image.fromarray(rounded(picture))
         self._frames.append(np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)))
         if len(self._frames) > _KEPT:
             self._frames = self._frames[::2]

@@ -124,10 +124,7 @@ def save_image(
             f"not {array.dtype} of shape {array.shape}"
         )
     check_values(array, name=f"cannot save {name}: the image")
-    pixels: UInt8[np.ndarray, "height width 3"] = np.empty(array.shape, np.uint8)
-    for first in range(0, len(array), _ROWS):  # whole copies could take gigabytes
-        rows = slice(first, first + _ROWS)
-        pixels[rows] = np.rint(np.clip(array[rows], 0, 1) * 255)
+    pixels = rounded(array)
     codec, options = _FORMATS[Path(path).suffix.lower()]
     if note:
         options = options | note_options(codec, note)
@@ -138,6 +135,15 @@ def save_image(
         raise InputError(
             f"cannot save {name} ({codec}, {array.shape[1]}x{array.shape[0]}): {reason_of(error)}"
         ) from error
+
+
+def rounded(image: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Return sRGB values, clipped to [0, 1], as 8-bit levels."""
+    levels: UInt8[np.ndarray, "height width 3"] = np.empty(image.shape, np.uint8)
+    for first in range(0, len(image), _ROWS):  # whole copies could take gigabytes
+        rows = slice(first, first + _ROWS)
+        levels[rows] = np.rint(np.clip(image[rows], 0, 1) * 255)
+    return levels
 
 
 def image_note(path: StrPath) -> str:

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
+from nst_jax.io.images import rounded
+
 _GAP, _LINE = 6, 14  # px
 Cell = tuple[Float[np.ndarray, "_ _ 3"], str] | None  # a picture and its title, or nothing
 
@@ -33,6 +35,5 @@ def contact_sheet(rows: Sequence[Sequence[Cell]]) -> Float[np.ndarray, "height w
                 continue
             (picture, title), left, top = cell, j * (width + _GAP), i * (height + _GAP)
             draw.text((left, top), title, fill="black")
-            pixels = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-            whole.paste(Image.fromarray(pixels), (left, top + _LINE))
+            whole.paste(Image.fromarray(rounded(picture)), (left, top + _LINE))
     return np.asarray(whole, np.float32) / 255

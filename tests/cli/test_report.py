@@ -14,23 +14,18 @@ import pytest
 from PIL import Image
 
 import commands
-from nst_jax import load_image, save_image
+from nst_jax import load_image
 from nst_jax.cli import main as cli
 from nst_jax.cli.manifest import read_manifest
-from nst_jax.weights import sources
 
 run = functools.partial(commands.run, cli.main)
 
 
 @pytest.fixture
-def job(tmp_path, monkeypatch, photographs, untrained):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "untrained_params", lambda *_: untrained)
-    for name, image in zip(("<b>&c.png", "s.png"), photographs, strict=True):
-        save_image(name, image)
-    flags = ["--content=<b>&c.png", "--style=s.png", "--size=24", "--min-size=17"]
-    flags += ["--first-steps=3", "--steps=4", "--style-layers=relu1_1,relu2_1"]
-    return [*flags, "--content-layers=relu2_1", "--weights=untrained", "--quiet"]
+def job(two_scales):
+    """A job whose content image has a name that is no text of HTML."""
+    os.rename("c.png", "<b>&c.png")
+    return ["--content=<b>&c.png", *two_scales[1:]]
 
 
 class Page(HTMLParser):

@@ -12,23 +12,11 @@ import numpy as np
 import pytest
 
 import commands
-from nst_jax import Losses, Snapshot, save_image
+from nst_jax import Losses, Snapshot
 from nst_jax.cli import main as cli
 from nst_jax.cli import single, step_log
-from nst_jax.weights import sources
 
 run = functools.partial(commands.run, cli.main)
-
-
-@pytest.fixture
-def job(tmp_path, monkeypatch, photographs, untrained):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "untrained_params", lambda *_: untrained)
-    for name, image in zip(("c.png", "s.png"), photographs, strict=True):
-        save_image(name, image)
-    flags = ["--content=c.png", "--style=s.png", "--size=24", "--min-size=17", "--first-steps=3"]
-    flags += ["--steps=4", "--style-layers=relu1_1,relu2_1", "--content-layers=relu2_1"]
-    return [*flags, "--weights=untrained", "--quiet"]
 
 
 def snapshots(*counts, scale=1, begin=0):
@@ -47,8 +35,8 @@ def read(path):
 
 
 @pytest.mark.parametrize("path", ["l.jsonl", "l.CSV"])
-def test_every_step_of_a_real_run_has_a_row(job, path):
-    assert run([*job, f"--log={path}"]) == 0
+def test_every_step_of_a_real_run_has_a_row(two_scales, path):
+    assert run([*two_scales, f"--log={path}"]) == 0
     rows = read(path)
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6, 7]
     assert [int(row["scale"]) for row in rows] == [1, 1, 1, 2, 2, 2, 2]
@@ -100,9 +88,9 @@ def test_losses_that_are_not_finite_are_text(tmp_path):
     assert (row["total"], row["style"], row["content"]) == ("nan", "inf", 1.0)
 
 
-def test_stopped_and_resumed_it_has_each_step_once(job, monkeypatch):
+def test_stopped_and_resumed_it_has_each_step_once(two_scales, monkeypatch):
     """A signal stops the run after its first snapshot."""
-    flags = [*job, "--log=l.jsonl", "--checkpoint=kept", "--steps=9"]
+    flags = [*two_scales, "--log=l.jsonl", "--checkpoint=kept", "--steps=9"]
     with monkeypatch.context() as patch:
         patch.setattr(single, "SECONDS", 0.01)
         stopped = contextlib.nullcontext([signal.SIGTERM])
@@ -120,8 +108,8 @@ def test_stopped_and_resumed_it_has_each_step_once(job, monkeypatch):
         ("--log=no/l.csv", "cannot write the log 'no/l.csv': create the folder"),
     ],
 )
-def test_mistakes_are_one_line(job, capfd, flag, said):
-    assert run([*job, flag]) == 2
+def test_mistakes_are_one_line(two_scales, capfd, flag, said):
+    assert run([*two_scales, flag]) == 2
     assert capfd.readouterr().err.startswith(f"nst-jax: error: {said}")
-    assert run([*job, "--content", "s.png", "--log=l.csv"]) == 2
+    assert run([*two_scales, "--content", "s.png", "--log=l.csv"]) == 2
     assert "--log is for one picture" in capfd.readouterr().err

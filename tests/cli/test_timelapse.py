@@ -8,29 +8,17 @@ import pytest
 from PIL import Image, ImageSequence
 
 import commands
-from nst_jax import load_image, save_image
+from nst_jax import load_image
 from nst_jax.cli import main as cli
 from nst_jax.cli.timelapse import Frames, every, save_timelapse
-from nst_jax.weights import sources
 
 run = functools.partial(commands.run, cli.main)
 
 
-@pytest.fixture
-def job(tmp_path, monkeypatch, photographs, untrained):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "untrained_params", lambda *_: untrained)
-    for name, image in zip(("c.png", "s.png"), photographs, strict=True):
-        save_image(name, image)
-    flags = ["--content=c.png", "--style=s.png", "--size=24", "--min-size=17"]
-    flags += ["--first-steps=3", "--steps=4", "--style-layers=relu1_1,relu2_1"]
-    return [*flags, "--content-layers=relu2_1", "--weights=untrained", "--quiet"]
-
-
 @pytest.mark.parametrize(("suffix", "off"), [("gif", 0.03), ("webp", 0.06), ("apng", 0.001)])
-def test_a_film_ends_with_the_picture(job, suffix, off):
+def test_a_film_ends_with_the_picture(two_scales, suffix, off):
     """GIF has 256 colors; WebP, at this quality, half the pixels of its colors."""
-    assert run([*job, f"--timelapse=f.{suffix}"]) == 0
+    assert run([*two_scales, f"--timelapse=f.{suffix}"]) == 0
     with Image.open(f"f.{suffix}") as film:
         frames = [np.asarray(frame.convert("RGB")) / 255 for frame in ImageSequence.Iterator(film)]
     assert 3 <= len(frames) <= 7
@@ -40,9 +28,9 @@ def test_a_film_ends_with_the_picture(job, suffix, off):
     assert not np.array_equal(frames[0], frames[-1])
 
 
-def test_an_mp4_plays(job):
+def test_an_mp4_plays(two_scales):
     av = pytest.importorskip("av")
-    assert run([*job, "--timelapse=f.mp4"]) == 0
+    assert run([*two_scales, "--timelapse=f.mp4"]) == 0
     with av.open("f.mp4") as film:
         frames = [frame.to_ndarray(format="rgb24") / 255 for frame in film.decode(video=0)]
     assert frames[0].shape == (20, 24, 3)
@@ -87,23 +75,23 @@ def test_a_still_picture_has_one_frame(tmp_path):
     assert (every(1), every(178), every(3000)) == (1, 2, 40)
 
 
-def test_mistakes_are_one_line(job, capfd, monkeypatch):
+def test_mistakes_are_one_line(two_scales, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     for path, said in (
         ("f.txt", "--timelapse is 'f.txt'; its name must end in .gif, .webp, .apng, .mp4"),
         ("f.mp4", "--timelapse=….mp4 needs PyAV, which is missing: pip install '.[film]'"),
         ("no/f.gif", "cannot write the timelapse 'no/f.gif': create the folder"),
     ):
-        assert run([*job, f"--timelapse={path}"]) == 2
+        assert run([*two_scales, f"--timelapse={path}"]) == 2
         error = capfd.readouterr().err
         assert error.startswith(f"nst-jax: error: {said}")
         assert error.count("\n") == 1
-    assert run([*job, "--output=o.webp", "--timelapse=o.webp"]) == 2
+    assert run([*two_scales, "--output=o.webp", "--timelapse=o.webp"]) == 2
     assert "is the file of another image" in capfd.readouterr().err
-    assert run([*job, "--content", "s.png", "--timelapse=f.gif"]) == 2
+    assert run([*two_scales, "--content", "s.png", "--timelapse=f.gif"]) == 2
     assert "--timelapse is for one picture; for several, leave it out" in capfd.readouterr().err
 
 
-def test_a_film_that_cannot_be_written_costs_no_picture(job, capfd, tmp_path):
+def test_a_film_that_cannot_be_written_is_a_fault(tmp_path):
     fault = save_timelapse(tmp_path / "no" / "f.gif", [np.zeros((2, 2, 3), np.uint8)])
     assert "cannot write the timelapse" in fault
