@@ -83,7 +83,8 @@ def _setting(default: Any, help: str, **metadata: Any) -> Any:
 
     In the metadata `least`, `above`, `most` and `below` bound a number; `flag` says whether the
     command line has a flag for the field, and `word` is a word that this flag takes in place of a
-    number; `only` names another setting, and its values for which this setting has an effect.
+    number; `only` names another setting, and its values for which this setting has an effect;
+    `live` says that the setting may change while a picture is painted.
     """
     return field(default=default, metadata={"help": help, "flag": True, **metadata})
 
@@ -130,7 +131,11 @@ class Config:
         "lbfgs: optax's L-BFGS, with a line search; lbfgs-torch: the steps of torch.optim.LBFGS",
     )
     learning_rate: float = _setting(
-        0.03, "step size of Adam, in units of --space", above=0, only=("optimizer", ("adam",))
+        0.03,
+        "step size of Adam, in units of --space",
+        above=0,
+        only=("optimizer", ("adam",)),
+        live=True,
     )
     memory_size: int = _setting(
         100,
@@ -154,12 +159,12 @@ class Config:
         only=("picture", ("average",)),
     )
     content_loss: ContentLoss = _setting("relative", "formula of a layer's content term")
-    content_weight: float = _setting(3.0, "factor of the content loss", least=0)
+    content_weight: float = _setting(3.0, "factor of the content loss", least=0, live=True)
     content_layers: tuple[Layer, ...] = _setting(
         layers("relu4_2"), "content layers; a layer without a weight has the weight 1"
     )
     style_loss: StyleLoss = _setting("moments", "formula of a layer's style term")
-    style_weight: float = _setting(1.0, "factor of the style loss", least=0)
+    style_weight: float = _setting(1.0, "factor of the style loss", least=0, live=True)
     style_layers: tuple[Layer, ...] = _setting(
         layers(relu1_1=64.0, relu2_1=16.0, relu3_1=4.0, relu4_1=1.0, relu5_1=0.5),
         "style layers; a layer without a weight has the weight 1",
@@ -473,6 +478,22 @@ def checked(setting: "dataclasses.Field[Any]", value: Any) -> Any:
     else:
         _check_bounds(setting, plain)
     return plain
+
+
+def checked_live(numbers: Mapping[str, Any]) -> dict[str, float]:
+    """Return numbers that change while a picture is painted, in their plain form.
+
+    Args:
+      numbers: by the names of settings.
+
+    Raises:
+      SettingError: an InputError; if a setting may not change, or a number is not allowed.
+    """
+    live = {field.name: field for field in dataclasses.fields(Config) if "live" in field.metadata}
+    for name in numbers:
+        if name not in live:
+            raise SettingError(name, f" cannot change on the way; allowed are {', '.join(live)}")
+    return {name: checked(live[name], value) for name, value in numbers.items()}
 
 
 def _check_bounds(setting: "dataclasses.Field[Any]", value: int | float) -> None:

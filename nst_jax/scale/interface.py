@@ -1,6 +1,7 @@
 """What a run gives to a scale, and what it asks of one, wherever that computes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +12,9 @@ from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG
 from nst_jax.optimizers.minimize import Record, State
 from nst_jax.scale.windows import Cover
+
+Numbers = Mapping[str, Any]  # by the names of settings
+UNCHANGED: Numbers = MappingProxyType({})
 
 
 class ScaleInputs(NamedTuple):
@@ -41,8 +45,15 @@ class ScaleInputs(NamedTuple):
 class Scale(Protocol):
     """One scale of a run in progress."""
 
-    def advance(self, steps: int) -> tuple[Float[Array | np.ndarray, "..."], Losses | Record]:
-        """Make steps; return the picture, not clipped, and the losses of each step."""
+    def advance(
+        self, steps: int, *, numbers: Numbers = UNCHANGED
+    ) -> tuple[Float[Array | np.ndarray, "..."], Losses | Record]:
+        """Make steps; return the picture, not clipped, and the losses of each step.
+
+        Args:
+          steps: how many.
+          numbers: settings of these steps that differ from the config's, by name.
+        """
 
     def picture(self) -> Float[Array | np.ndarray, "..."]:
         """Return the picture that the steps so far have made, not clipped."""

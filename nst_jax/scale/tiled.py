@@ -11,6 +11,7 @@ A step takes the first pass and the margins on top of an ordinary one. Memory is
 the picture, the optimizer's averages and the content's maps lie in host memory.
 """
 
+import dataclasses
 import functools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from nst_jax.scale.hyperparameters import (
     make_minimizer,
     to_srgb,
 )
-from nst_jax.scale.interface import ScaleInputs
+from nst_jax.scale.interface import UNCHANGED, Numbers, ScaleInputs
 from nst_jax.scale.step import start, variable_loss, without_shares
 from nst_jax.scale.tiled_loss import (
     KEPT_BYTES,
@@ -75,7 +76,7 @@ class TiledScale:
         with jax.default_matmul_precision(self._precision):
             style = self._style_targets(inputs.styles, config)
             self._targets = TiledTargets(style, self._content_squares())
-        self._settings = without_shares(self._settings)
+        self._settings = self._asked = without_shares(self._settings)
         self._shift = shifts(self._targets.style, self._settings.style_loss)
         self._state = self._begin(np.asarray(inputs.picture), inputs.before)
 
@@ -133,8 +134,9 @@ class TiledScale:
             total = share if total is None else jax.tree.map(jnp.add, total, share)
         return OrderedDict() if total is None else total
 
-    def advance(self, steps: int) -> tuple[np.ndarray, Losses]:
-        """Make steps, one after the other."""
+    def advance(self, steps: int, *, numbers: Numbers = UNCHANGED) -> tuple[np.ndarray, Losses]:
+        """Make steps, one after the other; see `Scale`."""
+        self._settings = dataclasses.replace(self._asked, **numbers)
         records = []
         with jax.default_matmul_precision(self._precision):
             for _ in range(steps):

@@ -1,5 +1,6 @@
 """A scale whose picture is computed at once, on one device or spread over many."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from nst_jax.devices.backend import block
 from nst_jax.devices.sharding import find_devices, is_shared, lay_out
 from nst_jax.losses.objective import Losses
 from nst_jax.optimizers.minimize import State
-from nst_jax.scale.interface import ScaleInputs
+from nst_jax.scale.interface import UNCHANGED, Numbers, ScaleInputs
 from nst_jax.scale.step import advance, prepare_step
 from nst_jax.scale.warm_start import resize_state
 
@@ -38,11 +39,15 @@ class WholeScale:
             state = layout.place_state(carried) if layout else carried
         self._state = state
 
-    def advance(self, steps: int) -> tuple[Float[Array | np.ndarray, "..."], Losses]:
-        """Make steps in one call to the device."""
+    def advance(
+        self, steps: int, *, numbers: Numbers = UNCHANGED
+    ) -> tuple[Float[Array | np.ndarray, "..."], Losses]:
+        """Make steps in one call to the device; see `Scale`."""
+        settings = dataclasses.replace(self._inputs.settings, **numbers)
+        inputs = self._inputs._replace(settings=settings)
         with jax.default_matmul_precision(self._precision):
             self._state, picture, losses = advance(
-                self._state, steps, self._inputs, layout=self._layout, block=self._block
+                self._state, steps, inputs, layout=self._layout, block=self._block
             )
         if self._layout:
             picture, losses = self._layout.gather((picture, losses))

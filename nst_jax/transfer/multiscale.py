@@ -16,7 +16,7 @@ from nst_jax.errors import InputError
 from nst_jax.losses.objective import Losses
 from nst_jax.optimizers.adam import AdamState
 from nst_jax.optimizers.minimize import Record
-from nst_jax.scale.interface import Scale
+from nst_jax.scale.interface import UNCHANGED, Numbers, Scale
 from nst_jax.transfer.pace import Pace
 from nst_jax.transfer.saver import Saver
 
@@ -58,6 +58,7 @@ class Snapshot(Generic[_Records]):
 
 
 EndScale = Callable[[Any], bool]
+Adjust = Callable[[int], Numbers]
 
 # Steps of L-BFGS that gain nothing, after which no more are made.
 _STUCK = 5
@@ -68,12 +69,16 @@ _LOOK = 10
 
 @dataclass(frozen=True)
 class Pauses:
-    """When a run yields a snapshot, and where a scale ends; see `stylize`, `Config.stop_change`."""
+    """When a run yields a snapshot, where a scale ends, and what changes on the way; see `stylize`.
+
+    For `stop_change` see `Config`.
+    """
 
     every: int | None
     seconds: float | None
     end_scale: EndScale | None
     stop_change: float = 0.0
+    adjust: Adjust = lambda _: UNCHANGED
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -206,7 +211,7 @@ def _minimize(
             ahead = _LOOK - 1 - (done - own.start) % _LOOK  # steps before one that is looked at
             look, steps = ahead == 0, min(steps, ahead or 1)
         before = picture
-        picture, records = scale.advance(steps)
+        picture, records = scale.advance(steps, numbers=pauses.adjust(done))
         losses = jax.tree.map(operator.itemgetter(slice(steps)), jax.device_get(records))
         pace.made(steps)
         totals: Any = losses.total if isinstance(losses, Losses) else losses.loss

@@ -11,7 +11,7 @@ from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, resample
 from nst_jax.io.arrays import ImageLike, as_image
 from nst_jax.optimizers.minimize import Minimizer, Record, State
-from nst_jax.scale.interface import Scale
+from nst_jax.scale.interface import UNCHANGED, Numbers, Scale
 from nst_jax.scale.step import CAPACITY
 from nst_jax.scale.warm_start import resize_state
 from nst_jax.transfer.multiscale import EndScale, Pauses, Snapshot, snapshots
@@ -116,7 +116,7 @@ class _ProblemScale:
         fresh = problem.minimizer.init(problem.minimizer.project(picture))
         self._state = resize_state(before, fresh) if before else fresh
 
-    def advance(self, steps: int) -> tuple[Array, Record]:
+    def advance(self, steps: int, *, numbers: Numbers = UNCHANGED) -> tuple[Array, Record]:
         minimizer, args = self._problem
         self._state, record = minimizer.run(self._state, steps, *args, capacity=CAPACITY)
         return self.picture(), record

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.config import Config, ResolvedConfig, plain_settings
+from nst_jax.config import Config, ResolvedConfig, checked_live, plain_settings
 from nst_jax.devices.backend import resolve
 from nst_jax.devices.sharding import find_devices
 from nst_jax.errors import InputError
@@ -20,7 +20,7 @@ from nst_jax.losses.objective import Losses
 from nst_jax.network.activations import match_activations
 from nst_jax.network.vgg import VGG, freeze, parameters, recast
 from nst_jax.scale.tiled import check_tiled
-from nst_jax.transfer.multiscale import EndScale, Pauses, Snapshot, snapshots
+from nst_jax.transfer.multiscale import Adjust, EndScale, Pauses, Snapshot, snapshots
 from nst_jax.transfer.painting import Painting
 from nst_jax.transfer.saver import Checkpoints, Saver
 from nst_jax.transfer.schedule import make_schedule
@@ -38,6 +38,7 @@ def stylize(
     snapshot_every: int | None = 50,
     snapshot_seconds: float | None = None,
     end_scale: EndScale | None = None,
+    adjust: Adjust | None = None,
     devices: int | Literal["all"] | Sequence[Any] | None = None,
     checkpoints: str | os.PathLike[str] | Checkpoints | None = None,
     checkpoint_seconds: float = 60.0,
@@ -64,6 +65,10 @@ def stylize(
       snapshot_seconds: if given, a snapshot is also yielded about this often.
       end_scale: asked with each snapshot; True ends its scale there. The steps that are left at the
         scale are counted, but not made. (To end the run, leave the loop over the snapshots.)
+      adjust: asked, before each call to the device, with the number of steps made so far; returns
+        numbers that hold for the steps of this call in place of the config's, by name:
+        learning_rate, content_weight, style_weight. Other numbers compile nothing. For Adam; with
+        the picture `best` the losses of all steps are compared, whatever their weights.
       devices: how many of JAX's devices share the rows of the picture, or the pictures of a batch;
         or "all", or a list of devices. The result is that of one device but for rounding. By
         default JAX's default device computes. Where the devices belong to several processes, all
@@ -80,7 +85,8 @@ def stylize(
 
     Raises:
       InputError: for images that are too small or of the wrong shape or type; for shares that are
-        not one for each style; for a network of another dtype than the config's, or one that ends
+        not one for each style; for `adjust` with L-BFGS, and for what it returns that is not
+        allowed; for a network of another dtype than the config's, or one that ends
         before a layer of the config's; for one that does not know its mean activations, where
         the config asks for another scale; for a precision that the device does not have, and for
         float64 without `jax_enable_x64`; for a batch with L-BFGS, which would make one problem of
@@ -99,6 +105,8 @@ def stylize(
         )
     network.check_taps(config.taps)
     pauses = Pauses(snapshot_every, snapshot_seconds, end_scale, config.stop_change)
+    if adjust:
+        pauses = dataclasses.replace(pauses, adjust=_checked(adjust, config))
     given: list[Any] = list(style) if isinstance(style, list | tuple) else [style]
     if not given:
         raise InputError("there is no style image; give at least one")
@@ -125,6 +133,20 @@ def stylize(
         return snapshots(painting, pauses, Saver(checkpoints, checkpoint_seconds))
     store = _open_store(checkpoints, painting, network, asked)
     return _closing(store, snapshots(painting, pauses, Saver(store, checkpoint_seconds)))
+
+
+def _checked(adjust: Adjust, config: Config) -> Adjust:
+    """Return a function that checks what `adjust` returns.
+
+    Raises:
+      InputError: if the optimizer is not Adam: L-BFGS remembers gradients of one loss.
+    """
+    if config.optimizer != "adam":
+        raise InputError(
+            f"adjust is for the optimizer adam, but the optimizer is {config.optimizer}; leave it "
+            "out"
+        )
+    return lambda step: checked_live(adjust(step))
 
 
 def _open_store(
