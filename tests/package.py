@@ -22,7 +22,7 @@ PACKAGES = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.p
 ROOMS = (
     *("errors", "geometry", "linear", "network", "distributed", "io", "losses", "optimizers"),
     *("config", "presets", "devices", "weights", "scale", "transfer"),
-    *("pytorch_reference", "cli", "crosscheck", "__main__"),
+    *("pytorch_reference", "app", "cli", "crosscheck", "__main__"),
 )
 PUBLIC = {
     name: getattr(nst_jax, name)

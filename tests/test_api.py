@@ -225,6 +225,8 @@ def test_runtime_dependencies_are_those_that_are_imported():
         "tifffile",
         "jinja2",
         "av",
+        "gradio",
+        "pandas",
     }
     assert third_parties(False) - third_parties(True) <= optional
 
@@ -257,7 +259,8 @@ def test_wheel_and_sdist(tmp_path):
     modules = [*MODULES, "__init__", *(f"{name}.__init__" for name in PACKAGES)]
     files = {f"nst_jax/{module.replace('.', '/')}.py" for module in modules}
     assert package == files | {
-        *("nst_jax/py.typed", "nst_jax/weights/pictures.jpg", "nst_jax/cli/report.html")
+        *("nst_jax/py.typed", "nst_jax/weights/pictures.jpg", "nst_jax/cli/report.html"),
+        *(f"nst_jax/app/examples/{name}.png" for name in ("content", "ink", "mosaic", "style")),
     }
     with tarfile.open(sdist) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames()}

@@ -20,6 +20,7 @@ from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 
 import nst_jax
 from nst_jax import load_image
+from nst_jax.cli import app as cli_app
 from nst_jax.cli import convert
 from nst_jax.cli import options as cli
 from nst_jax.cli.settings_file import settings_flag
@@ -162,6 +163,8 @@ def check(words):
         found = importlib.util.find_spec(program) if is_module else (ROOT / program).exists()
         assert found, program
     module = PROGRAMS[program] if program in PROGRAMS else module_of(program)
+    if rest[:1] == ["app"]:
+        module, rest = cli_app, rest[1:]
     try:
         make_parser = getattr(module, "_parser", getattr(module, "make_parser", None))
         if make_parser:

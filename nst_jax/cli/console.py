@@ -23,6 +23,7 @@ from nst_jax.io.images import save_image
 from nst_jax.losses.objective import Losses
 from nst_jax.transfer import estimate
 from nst_jax.transfer.multiscale import Snapshot
+from nst_jax.transfer.pace import Left, TimeLeft
 from nst_jax.transfer.schedule import Schedule
 from nst_jax.weights.converted_file import Weights
 
@@ -74,9 +75,9 @@ def print_estimate(
         for name, need, there in parts
     )
     pace = estimate.pace(schedule, config=config, devices=devices)
-    minutes, seconds = divmod(round(pace.seconds), 60)
     duration = (
-        f"about {minutes}:{seconds:02} for {schedule.steps} steps; the last takes {pace.last:.2g} s"
+        f"about {duration_text(pace.seconds + 0.5)} for {schedule.steps} steps; the last takes "
+        f"{pace.last:.2g} s"
     )
     print_header(console, [("memory", memory), ("time", duration)])
 
@@ -135,6 +136,7 @@ def show_progress(
     *,
     console: Console,
     stopped: Callable[[], bool],
+    clock: Callable[[], float] = time.perf_counter,
     save_every: int | None = None,
     save: Callable[[Snapshot[Losses], str], None],
     label: str = "",
@@ -146,12 +148,13 @@ def show_progress(
       schedule: the schedule of the run.
       console: where the progress is shown.
       stopped: returns, after each snapshot, whether to stop the run.
+      clock: returns the time in seconds that counts for the time that is left.
       save_every: number of steps between two pictures on the way.
       save: takes a snapshot and its step as text; all texts have one length.
       label: the name of one of many runs; its progress is shown on a terminal only, and erased at
         the end.
     """
-    total, pace = schedule.steps, _Pace(schedule)
+    total, time_left = schedule.steps, TimeLeft(schedule, clock=clock)
     digits, line_time = len(str(total)), 0.0
     progress = Progress(
         BarColumn(bar_width=20),  # the one column that may shrink
@@ -165,7 +168,7 @@ def show_progress(
     task = progress.add_task(f"{prefix}compiling", total=total)
     with progress:
         for snapshot in snapshots:
-            text = _losses_text(snapshot) + pace.text(snapshot.step)
+            text = _losses_text(snapshot) + _left_text(time_left.at(snapshot.step))
             progress.update(task, completed=snapshot.step, description=prefix + text)
             ended = snapshot.step == total or not snapshot.finite or stopped()
             now = time.perf_counter()
@@ -184,25 +187,13 @@ def show_progress(
     return snapshot
 
 
-class _Pace:
-    """The steps a second of a run, and the time that is left, from its first snapshot on.
+def duration_text(seconds: float) -> str:
+    """Return "MINUTES:SECONDS"."""
+    return f"{int(seconds / 60)}:{int(seconds % 60):02}"
 
-    The time of a step is taken to be proportional to its pixels.
-    """
 
-    def __init__(self, schedule: Schedule):
-        self._schedule, self._step, self._time = schedule, 0, 0.0
-
-    def text(self, step: int) -> str:
-        """Return the pace at a step; an empty text at the first, which includes compilation."""
-        now, pixels = time.perf_counter(), self._schedule.pixels
-        if not self._step:
-            self._step, self._time = step, now
-            return ""
-        rate = (step - self._step) / (now - self._time)
-        per_pixel = (now - self._time) / (pixels(step) - pixels(self._step))
-        left = per_pixel * (pixels(self._schedule.steps) - pixels(step))
-        return f" {rate:.2f} steps/s {int(left / 60)}:{int(left % 60):02} left"
+def _left_text(left: Left | None) -> str:
+    return f" {left.rate:.2f} steps/s {duration_text(left.seconds)} left" if left else ""
 
 
 def _losses_text(snapshot: Snapshot[Losses]) -> str:

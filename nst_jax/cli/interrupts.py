@@ -1,6 +1,7 @@
 """Stop a run after its current step on a signal, so that the picture so far is saved."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,9 +14,12 @@ def stop_signals() -> Iterator[list[int]]:
     """Yield a list that collects the first Ctrl-C, SIGTERM or SIGHUP, which then kills nothing.
 
     A second Ctrl-C or SIGTERM kills as usual. A closed terminal sends SIGHUP; under nohup SIGHUP
-    stays ignored.
+    stays ignored. Outside the main thread, which alone takes signals, the list stays empty.
     """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     numbers = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)  # not on every system
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:

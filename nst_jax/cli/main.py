@@ -9,17 +9,19 @@ from pathlib import Path
 
 import jax
 
+from nst_jax.cli import app
+from nst_jax.cli.app import preview
 from nst_jax.cli.batch import paint_many
 from nst_jax.cli.batch_plan import plan_job
 from nst_jax.cli.flags import exit_code
 from nst_jax.cli.inputs import is_collection
-from nst_jax.cli.manifest import read_manifest
-from nst_jax.cli.options import JobOptions, parse_options
+from nst_jax.cli.manifest import manifest_text, read_manifest
+from nst_jax.cli.options import APP, JobOptions, parse_options
 from nst_jax.cli.output import PROGRAM, warn, warn_from_first
 from nst_jax.cli.pipes import STANDARD, lasting_inputs, standard_output
-from nst_jax.cli.replay import manifest_text, replayed
+from nst_jax.cli.replay import replayed
 from nst_jax.cli.settings_file import save_settings
-from nst_jax.cli.single import load_job, paint_one, recalled
+from nst_jax.cli.single import paint
 from nst_jax.config import Config, plain_settings
 from nst_jax.devices.backend import default_device, resolve
 from nst_jax.devices.compilation_cache import kept_programs
@@ -27,11 +29,16 @@ from nst_jax.devices.sharding import find_devices
 from nst_jax.distributed import launch
 from nst_jax.distributed.collectives import is_first
 from nst_jax.errors import InputError
-from nst_jax.io.checkpoint import recall
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with `argv`, by default the process's; return the exit code."""
+    """Run the command line with `argv`, by default the process's; return the exit code.
+
+    The first argument may be `app`: then the page is served on which one paints.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == [APP]:
+        return app.main(given[1:])
     options = parse_options(argv)
     if argv is None:
         # This call owns the process: imported objects stay until its end, and freezing them spares
@@ -97,6 +104,7 @@ def _run_many(options: JobOptions, asked: Config) -> int:
         ("--size=max", options.biggest, "give a number of px"),
         ("--output=-", options.output == STANDARD, "name a folder"),
         ("--log", options.log, "leave it out"),
+        ("--preview", options.preview, "leave it out"),
         ("--report", options.report, "take --sheet"),
         ("--timelapse", options.timelapse, "leave it out"),
         ("--checkpoint", options.checkpoint, "pictures that are finished are skipped without it"),
@@ -113,21 +121,8 @@ def _run_many(options: JobOptions, asked: Config) -> int:
 
 
 def _run_one(options: JobOptions, asked: Config, output: Path) -> int:
-    devices = find_devices(options.devices)
-    chosen = recall(options.checkpoint) if options.checkpoint else {}
-    chosen = options.manifest_of.get("chosen", {}) | chosen
-    known, biggest = recalled(asked, chosen, biggest=options.biggest, devices=len(devices))
-    config = resolve(known, devices=len(devices))
-    with kept_programs(warn), jax.enable_x64(config.dtype == "float64"):
-        job = load_job(
-            options,
-            output,
-            config=config,
-            may_remat=known.remat == "auto",
-            biggest=biggest,
-            devices=devices,
-        )
-        code = paint_one(job, options)
+    with preview(options, asked, output) as live:
+        code = paint(options, asked, output, live=live)
     launch.leave()
     return code
 

@@ -3,8 +3,10 @@
 A manifest names no path and no time, so that the same run writes the same bytes.
 """
 
+import dataclasses
 import json
 import math
+import operator
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -15,6 +17,7 @@ import jax
 import numpy as np
 
 from nst_jax import __version__
+from nst_jax.cli.settings_file import check_settings, settings_text
 from nst_jax.config import Config, ResolvedConfig, plain_settings
 from nst_jax.devices.backend import device_name
 from nst_jax.errors import InputError
@@ -28,12 +31,15 @@ from nst_jax.weights.converted_file import Weights
 Manifest = Mapping[str, Any]  # JSON values
 # The settings whose "auto", or "max", becomes a choice of the machine.
 CHOSEN = ("size", "precision", "conv", "remat")
+# From which step on numbers of the settings had other values, by name; see `stylize`.
+Changes = Sequence[tuple[int, Mapping[str, float]]]
 ROLES = ("content", "style", "start")  # of images
 # The type of each part that the program reads again.
 _PARTS = {
     **dict.fromkeys(("made from", "chosen", "versions", "losses"), dict),
     **{"preset": str, "devices": int, "step": int},
 }
+_SPREAD = ("devices", "processes", "batch")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 
 
@@ -80,6 +86,7 @@ def make_manifest(
     preset: str,
     config: ResolvedConfig,
     devices: int,
+    adjusted: Changes = (),
     member: int | None = None,
 ) -> Manifest:
     """Return the manifest of a picture.
@@ -90,6 +97,7 @@ def make_manifest(
       preset: the name of the preset.
       config: the settings of the run.
       devices: number of devices that the run is spread over.
+      adjusted: the numbers that changed on the way.
       member: the picture's place in the batch, if it is one of a batch.
     """
     return {
@@ -102,6 +110,7 @@ def make_manifest(
         "processes": jax.process_count(),
         "batch": 0 if member is None else last.losses.total.shape[1],
         "step": last.step,
+        "adjusted": [[step, dict(numbers)] for step, numbers in adjusted],
         "losses": _of_last_step(last.losses, member),
     }
 
@@ -163,12 +172,93 @@ def _is_manifest(found: Any) -> TypeGuard[Manifest]:
         return False
     if not all(isinstance(found.get(name), kind) for name, kind in _PARTS.items()):
         return False
+    if not _are_changes(found.get("adjusted", [])):
+        return False
     images = [found["made from"].get(f"{role} image") for role in ROLES]
     tables = [found["losses"], found["chosen"], found["versions"]]
     tables += [table for table in found["losses"].values() if isinstance(table, dict)]
     return all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in images) and all(
         isinstance(x, str | int | float | dict) for table in tables for x in table.values()
     )
+
+
+def _are_changes(found: Any) -> bool:
+    """Return whether a value of JSON has the form of `Changes`, in the order of the steps."""
+    if not isinstance(found, list):
+        return False
+    for change in found:
+        match change:
+            case [int(step), dict(numbers)] if step >= 0:
+                if not all(isinstance(x, int | float) for x in numbers.values()):
+                    return False
+            case _:
+                return False
+    return found == sorted(found, key=operator.itemgetter(0))
+
+
+def numbers_at(changes: Changes, step: int) -> Mapping[str, float]:
+    """Return the numbers that hold from a step on; see `stylize`."""
+    return next((numbers for first, numbers in reversed(changes) if first <= step), {})
+
+
+def settings_of(manifest: Manifest) -> dict[str, Any]:
+    """Return the settings of a picture, as values of JSON by name."""
+    made_from = manifest["made from"]
+    names = [setting.name for setting in dataclasses.fields(Config)]
+    return {name: made_from[name] for name in names if name in made_from}
+
+
+def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return what a manifest says beside the settings, each fact with its name."""
+    made_from = manifest["made from"]
+    changes = [f"from step {step} on {_listed(x)}" for step, x in manifest.get("adjusted", [])]
+    facts = [
+        *((name, manifest.get(name)) for name in ("step", "device", *_SPREAD)),
+        *((name, _listed(manifest.get(name, {}))) for name in ("chosen", "versions", "losses")),
+        ("adjusted", "; ".join(changes)),
+        ("network", f"{made_from.get('network')}, SHA-256 {made_from.get('weights')}"),
+        *(
+            (f"{role} image", f"SHA-256 {digest}")
+            for role in ROLES
+            for digest in made_from.get(f"{role} image", ())
+        ),
+    ]
+    return [(name, plain_text(str(value))) for name, value in facts if value]
+
+
+def recipe_text(manifest: Manifest) -> str:
+    """Return the settings of a picture as a file for --config.
+
+    Raises:
+      InputError: if the settings are not those of this version.
+    """
+    settings = settings_of(manifest)
+    check_settings(settings)
+    return settings_text(manifest["preset"], settings)
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """Return a manifest for people: comments, then the settings as a file for --config.
+
+    Raises:
+      InputError: if the settings are not those of this version.
+    """
+    comments = [f"# {name:<14} {value}" for name, value in facts_of(manifest)]
+    return "\n".join([*comments, recipe_text(manifest)])
+
+
+def plain_text(text: str) -> str:
+    """Return a text without line ends and control characters: anyone may have written it."""
+    return "".join(x if x.isprintable() else "?" for x in text)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    def text(value: Any) -> str:
+        if isinstance(value, dict):
+            return f"({_listed(value)})"
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{name} {text(value)}" for name, value in values.items())
 
 
 def read_provenance(path: Path) -> Provenance:

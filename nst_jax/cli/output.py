@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, TextIO, cast
 
 from rich.console import Console
@@ -78,9 +79,24 @@ def make_console(*, quiet: bool = False, stderr: bool = False, markup: bool = Tr
     )
 
 
+_hears: ContextVar[Callable[[str], None] | None] = ContextVar("hears", default=None)
+
+
+@contextlib.contextmanager
+def heard(by: Callable[[str], None]) -> Iterator[None]:
+    """Let `by` take every warning of this thread, too."""
+    token = _hears.set(by)
+    try:
+        yield
+    finally:
+        _hears.reset(token)
+
+
 def warn(message: str) -> None:
     """Print one line on standard error."""
     print(f"{PROGRAM}: {message}", file=sys.stderr)
+    if hears := _hears.get():
+        hears(message)
 
 
 def warn_from_first(message: str) -> None:

@@ -1,68 +1,36 @@
-"""Show how a picture was made, and make it again by its manifest."""
+"""Make a picture again by its manifest."""
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nst_jax.cli.inputs import expand
-from nst_jax.cli.manifest import ROLES, Manifest, read_manifest, versions
+from nst_jax.cli.manifest import (
+    ROLES,
+    Manifest,
+    plain_text,
+    read_manifest,
+    settings_of,
+    versions,
+)
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import warn_from_first
-from nst_jax.cli.settings_file import check_settings, settings_text
-from nst_jax.config import Config, flag_of
+from nst_jax.cli.settings_file import check_settings
+from nst_jax.config import checked_live, flag_of
 from nst_jax.errors import InputError
 from nst_jax.io.images import load_image, rounded
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
 
-_SPREAD = ("devices", "processes", "batch")
 # The options that a replay does not take from the picture.
 _FREE = (
     *("replay", "inputs", "output", "weights", "devices", "dry_run", "quiet"),
     *("checkpoint", "checkpoint_seconds", "manifest", "json", "log", "report"),
     *("sheet", "timelapse"),
 )
-
-
-def manifest_text(manifest: Manifest) -> str:
-    """Return a manifest for people: comments, then the settings as a file for --config.
-
-    Raises:
-      InputError: if the settings are not those of this version.
-    """
-    made_from = manifest["made from"]
-    facts = [
-        *((name, manifest.get(name)) for name in ("step", "device", *_SPREAD)),
-        *((name, _listed(manifest.get(name, {}))) for name in ("chosen", "versions", "losses")),
-        ("network", f"{made_from.get('network')}, SHA-256 {made_from.get('weights')}"),
-        *(
-            (f"{role} image", f"SHA-256 {digest}")
-            for role in ROLES
-            for digest in made_from.get(f"{role} image", ())
-        ),
-    ]
-    comments = [f"# {name:<14} {_plain(str(value))}" for name, value in facts if value]
-    settings = _settings(made_from)
-    check_settings(settings)
-    return "\n".join([*comments, settings_text(manifest["preset"], settings)])
-
-
-def _plain(text: str) -> str:
-    """Return a text without line ends and control characters: anyone may have written it."""
-    return "".join(x if x.isprintable() else "?" for x in text)
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    def text(value: Any) -> str:
-        if isinstance(value, dict):
-            return f"({_listed(value)})"
-        return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-    return ", ".join(f"{name} {text(value)}" for name, value in values.items())
 
 
 def replayed(options: JobOptions) -> JobOptions:
@@ -82,12 +50,14 @@ def replayed(options: JobOptions) -> JobOptions:
             "pictures that were painted without --sequence"
         )
     try:
-        settings = check_settings({"preset": manifest["preset"], **_settings(made_from)})
+        settings = check_settings({"preset": manifest["preset"], **settings_of(manifest)})
     except InputError as error:
         raise InputError(f"{picture} has settings that this version lacks: {error}") from None
+    for _, numbers in manifest.get("adjusted", ()):
+        checked_live(numbers)
     images = _find(made_from, picture, options.inputs)
     if other := _other_versions(manifest):
-        warn_from_first(f"{picture} was painted with {_plain(other)}: pixels may differ")
+        warn_from_first(f"{picture} was painted with {plain_text(other)}: pixels may differ")
     return dataclasses.replace(
         options,
         content=images["content"],
@@ -105,11 +75,6 @@ def _other_versions(manifest: Manifest) -> str:
     there = manifest["versions"]
     other = {name: x for name, x in versions().items() if there.get(name) != x}
     return "; ".join(f"{name} {there.get(name)}, here {x}" for name, x in other.items())
-
-
-def _settings(made_from: Manifest) -> dict[str, Any]:
-    names = [setting.name for setting in dataclasses.fields(Config)]
-    return {name: made_from[name] for name in names if name in made_from}
 
 
 def _output_of(picture: Path) -> str:
@@ -153,8 +118,8 @@ def _find(made_from: Manifest, picture: Path, inputs: Sequence[str]) -> dict[str
         for digest in digests:
             if digest not in found:
                 raise InputError(
-                    f"the {role} image of {picture} (SHA-256 {_plain(digest[:12])}…) is none of "
-                    f"the {looked} files that were looked at; name it, or its folder, after "
+                    f"the {role} image of {picture} (SHA-256 {plain_text(digest[:12])}…) is none "
+                    f"of the {looked} files that were looked at; name it, or its folder, after "
                     "--inputs"
                 )
     return {role: [found[digest] for digest in digests] for role, digests in wanted.items()}

@@ -3,10 +3,9 @@
 import base64
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -41,7 +40,7 @@ def save_report(
     sizes: Sequence[str],
     rows: Sequence[Row],
     facts: Sequence[tuple[str, str]],
-    manifest: str,
+    settings: str,
 ) -> str:
     """Write the page; return the fault, or an empty text.
 
@@ -52,7 +51,7 @@ def save_report(
       sizes: the size of each scale.
       rows: see `step_log.with_rows`.
       facts: names and values for the table of the run.
-      manifest: the picture's manifest as text.
+      settings: the settings as a file for --config.
     """
     import jinja2
 
@@ -65,7 +64,7 @@ def save_report(
         facts=facts,
         scales=_scales(sizes, rows),
         curves=_curves(rows),
-        manifest=manifest,
+        settings=settings,
     )
     try:
         with atomic_write(path) as temporary:
@@ -121,24 +120,3 @@ def _curves(rows: Sequence[Row]) -> str:
     figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]
-
-
-def facts_of(manifest: Mapping[str, Any], *, weights: str, seconds: float) -> list[tuple[str, str]]:
-    """Return the table of a run.
-
-    Args:
-      manifest: the picture's manifest.
-      weights: the weights in words.
-      seconds: the seconds of the run.
-    """
-    versions = ", ".join(f"{name} {x}" for name, x in manifest["versions"].items())
-    return [
-        ("preset", manifest["preset"]),
-        ("steps", str(manifest["step"])),
-        ("seconds", f"{seconds:.1f}"),
-        ("device", f"{manifest['devices']} x {manifest['device']}"),
-        ("precision", f"{manifest['chosen']['precision']}, {manifest['chosen']['conv']}"),
-        ("weights", weights),
-        ("SHA-256 of the weights", manifest["made from"]["weights"]),
-        ("versions", versions),
-    ]

@@ -3,18 +3,20 @@
 import contextlib
 import dataclasses
 import functools
-import os
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from nst_jax.app.live import SECONDS as LIVE_SECONDS
+from nst_jax.app.live import Live
+from nst_jax.cli.beside import Beside, frame_steps
 from nst_jax.cli.console import (
     SECONDS,
     devices_text,
@@ -29,154 +31,74 @@ from nst_jax.cli.console import (
     weights_text,
 )
 from nst_jax.cli.flags import EXIT_FAILURE, arithmetic_line
-from nst_jax.cli.inputs import expand
 from nst_jax.cli.interrupts import stop_signals
 from nst_jax.cli.manifest import (
-    CHOSEN,
+    Changes,
     Manifest,
     choices,
     make_manifest,
-    note_of,
+    numbers_at,
     of_images,
     provenance,
-    save_beside,
 )
 from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
-from nst_jax.cli.replay import check_weights, comparison, manifest_text
-from nst_jax.cli.report import check_report, facts_of, save_report
+from nst_jax.cli.replay import check_weights, comparison
 from nst_jax.cli.run_network import network_of, run_weights, warn_of_network
-from nst_jax.cli.sheet import check_sheet, save_sheet
-from nst_jax.cli.step_log import LogFile, Row, check_log, with_rows
-from nst_jax.cli.timelapse import Frames, check_timelapse, every, save_timelapse
-from nst_jax.config import Config, ResolvedConfig
-from nst_jax.devices.sharding import is_shared, lay_out
+from nst_jax.cli.single_plan import SingleJob, load_job, recalled
+from nst_jax.config import Config
+from nst_jax.devices.backend import resolve
+from nst_jax.devices.compilation_cache import kept_programs
+from nst_jax.devices.sharding import find_devices, is_shared, lay_out
 from nst_jax.distributed.collectives import agree, is_first
-from nst_jax.errors import InputError
-from nst_jax.geometry import fit
-from nst_jax.io.checkpoint import CheckpointStore
-from nst_jax.io.files import check_writable
-from nst_jax.io.images import check_output, image_shape, load_image, save_image
+from nst_jax.io.checkpoint import CheckpointStore, recall
+from nst_jax.io.images import save_image
 from nst_jax.io.provenance import Provenance
 from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG
-from nst_jax.transfer.estimate import fit_to_memory
-from nst_jax.transfer.multiscale import Snapshot
-from nst_jax.transfer.schedule import Schedule, make_schedule
+from nst_jax.transfer.multiscale import Adjust, Snapshot
 from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
 
 
-class _Memory(NamedTuple):
-    """What is kept of a run beside the picture.
-
-    Attributes:
-      describe: takes a snapshot to the manifest of its picture.
-      rows: a row for each step, if --report was given; see `with_rows`.
-      takers: take the rows as they come, for --report and --log.
-      frames: the frames of --timelapse, if it was given.
-    """
-
-    describe: Callable[[Snapshot[Losses]], Manifest]
-    rows: list[Row]
-    takers: tuple[Callable[[list[Row]], None], ...]
-    frames: Frames | None
-
-    def take(self, rows: list[Row]) -> None:
-        """Keep rows."""
-        for taker in self.takers:
-            taker(rows)
-
-
-class SingleJob(NamedTuple):
-    """A picture to paint: its images, settings, schedule and devices, and its file."""
-
-    content_path: str
-    style_paths: list[str]
-    content: np.ndarray
-    styles: list[np.ndarray]
-    start: np.ndarray | None
-    output: Path
-    config: ResolvedConfig
-    schedule: Schedule
-    devices: Sequence[Any]
-
-
-def load_job(
-    options: JobOptions,
-    output: Path,
-    *,
-    config: ResolvedConfig,
-    may_remat: bool,
-    biggest: bool,
-    devices: Sequence[Any],
-) -> SingleJob:
-    """Check everything that a user can get wrong before the work starts; load the images.
+def paint(options: JobOptions, asked: Config, output: Path, *, live: Live | None = None) -> int:
+    """Plan and paint one picture; return the exit code.
 
     Args:
       options: the options of the command.
+      asked: the settings.
       output: the file to write.
-      config: the settings.
-      may_remat: see `fit_to_memory`.
-      biggest: whether to paint the largest picture that fits into memory.
-      devices: the devices that compute.
+      live: see `paint_one`.
 
     Raises:
-      InputError: if a check fails.
+      InputError: for what a user can get wrong.
     """
-    content, start = options.content[0], options.start_image
-    styles = expand(options.style, role="style", warn=warn_from_first)
-    check_output(output)
-    if options.sheet:
-        check_sheet(Path(options.sheet), [output], [content, *styles])
-    if options.timelapse:
-        check_timelapse(Path(options.timelapse), [output, content, *styles])
-    if options.report:
-        check_report(Path(options.report))
-    if options.log:
-        check_log(Path(options.log))
-    if options.json:
-        check_writable(f"{output}.json", what="the manifest")
-    for path in (content, *styles, start, options.replay):
-        if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
-            raise InputError(f"--output {output} is the input image {path}; name another file")
-    content_shape, *style_shapes = map(image_shape, (content, *styles))
-
-    def schedule_of(size: int) -> Schedule:
-        shape = fit(*content_shape, size, side=config.side)
-        return make_schedule(shape, style_shapes, config)
-
-    config, schedule = fit_to_memory(
-        schedule_of, config=config, may_remat=may_remat, biggest=biggest, devices=len(devices)
-    )
-    last = schedule.last
-    ineffective = options.settings.keys() & {"steps", "first_steps"} == {"steps"}
-    if ineffective and config.min_size and len(schedule.scales) == 1:
-        warn_from_first(
-            f"--steps has no effect at {size_text(last.shape)} px, where the only scale is the "
-            "first; --first-steps is for that"
+    devices = find_devices(options.devices)
+    chosen = recall(options.checkpoint) if options.checkpoint else {}
+    chosen = options.manifest_of.get("chosen", {}) | chosen
+    known, biggest = recalled(asked, chosen, biggest=options.biggest, devices=len(devices))
+    config = resolve(known, devices=len(devices))
+    with kept_programs(warn), jax.enable_x64(config.dtype == "float64"):
+        job = load_job(
+            options,
+            output,
+            config=config,
+            may_remat=known.remat == "auto",
+            biggest=biggest,
+            devices=devices,
         )
-    return SingleJob(
-        content,
-        styles,
-        load_image(content, shape=last.shape),
-        [load_image(path, shape=own) for path, own in zip(styles, last.styles, strict=True)],
-        load_image(start, shape=last.shape) if start else None,
-        output,
-        config,
-        schedule,
-        devices,
-    )
+        return paint_one(job, options, live=live)
 
 
-def paint_one(job: SingleJob, options: JobOptions) -> int:
+def paint_one(job: SingleJob, options: JobOptions, *, live: Live | None = None) -> int:
     """Paint and save the picture; return the exit code.
 
     Args:
       job: from `load_job`.
       options: the options of the command.
+      live: shows the run to other threads, which may steer it.
     """
     console = make_console(quiet=options.quiet)
     weights = None
@@ -189,14 +111,16 @@ def paint_one(job: SingleJob, options: JobOptions) -> int:
         print_estimate(console, job.schedule, job.config, devices=job.devices)
         return 0
     warn_of_network(weights, options.preset)
+    if live:
+        live.begin(job.content, job.schedule, steerable=_is_steerable(job, options))
     began = time.perf_counter()
     try:
         made_from = _made_from(job, weights, options)
         network = network_of(weights, job.config)
         weights = dataclasses.replace(weights, params={})  # the network has them
-        memory = _memory(job, options, made_from)
+        beside = _beside(job, options, made_from, live)
         with _checkpoints(job, options, made_from) as store, stop_signals() as received:
-            last = _paint(job, options, console, network, store, memory, received)
+            last = _paint(job, options, console, network, store, beside, received, live)
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -205,11 +129,40 @@ def paint_one(job: SingleJob, options: JobOptions) -> int:
         return EXIT_FAILURE
     fault = ""
     if is_first():
-        fault = _save(job, options, weights, last, memory, console, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        fault = _save(job, options, weights, last, beside, console, seconds, live)
     if fault:
         warn(fault)
     warn_of_network(weights, options.preset)
-    return _end(job, options, last, received) or (EXIT_FAILURE if fault else 0)
+    return _end(job, options, last, received, live) or (EXIT_FAILURE if fault else 0)
+
+
+def _is_steerable(job: SingleJob, options: JobOptions) -> bool:
+    """Return whether numbers may change on the way: neither a checkpoint nor a replay has them."""
+    return job.config.optimizer == "adam" and not (options.checkpoint or options.replay)
+
+
+def _changes(options: JobOptions, live: Live | None) -> Changes:
+    """Return the numbers that have changed on the way, or in the picture that is replayed."""
+    return live.changes if live and not options.replay else options.changes
+
+
+def _beside(
+    job: SingleJob, options: JobOptions, made_from: Provenance, live: Live | None
+) -> Beside:
+    def describe(last: Snapshot[Losses]) -> Manifest:
+        return make_manifest(
+            made_from,
+            last,
+            preset=options.preset,
+            config=job.config,
+            devices=len(job.devices),
+            adjusted=_changes(options, live),
+        )
+
+    files = options if is_first() else JobOptions()  # the other processes write none
+    watchers = [live.take] if live else []
+    return Beside(files, job.schedule.last.shape, describe, watchers=watchers)
 
 
 def _print_header(
@@ -238,16 +191,16 @@ def _paint(
     console: Console,
     network: VGG,
     store: CheckpointStore | None,
-    memory: _Memory,
+    beside: Beside,
     received: Sequence[int],
+    live: Live | None,
 ) -> Snapshot[Losses]:
     """Run the job until it is done, stopped or not finite; return the last snapshot."""
 
     def save(snapshot: Snapshot[Losses], step: str) -> None:
         if is_first():
             path = job.output.with_name(f"{job.output.stem}_{step}{job.output.suffix}")
-            note = note_of(memory.describe(snapshot), embed=options.manifest)
-            save_image(path, np.asarray(snapshot.image), note=note)
+            save_image(path, np.asarray(snapshot.image), note=beside.note(snapshot))
 
     if store:
         _warn_of_lost_scales(job)
@@ -260,26 +213,30 @@ def _paint(
         config=job.config,
         start=job.start,
         snapshot_every=_pause(job, options),
-        snapshot_seconds=SECONDS,
+        snapshot_seconds=LIVE_SECONDS if live else SECONDS,
+        adjust=_adjust(job, options, live),
         devices=job.devices,
         checkpoints=store,
         checkpoint_seconds=options.checkpoint_seconds,
     )
-    shown: Iterator[Snapshot[Losses]] = snapshots
     with contextlib.closing(snapshots):
-        if memory.frames:
-            shown = memory.frames.watch(snapshots)
-        shown = _until(shown, _last_step(job, options))
-        if memory.takers:
-            shown = with_rows(shown, memory.take)
+        shown = beside.watch(_until(snapshots, _last_step(job, options)))
         return show_progress(
-            shown,
+            live.watch(shown) if live else shown,
             job.schedule,
             console=console,
-            stopped=lambda: agree(bool(received)),
+            stopped=lambda: agree(bool(received) or (live is not None and live.stopped)),
+            clock=live.clock if live else time.perf_counter,
             save_every=options.save_every,
             save=save,
         )
+
+
+def _adjust(job: SingleJob, options: JobOptions, live: Live | None) -> Adjust | None:
+    """Return where the numbers that change on the way come from; see `stylize`."""
+    if live and _is_steerable(job, options):
+        return live.adjust
+    return functools.partial(numbers_at, options.changes) if options.changes else None
 
 
 def _last_step(job: SingleJob, options: JobOptions) -> int:
@@ -288,9 +245,13 @@ def _last_step(job: SingleJob, options: JobOptions) -> int:
 
 
 def _pause(job: SingleJob, options: JobOptions) -> int | None:
-    """Return how many steps apart snapshots are needed at least."""
-    frames = every(job.schedule.steps) if options.timelapse else None
-    return options.save_every or options.manifest_of.get("step") or frames
+    """Return how many steps apart snapshots are needed at least.
+
+    A replay pauses where the picture was stopped, and where its numbers were changed.
+    """
+    every = options.save_every or frame_steps(options, job.schedule.steps) or 0
+    steps = [*(step for step, _ in options.changes), options.manifest_of.get("step", 0)]
+    return math.gcd(every, *steps) or None
 
 
 def _until(snapshots: Iterator[Snapshot[Losses]], last_step: int) -> Iterator[Snapshot[Losses]]:
@@ -301,77 +262,52 @@ def _until(snapshots: Iterator[Snapshot[Losses]], last_step: int) -> Iterator[Sn
             return
 
 
-def _memory(job: SingleJob, options: JobOptions, made_from: Provenance) -> _Memory:
-    describe = functools.partial(
-        make_manifest,
-        made_from,
-        preset=options.preset,
-        config=job.config,
-        devices=len(job.devices),
-    )
-    if not is_first():
-        return _Memory(describe, [], (), None)
-    rows: list[Row] = []
-    log = (LogFile(Path(options.log), warn=warn),) if options.log else ()
-    report = (rows.extend,) if options.report else ()
-    frames = Frames(job.schedule.last.shape) if options.timelapse else None
-    return _Memory(describe, rows, (*log, *report), frames)
-
-
 def _save(
     job: SingleJob,
     options: JobOptions,
     weights: Weights,
     last: Snapshot[Losses],
-    memory: _Memory,
+    beside: Beside,
     console: Console,
     seconds: float,
+    live: Live | None,
 ) -> str:
     """Save the picture and what goes with it, and say so; return the fault, or an empty text."""
-    manifest = memory.describe(last)
-    note = note_of(manifest, embed=options.manifest)
-    fault = save_or_rescue(job.output, np.asarray(last.image), note=note)
-    if fault:
+    image, note = np.asarray(last.image), beside.note(last)
+    if fault := save_or_rescue(job.output, image, note=note):
         return fault
+    if live:
+        live.written(job.output)
     line = f"wrote    {job.output} after {last.step} steps in {seconds:.1f} s"
     console.print(escape(line))
     if options.replay:
         print_header(console, [("replay", comparison(Path(options.replay), job.output))])
-    if options.json:
-        fault = save_beside(job.output, manifest)
-    if options.sheet:
-        files = PictureFiles(job.content_path, tuple(job.style_paths), job.output, 0)
-        fault = save_sheet(Path(options.sheet), [files], grid=False) or fault
-    if memory.frames:
-        fault = save_timelapse(Path(options.timelapse or ""), memory.frames.film()) or fault
-    if options.report:
-        start = [("first picture", options.start_image)] if options.start_image else []
-        page = save_report(
-            Path(options.report),
-            result=job.output,
-            inputs=[
-                ("content", job.content_path),
-                *(("style", path) for path in job.style_paths),
-                *start,
-            ],
-            sizes=[size_text(plan.shape) for plan in job.schedule.scales],
-            rows=memory.rows,
-            facts=facts_of(manifest, weights=weights_text(weights), seconds=seconds),
-            manifest=manifest_text(manifest),
-        )
-        fault = page or fault
-    return fault
+    return beside.save(
+        PictureFiles(job.content_path, tuple(job.style_paths), job.output, 0),
+        last,
+        sizes=[size_text(plan.shape) for plan in job.schedule.scales],
+        weights=weights_text(weights),
+        seconds=seconds,
+    )
 
 
 def _end(
-    job: SingleJob, options: JobOptions, last: Snapshot[Losses], received: Sequence[int]
+    job: SingleJob,
+    options: JobOptions,
+    last: Snapshot[Losses],
+    received: Sequence[int],
+    live: Live | None,
 ) -> int:
     """Warn if the run ended early; return the exit code."""
     if not last.finite:
         what, advice = not_finite(last, job.config)
         warn_from_first(f"{what}: the picture is the last good one; give {advice}")
         return EXIT_FAILURE
-    if last.step < _last_step(job, options):  # the signal may have come to another process
+    ended_early = last.step < _last_step(job, options)
+    if ended_early and live and live.stopped and not received:
+        warn_from_first(f"stopped on the page: {job.output} is the picture so far")
+        return 0
+    if ended_early:  # the signal may have come to another process
         signum = received[0] if received else signal.SIGTERM
         name = signal.Signals(signum).name
         warn_from_first(f"stopped by {name}: {job.output} is the picture so far")
@@ -416,31 +352,3 @@ def _checkpoints(
         warn=warn,
     ) as store:
         yield store
-
-
-def recalled(
-    config: Config, chosen: Mapping[str, Any], *, biggest: bool, devices: int
-) -> tuple[Config, bool]:
-    """Return the settings, with the choices that the machine of an earlier run has made.
-
-    So a run goes on with the arithmetic that it began with, on another machine too. Two choices may
-    be made again: Winograd's convolutions are for one device, and a run without remat may need it
-    for the memory that is free now.
-
-    Args:
-      config: the settings before `Config.resolve`.
-      chosen: the choices, from a checkpoint folder or a manifest.
-      biggest: whether the size is a choice of the machine.
-      devices: number of devices that the picture is spread over.
-
-    Returns:
-      The settings, and whether the size is still to be chosen.
-    """
-    auto = {name for name in CHOSEN if getattr(config, name) == "auto"}
-    wanted = (auto | {"size"} if biggest else auto) & chosen.keys()
-    if devices > 1 and chosen.get("conv") == "winograd":
-        wanted.discard("conv")
-    if chosen.get("remat") == "none":
-        wanted.discard("remat")
-    config = dataclasses.replace(config, **{name: chosen[name] for name in wanted})
-    return config, biggest and "size" not in wanted

@@ -30,6 +30,8 @@ from nst_jax.io.files import atomic_write
 
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 _MOST_BYTES = 5 * 10**8  # some hundred programs
+# Of each function; more than a run has scales. One takes tens of MB, and a server sees many sizes.
+_MOST_LOADED = 16
 _CALLED = ("jax", "jaxlib", "flax", "optax", "numpy")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 # With them a jitted function does more than to run its program.
@@ -102,10 +104,12 @@ class CachedJit(Generic[P, R]):
         if not folder or not key:
             return None, given
         path = folder / f"{self._name}-{key}"
-        if path not in self._programs:
-            lower = functools.partial(self._jitted.lower, **static, **given)
-            self._programs[path] = _load(path) or _make(lower, path)
-        return self._programs[path], given
+        program = self._programs.pop(path, None) or _load(path)
+        program = program or _make(functools.partial(self._jitted.lower, **static, **given), path)
+        self._programs[path] = program  # the last one to be forgotten
+        while len(self._programs) > _MOST_LOADED:
+            del self._programs[next(iter(self._programs))]
+        return program, given
 
 
 def _key(name: str, static: dict[str, Any], given: dict[str, Any]) -> str:

@@ -1,10 +1,13 @@
-"""How many steps to make in one call to the device."""
+"""How fast a run goes: how many steps to make in one call, and how long the others will take."""
 
 import math
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 from nst_jax.distributed.collectives import broadcast_from_first
 from nst_jax.scale.step import CAPACITY
+from nst_jax.transfer.schedule import Schedule
 
 
 def steps_of_call(seconds: float, per_step: float) -> int:
@@ -47,3 +50,32 @@ class Pace:
         """Take the time of the call that has made these steps."""
         self._calls += 1
         self._per_step = (time.perf_counter() - self._since) / steps
+
+
+class Left(NamedTuple):
+    """What is left of a run: the steps a second so far, and the seconds until the end."""
+
+    rate: float
+    seconds: float
+
+
+class TimeLeft:
+    """The time that is left of a run; a step's time is taken to be proportional to its pixels.
+
+    Args:
+      schedule: the schedule of the run.
+      clock: returns the time in seconds.
+    """
+
+    def __init__(self, schedule: Schedule, *, clock: Callable[[], float] = time.perf_counter):
+        self._schedule, self._clock, self._step, self._time = schedule, clock, 0, 0.0
+
+    def at(self, step: int) -> Left | None:
+        """Return what is left at a step; None at the first one asked for, which has compiled."""
+        now, pixels = self._clock(), self._schedule.pixels
+        if not self._step:
+            self._step, self._time = step, now
+            return None
+        per_pixel = (now - self._time) / (pixels(step) - pixels(self._step))
+        left = per_pixel * (pixels(self._schedule.steps) - pixels(step))
+        return Left((step - self._step) / (now - self._time), left)

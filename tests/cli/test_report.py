@@ -60,7 +60,7 @@ def test_the_page_has_it_all_and_loads_nothing(job):
     words = "\n".join(page.words)
     made_from = read_manifest(Path("stylized.png"))["made from"]
     for text in (
-        *("<b>&c × s × s", "17x14", "24x20", "VGG-19, untrained, seed 0", "1 x cpu", "default"),
+        *("<b>&c × s × s", "17x14", "24x20", "VGG-19, untrained, seed 0", "cpu", "devices"),
         *(made_from["weights"], *made_from["style image"], "scale-factor = 1.414213562373"),
     ):
         assert text in words, text

@@ -19,7 +19,7 @@ from PIL import Image
 import commands
 from fast import xla_flags
 from nst_jax import Config, layers, save_image
-from nst_jax.cli import batch, single
+from nst_jax.cli import batch, single, single_plan
 from nst_jax.cli import main as cli
 from nst_jax.io.checkpoint import recall
 from nst_jax.scale.prepare import begin_scale
@@ -345,7 +345,7 @@ def test_a_run_goes_on_with_what_was_chosen_for_it(job, capfd, monkeypatch):
         remat = now["remat"] if may_remat else config.remat
         return dataclasses.replace(config, size=size, remat=remat), schedule_of(size)
 
-    monkeypatch.setattr(single, "fit_to_memory", fit_to_memory)
+    monkeypatch.setattr(single_plan, "fit_to_memory", fit_to_memory)
     interrupt(flags, monkeypatch)
     now.update(size=64, remat="none")
     capfd.readouterr()
@@ -382,7 +382,9 @@ def test_what_this_machine_cannot_do_is_not_recalled(tmp_path):
     (tmp_path / "job.json").write_text(json.dumps(about))
 
     def recalled(config, *, biggest=False, devices=1):
-        found, left = single.recalled(config, recall(tmp_path), biggest=biggest, devices=devices)
+        found, left = single_plan.recalled(
+            config, recall(tmp_path), biggest=biggest, devices=devices
+        )
         return found.size, found.precision, found.conv, found.remat, left
 
     auto, given = Config(), Config(precision="float32", conv="direct", remat="blocks", size=50)
@@ -390,7 +392,7 @@ def test_what_this_machine_cannot_do_is_not_recalled(tmp_path):
     assert recalled(auto, devices=2) == (auto.size, "bfloat16", "auto", "auto", False)
     assert recalled(auto, biggest=True) == (64, "bfloat16", "winograd", "auto", False)
     assert recalled(given) == (50, "float32", "direct", "blocks", False)
-    assert single.recalled(auto, {}, biggest=True, devices=1) == (auto, True)
+    assert single_plan.recalled(auto, {}, biggest=True, devices=1) == (auto, True)
 
 
 @pytest.mark.usefixtures("_orbax")

@@ -71,6 +71,16 @@ def check(out, x=X, power=2):
     np.testing.assert_allclose(product, other, rtol=1e-6)
 
 
+def test_few_programs_are_loaded_at_once(folder, traced, monkeypatch):
+    monkeypatch.setattr(executable_cache, "_MOST_LOADED", 2)
+    double = CachedJit(lambda x: traced.append(x.shape) or 2 * x, static_argnames=())
+    with cached_executables(folder):
+        for size in (1, 2, 1, 3, 1, 2):
+            np.testing.assert_array_equal(double(jnp.ones(size)), np.full(size, 2.0))
+    assert traced == [(1,), (2,), (3,)]  # what was forgotten is loaded from the folder again
+    assert len(double._programs) == 2
+
+
 def test_what_was_read_from_jaxs_own_cache_is_not_written_again(folder, traced, own_programs):
     """XLA's CPU backend would leave out functions."""
     for _ in range(2):  # the second time it is in JAX's cache

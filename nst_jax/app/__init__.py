@@ -1,0 +1,1 @@
+"""The page in the browser: a run that one watches and steers."""

@@ -1,0 +1,400 @@
+"""The page: images and settings on one side, the picture as it forms on the other."""
+
+import functools
+import html
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from nst_jax.app.live import Live, View
+from nst_jax.config import Config
+from nst_jax.geometry import fit
+from nst_jax.io.images import rounded
+from nst_jax.losses.objective import Losses
+from nst_jax.presets import PRESETS, preset
+from nst_jax.transfer.multiscale import Snapshot
+from nst_jax.transfer.schedule import Schedule
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+_MOST = 768  # px; the longest side of the picture on the page
+_POINTS = 200  # most points of a curve
+_LEAST_SIZE = 64  # px
+# The settings whose sliders act while the picture forms: label, largest multiple of the preset's.
+_LIVE: Mapping[str, tuple[str, float]] = {
+    "content_weight": ("Content weight", 5.0),
+    "style_weight": ("Style weight", 5.0),
+    "learning_rate": ("Step size", 3.0),
+}
+_COLORS = {"total": "#1f2937", "content": "#f97316", "style": "#2563eb"}  # of the curves
+_PHASES = {
+    "waiting": "Loading the network and compiling; the first run of a size takes longest.",
+    "painting": "Painting",
+    "paused": "Paused",
+    "ended": "Done",
+}
+CSS = """
+.gradio-container { max-width: 76rem !important; margin: auto; }
+#status progress { width: 100%; height: 0.6rem; accent-color: var(--color-accent); }
+#status p { margin: 0.2rem 0; }
+#status .note { color: var(--body-text-color-subdued); }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What a visitor asks for.
+
+    Attributes:
+      content: the file of the content image; "" if there is none.
+      styles: the files of the style images.
+      preset: the name of the preset.
+      settings: the settings that are not the preset's, by name.
+    """
+
+    content: str
+    styles: tuple[str, ...]
+    preset: str
+    settings: Mapping[str, Any]
+
+
+StartRun = Callable[[Wishes], Live]
+
+
+class Example(NamedTuple):
+    """A name for a content and a style image, and their files."""
+
+    name: str
+    content: str
+    style: str
+
+
+class _Run(NamedTuple):
+    """The part of the page that shows a run."""
+
+    picture: Any
+    status: Any
+    pause: Any
+    stop: Any
+    file: Any
+    curves: Any
+    sliders: Sequence[Any]
+
+
+class _Job(NamedTuple):
+    """A run, with the numbers of which the sliders say multiples."""
+
+    live: Live
+    base: Mapping[str, float]
+
+    def steer(self, multiples: Sequence[float]) -> None:
+        """Let the numbers be these multiples of the base."""
+        if self.live.view.steerable:
+            self.live.steer(_multiplied(self.base, multiples))
+
+
+def _multiplied(base: Mapping[str, float], multiples: Sequence[float]) -> dict[str, float]:
+    pairs = zip(base.items(), multiples, strict=True)
+    return {name: value * multiple for (name, value), multiple in pairs if multiple != 1}
+
+
+def base_numbers(config: Config) -> dict[str, float]:
+    """Return the numbers of the settings whose sliders act while the picture forms."""
+    return {name: getattr(config, name) for name in _LIVE}
+
+
+def painting_page(
+    start: StartRun, *, most_size: int, waiting: int, examples: Collection[Example] = ()
+) -> "gr.Blocks":
+    """Return the page on which visitors paint, one after the other.
+
+    Args:
+      start: starts a run in a thread of its own.
+      most_size: the largest size of a picture, in px.
+      waiting: how many visitors may wait.
+      examples: images that the page offers.
+    """
+    import gradio as gr
+
+    jobs: dict[str | None, _Job] = {}  # of each visitor
+
+    def paint(
+        request: gr.Request,
+        content: str | None,
+        styles: list[tuple[str, Any]] | None,
+        shares: str,
+        name: str,
+        size: float,
+        style_scale: float,
+        *multiples: float,
+    ) -> Iterator[dict[Any, Any]]:
+        settings: dict[str, Any] = {"size": int(size), "style_scale": style_scale}
+        base = base_numbers(preset(name))
+        settings |= _multiplied(base, multiples)
+        if shares.strip():
+            settings["style_blend"] = shares
+        files = tuple(path for path, _ in styles or ())
+        wishes = Wishes(content=content or "", styles=files, preset=name, settings=settings)
+        live = start(wishes)
+        jobs[request.session_hash] = _Job(live, base)
+        try:
+            for update in _updates(live, run):
+                ended = live.view.phase == "ended"
+                yield update | {button: gr.update(interactive=ended)}
+        finally:  # also where the visitor has left
+            live.stop()
+            jobs.pop(request.session_hash, None)
+
+    def job(request: gr.Request) -> _Job | None:
+        return jobs.get(request.session_hash)
+
+    page: gr.Blocks
+    with gr.Blocks(title="nst_jax", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown("# Paint a photograph in the manner of a painting")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                content = gr.Image(
+                    label="Content: a photograph",
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    height=180,
+                    elem_id="content",
+                )
+                styles = gr.Gallery(
+                    label="Style: one painting, or several for a blend",
+                    type="filepath",
+                    interactive=True,
+                    file_types=["image"],
+                    height=180,
+                    columns=3,
+                    elem_id="styles",
+                )
+                _offer(examples, content, styles)
+                shares = gr.Textbox(
+                    label="Shares of several styles, such as 2,1", placeholder="equal", max_lines=1
+                )
+                choice = gr.Dropdown(list(PRESETS), value="default", label="Preset")
+                size = gr.Slider(
+                    _LEAST_SIZE,
+                    most_size,
+                    value=min(Config().size, most_size),
+                    step=16,
+                    label="Size: the longest side in px",
+                    elem_id="size",
+                )
+                scale = gr.Slider(
+                    0.25, 4, value=1, step=0.05, label="Style scale: larger or smaller strokes"
+                )
+                button = gr.Button("Paint", variant="primary", elem_id="paint")
+            with gr.Column(scale=3, min_width=320):
+                run = _show_run()
+        given = [content, styles, shares, choice, size, scale, *run.sliders]
+        shown = [run.picture, run.status, run.pause, run.stop, run.file, run.curves, button]
+        button.click(paint, given, shown, concurrency_limit=1, show_progress="minimal")
+        _wire(run, job)
+    page.queue(max_size=waiting)
+    return page
+
+
+def _offer(examples: Collection[Example], content: Any, styles: Any) -> None:
+    """Make a button for each example, which puts its images where a visitor would."""
+    import gradio as gr
+
+    if not examples:
+        return
+    gr.Markdown("Or take an example:")
+    with gr.Row():
+        for name, photograph, painting in examples:
+            button = gr.Button(name, icon=painting, size="sm", min_width=90)
+            images = functools.partial(lambda *pair: pair, photograph, [painting])
+            button.click(images, None, [content, styles], queue=False, show_progress="hidden")
+
+
+def watching_page(live: Live, title: str, config: Config) -> "gr.Blocks":
+    """Return the page that shows one run, which is not started from it.
+
+    Args:
+      live: the run.
+      title: names the picture.
+      config: the settings of the run.
+    """
+    import gradio as gr
+
+    one = _Job(live, base_numbers(config))
+    page: gr.Blocks
+    with gr.Blocks(title="nst_jax", analytics_enabled=False) as page:
+        gr.Markdown(f"# {title}")
+        run = _show_run()
+
+        def follow() -> Iterator[dict[Any, Any]]:
+            for update in _updates(live, run):
+                steerable = gr.update(interactive=live.view.steerable)
+                yield update | dict.fromkeys(run.sliders, steerable)
+
+        shown = [run.picture, run.status, run.pause, run.stop, run.file, run.curves, *run.sliders]
+        page.load(follow, None, shown, concurrency_limit=None, show_progress="minimal")
+        _wire(run, lambda request: one)
+    return page
+
+
+def _sliders() -> list[Any]:
+    import gradio as gr
+
+    gr.Markdown("These act while the picture forms, too; 1 changes nothing.")
+    with gr.Row():
+        return [
+            gr.Slider(0.1, most, value=1, step=0.05, label=label, min_width=220, elem_id=name)
+            for name, (label, most) in _LIVE.items()
+        ]
+
+
+def _show_run() -> _Run:
+    """Make the part of the page that shows a run."""
+    import gradio as gr
+
+    picture = gr.ImageSlider(
+        label="Photograph | picture",
+        interactive=False,
+        format="jpeg",
+        max_height=480,
+        slider_position=0,
+        elem_id="picture",
+    )
+    status = gr.HTML(_status(None), elem_id="status")
+    with gr.Row():
+        pause = gr.Button("Pause", interactive=False, elem_id="pause")
+        stop = gr.Button("Stop and save", interactive=False, elem_id="stop")
+        file = gr.DownloadButton("Download", interactive=False, elem_id="download")
+    sliders = _sliders()
+    curves = gr.LinePlot(
+        x="step",
+        y="loss",
+        color="part",
+        color_map=_COLORS,
+        y_title="log10 of the loss",
+        height=220,
+        elem_id="curves",
+    )
+    return _Run(picture, status, pause, stop, file, curves, sliders)
+
+
+def _wire(run: _Run, find: Callable[["gr.Request"], _Job | None]) -> None:
+    """Connect the buttons and sliders with the run that `find` returns."""
+    import gradio as gr
+
+    def pause(request: gr.Request) -> None:
+        if job := find(request):
+            job.live.pause(on=job.live.view.phase != "paused")
+
+    def stop(request: gr.Request) -> None:
+        if job := find(request):
+            job.live.stop()
+
+    def steer(request: gr.Request, *multiples: float) -> None:
+        if job := find(request):
+            job.steer(multiples)
+
+    at_once: Any = {"queue": False, "show_progress": "hidden"}
+    run.pause.click(pause, None, None, **at_once)
+    run.stop.click(stop, None, None, **at_once)
+    for slider in run.sliders:
+        slider.input(steer, [*run.sliders], None, trigger_mode="always_last", **at_once)
+
+
+def _updates(live: Live, run: _Run) -> Iterator[dict[Any, Any]]:
+    """Yield what changes on the page, until the run has ended."""
+    with live.watched():
+        yield from _changes(live, run)
+
+
+def _changes(live: Live, run: _Run) -> Iterator[dict[Any, Any]]:
+    import gradio as gr
+
+    version, shown = -1, None
+    while True:
+        view = live.wait(version, seconds=60.0)
+        if view.version == version:
+            continue
+        running, ended = view.phase in ("painting", "paused"), view.phase == "ended"
+        changes: dict[Any, Any] = {
+            run.status: _status(view),
+            run.pause: gr.update(
+                value="Go on" if view.phase == "paused" else "Pause", interactive=running
+            ),
+            run.stop: gr.update(interactive=running and not live.stopped),
+            run.file: gr.update(value=view.file and str(view.file), interactive=bool(view.file)),
+        }
+        if view.last is not shown and view.content is not None and view.last:
+            shown = view.last
+            changes[run.picture] = _pair(view.content, view.last.image)
+            if len(view.rows) > 1:  # of no points the plot would take the axes to be words
+                changes[run.curves] = _curves(view.rows)
+        yield changes
+        if ended:
+            return
+        version = view.version
+
+
+def _pair(
+    content: Float[np.ndarray, "_ _ 3"], picture: Float[jax.Array | np.ndarray, "_ _ 3"]
+) -> tuple[UInt8[np.ndarray, "_ _ 3"], UInt8[np.ndarray, "_ _ 3"]]:
+    """Return the content image and the picture, both of the size that the page shows."""
+    height, width = content.shape[:2]
+    height, width = fit(height, width, min(_MOST, max(height, width)), side="longest")
+
+    def shown(image: np.ndarray) -> UInt8[np.ndarray, "_ _ 3"]:
+        whole = Image.fromarray(rounded(image))
+        return np.asarray(whole.resize((width, height), Image.Resampling.BICUBIC))
+
+    return shown(content), shown(np.asarray(picture))
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the losses so far as a table for the plot."""
+    import pandas as pd  # type: ignore[import-untyped]
+
+    chosen = rows[1 :: max(1, len(rows) // _POINTS)]  # of the content itself the content loss is 0
+    table = [
+        {"step": row["step"], "loss": float(np.log10(row[part])), "part": part}
+        for row in chosen
+        for part in _COLORS
+        if isinstance(row[part], float) and row[part] > 0
+    ]
+    return pd.DataFrame(table, columns=["step", "loss", "part"])
+
+
+def _status(view: View | None) -> str:
+    """Return what a run is doing, as HTML."""
+    if view is None:
+        return '<div role="status"><p>Give both images, and press Paint.</p></div>'
+    last, schedule = view.last, view.schedule
+    text, bar = _PHASES[view.phase], ""
+    if view.phase == "ended" and not view.file:
+        text = "There is no picture."
+    elif last and schedule:
+        text += f": step {last.step} of {schedule.steps}"
+        bar = f'<progress aria-label="steps" value="{last.step}" max="{schedule.steps}"></progress>'
+        if view.phase != "ended":
+            text += _scale_text(last, schedule)
+        if view.left and view.phase == "painting":
+            text += f", {view.left.seconds:.0f} s left"
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in view.notes)
+    return f'{bar}<div role="status"><p>{html.escape(text)}</p>{notes}</div>'
+
+
+def _scale_text(last: Snapshot[Losses], schedule: Schedule) -> str:
+    """Return what happens at which scale."""
+    number = last.scale
+    done = last.scale_step == schedule.scales[number - 1].steps
+    if done and number < last.scales:
+        number += 1
+    height, width = schedule.scales[number - 1].shape
+    what = "preparing scale" if number > last.scale else "scale"
+    return f", {what} {number} of {last.scales}, {width}×{height} px"

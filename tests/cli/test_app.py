@@ -1,0 +1,203 @@
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from commands import run
+from nst_jax import preset, save_image
+from nst_jax.app.page import Wishes, base_numbers
+from nst_jax.cli import app
+from nst_jax.cli.app import AppOptions, Studio
+from nst_jax.cli.main import main
+from nst_jax.cli.manifest import read_manifest
+from nst_jax.weights import sources
+
+FEW = {"size": 24, "min_size": 17, "first_steps": 3, "steps": 4}
+LAYERS = {"style_layers": "relu1_1,relu2_1", "content_layers": "relu2_1"}
+
+
+@pytest.fixture
+def studio(tmp_path, monkeypatch, photographs, untrained):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "untrained_params", lambda *_: untrained)
+    for name, image in zip(("c.png", "s.png"), photographs, strict=True):
+        save_image(name, image)
+    (tmp_path / "pictures").mkdir()
+    return Studio(AppOptions(weights="untrained"), tmp_path / "pictures")
+
+
+def wishes(**settings):
+    given = FEW | LAYERS | settings
+    return Wishes(content="c.png", styles=("s.png",), preset="default", settings=given)
+
+
+def until(live, condition):
+    end = time.monotonic() + 120
+    view = live.view
+    while not condition(view):
+        assert time.monotonic() < end
+        assert view.phase != "ended", view.notes
+        view = live.wait(view.version, 1.0)
+    return view
+
+
+def ended(live):
+    try:
+        return until(live, lambda view: view.phase == "ended")
+    finally:
+        live.stop()
+
+
+def test_what_is_painted_can_be_replayed_with_what_was_changed(studio, capfd):
+    live = studio.start(wishes())
+    live.pause(on=True)
+    first = until(live, lambda view: view.last)
+    assert (first.phase, first.last.step) == ("paused", 1)
+    live.steer({"content_weight": 40.0, "learning_rate": 0.01})
+    live.pause(on=False)
+    view = ended(live)
+    assert [row["step"] for row in view.rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert "THE NETWORK IS NOT TRAINED" in view.notes[0]
+    assert view.content.shape == view.last.image.shape
+    changes = read_manifest(view.file)["adjusted"]
+    assert changes == [[1, {"content_weight": 40.0, "learning_rate": 0.01}]]
+
+    flags = [f"--replay={view.file}", "--inputs", ".", "--weights=untrained"]
+    assert run(main, [*flags, "--output=again.png"]) == 0
+    assert f"the same bytes as {view.file}" in capfd.readouterr().out
+    assert run(main, [f"--show={view.file}"]) == 0
+    shown = capfd.readouterr().out
+    assert "# adjusted       from step 1 on content_weight 40, learning_rate 0.01\n" in shown
+    # Without the changes it is another picture.
+    plain = ended(studio.start(wishes()))
+    assert plain.file.read_bytes() != view.file.read_bytes()
+    assert read_manifest(plain.file)["adjusted"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([[1, {"tv_weight": 2.0}]], "--tv-weight cannot change on the way"),
+        ([[1, {"style_weight": -2.0}]], "--style-weight is -2.0; it must be at least 0"),
+        ([[1, {"style_weight": "2"}]], "has no manifest"),
+        ([[2, {}], [1, {}]], "has no manifest"),
+        ([[-1, {}]], "has no manifest"),
+        ({"1": {}}, "has no manifest"),
+        ([[1]], "has no manifest"),
+    ],
+)
+def test_changes_in_a_manifest_are_not_trusted(studio, capfd, changes, expected):
+    flags = ["--content=c.png", "--style=s.png", "--weights=untrained", "--size=24", "--steps=1"]
+    layers = [f"--{name.replace('_', '-')}={text}" for name, text in LAYERS.items()]
+    assert run(main, [*flags, *layers, "--min-size=0", "--json", "--output=p.png"]) == 0
+    manifest = json.loads(Path("p.png.json").read_text())
+    Path("p.json").write_text(json.dumps(manifest | {"adjusted": changes}))
+    assert run(main, ["--replay=p.json", "--weights=untrained"]) == 2
+    assert expected in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"content": ""}, "give a content image, and at least one style image"),
+        ({"styles": ()}, "give a content image, and at least one style image"),
+        ({"content": "none.png"}, "none.png"),
+        ({"settings": FEW | {"style_blend": "1,2"}}, "style-blend"),
+        ({"settings": FEW | {"style_blend": "much"}}, "style-blend is 'much'"),
+        ({"preset": "none"}, "preset is 'none'"),
+    ],
+)
+def test_mistakes_of_a_visitor_are_notes(studio, change, expected, capfd):
+    live = studio.start(Wishes(**vars(wishes()) | change))
+    view = ended(live)
+    assert not view.file
+    assert expected in view.notes[-1]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_fault_of_the_program_ends_the_run_and_is_logged(studio, monkeypatch, capfd):
+    def fails(*_, **__):
+        raise RuntimeError("a secret of the machine")
+
+    monkeypatch.setattr(app, "paint", fails)
+    assert ended(studio.start(wishes())).notes == ("the program failed: RuntimeError",)
+    assert "a secret of the machine" in capfd.readouterr().err
+
+
+def test_one_picture_at_a_time(studio, monkeypatch):
+    inside, most = [], []
+
+    def paint(options, asked, output, *, live):
+        inside.append(live)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.remove(live)
+
+    monkeypatch.setattr(app, "paint", paint)
+    for live in [studio.start(wishes()) for _ in range(4)]:
+        ended(live)
+    assert most == [1, 1, 1, 1]
+
+
+def test_closing_stops_what_is_painted(studio):
+    live = studio.start(wishes(first_steps=100_000))
+    until(live, lambda view: view.last)
+    studio.close()
+    assert live.view.phase == "ended"
+    assert live.view.file.exists()
+
+
+def test_each_visitor_has_a_picture_of_ones_own(studio):
+    first, second = (ended(studio.start(wishes())).file for _ in range(2))
+    assert first != second
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_numbers_of_the_sliders_are_those_of_the_preset():
+    assert base_numbers(preset("pytorch")) == {
+        "content_weight": 1.0,
+        "style_weight": 100.0,
+        "learning_rate": 0.003,
+    }
+
+
+def test_the_examples_are_ours():
+    found = app.examples()
+    assert [example.name for example in found] == ["painting", "mosaic", "ink"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["app", "--port=no"], "argument --port: 'no' is not a whole number of at least 1"),
+        (["app", "--sizes=3"], "unrecognized arguments: --sizes=3"),
+        (["--content=a", "b", "--style=c", "--preview"], "--preview is for one picture"),
+    ],
+)
+def test_mistakes_of_the_flags(studio, flags, expected, capfd):
+    if "--preview" in flags:
+        flags = ["--content", "c.png", "s.png", "--style=s.png", "--preview"]
+    assert run(main, flags) == 2
+    assert expected in capfd.readouterr().err
+
+
+def test_the_page_needs_an_extra(studio, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert run(main, ["app"]) == 2
+    expected = "nst-jax app needs gradio, which is missing: pip install '.[app]'"
+    assert expected in capfd.readouterr().err
+    assert run(main, ["--content=c.png", "--style=s.png", "--preview"]) == 2
+    assert "--preview needs gradio, which is missing" in capfd.readouterr().err
+
+
+def test_the_help_of_the_page_has_its_limits(capfd):
+    assert run(main, ["app", "--help"]) == 0
+    text = capfd.readouterr().out
+    assert {"--host", "--port", "--max-size", "--max-seconds", "--max-waiting"} <= set(
+        re.findall(r"--[a-z-]+", text)
+    )
+    assert np.char.count(text, "default: 127.0.0.1") == 1
