@@ -8,6 +8,7 @@ Importing this module needs torch (`pip install 'nst-jax[convert]'`).
 """
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -266,5 +267,5 @@ def download_pretrained(name: str) -> Path:
     """
     models = import_torchvision().models
     weights = getattr(models, f"{name.upper()}_Weights").IMAGENET1K_V1
-    weights.get_state_dict(progress=True, check_hash=True)
+    weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     return Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])

@@ -227,6 +227,7 @@ def test_runtime_dependencies_are_those_that_are_imported():
         "av",
         "gradio",
         "pandas",
+        "IPython",
     }
     assert third_parties(False) - third_parties(True) <= optional
 

@@ -188,7 +188,6 @@ def test_mesh(run_apart, untrained_file):
     assert np.abs(picture - content(None, shape=(64, 64))).mean() > 0.005
 
 
-@pytest.mark.slow
 def test_notebook(monkeypatch, untrained_file):
     nbformat, nbclient = map(pytest.importorskip, ("nbformat", "nbclient"))
     pytest.importorskip("ipykernel")
@@ -207,9 +206,10 @@ def test_notebook(monkeypatch, untrained_file):
     pictures = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
     assert "(36, 48, 3) float32" in text
     losses = [float(loss) for _, loss in re.findall(r"^(\d+) ([\d.]+)$", text, re.M)]
-    assert len(losses) == 3
-    assert losses[2] < losses[1] < losses[0]
-    assert losses[2] < 0.5 * losses[0]
-    assert len(pictures) == 3
-    for picture in pictures:
-        assert Image.open(io.BytesIO(base64.b64decode(picture))).height == 192
+    assert len(losses) >= 3
+    assert losses[-1] < 0.5 * losses[0]
+    heights = [Image.open(io.BytesIO(base64.b64decode(x))).height for x in pictures]
+    assert heights == [192, 192, 36]  # the last one is a snapshot
+    forms = [o.data["text/html"] for o in outputs if "text/html" in o.get("data", {})]
+    assert "step 60 of 60" in forms[-1]
+    assert 'src="data:image/png;base64,' in forms[-1]

@@ -14,10 +14,12 @@ from PIL import Image
 from nst_jax.app.live import Live, View
 from nst_jax.config import Config
 from nst_jax.geometry import fit
-from nst_jax.io.images import rounded
+from nst_jax.io.arrays import rounded
 from nst_jax.losses.objective import Losses
 from nst_jax.presets import PRESETS, preset
 from nst_jax.transfer.multiscale import Snapshot
+from nst_jax.transfer.pace import duration_text
+from nst_jax.transfer.progress import ends_scale
 from nst_jax.transfer.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -384,17 +386,14 @@ def _status(view: View | None) -> str:
         if view.phase != "ended":
             text += _scale_text(last, schedule)
         if view.left and view.phase == "painting":
-            text += f", {view.left.seconds:.0f} s left"
+            text += f", {duration_text(view.left.seconds)} left"
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in view.notes)
     return f'{bar}<div role="status"><p>{html.escape(text)}</p>{notes}</div>'
 
 
 def _scale_text(last: Snapshot[Losses], schedule: Schedule) -> str:
     """Return what happens at which scale."""
-    number = last.scale
-    done = last.scale_step == schedule.scales[number - 1].steps
-    if done and number < last.scales:
-        number += 1
+    ends = ends_scale(last, schedule)
+    number = last.scale + ends
     height, width = schedule.scales[number - 1].shape
-    what = "preparing scale" if number > last.scale else "scale"
-    return f", {what} {number} of {last.scales}, {width}×{height} px"
+    return f", {'preparing ' if ends else ''}scale {number} of {last.scales}, {width}×{height} px"

@@ -23,7 +23,8 @@ from nst_jax.io.images import save_image
 from nst_jax.losses.objective import Losses
 from nst_jax.transfer import estimate
 from nst_jax.transfer.multiscale import Snapshot
-from nst_jax.transfer.pace import Left, TimeLeft
+from nst_jax.transfer.pace import Left, TimeLeft, duration_text
+from nst_jax.transfer.progress import ends_scale
 from nst_jax.transfer.schedule import Schedule
 from nst_jax.weights.converted_file import Weights
 
@@ -175,6 +176,8 @@ def show_progress(
             if progress.disable and not label and (ended or now - line_time >= _LINE_SECONDS):
                 console.print(f"step {snapshot.step:>{digits}}/{total}  {text}")
                 line_time = now
+            if ends_scale(snapshot, schedule):
+                progress.update(task, description=f"{prefix}preparing the next scale")
             if snapshot.stuck:
                 warn_from_first(f"the picture no longer changes; skipping to step {snapshot.step}")
             if save_every and snapshot.step % save_every == 0 and snapshot.finite:
@@ -185,11 +188,6 @@ def show_progress(
             if ended:
                 break
     return snapshot
-
-
-def duration_text(seconds: float) -> str:
-    """Return "MINUTES:SECONDS"."""
-    return f"{int(seconds / 60)}:{int(seconds % 60):02}"
 
 
 def _left_text(left: Left | None) -> str:

@@ -248,6 +248,7 @@ def download_bar(console: Console) -> Iterator[Progress]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=console,
+        disable=not console.is_terminal,
     )
     task = bar.add_task("download", total=None)
 

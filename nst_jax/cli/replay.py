@@ -21,7 +21,8 @@ from nst_jax.cli.output import warn_from_first
 from nst_jax.cli.settings_file import check_settings
 from nst_jax.config import checked_live, flag_of
 from nst_jax.errors import InputError
-from nst_jax.io.images import load_image, rounded
+from nst_jax.io.arrays import rounded
+from nst_jax.io.images import load_image
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
 

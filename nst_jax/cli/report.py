@@ -12,8 +12,9 @@ from PIL import Image
 from nst_jax.cli.names import check_suffix
 from nst_jax.cli.step_log import Row
 from nst_jax.errors import InputError
+from nst_jax.io.arrays import rounded
 from nst_jax.io.files import atomic_write, check_writable
-from nst_jax.io.images import load_image, rounded
+from nst_jax.io.images import load_image
 
 _SUFFIXES = (".html", ".htm")
 _MOST = 1024  # px; the longest side of a picture on the page

@@ -12,8 +12,8 @@ from PIL import Image
 from nst_jax.cli.names import check_apart, check_suffix
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit
+from nst_jax.io.arrays import rounded
 from nst_jax.io.files import atomic_write, check_writable
-from nst_jax.io.images import rounded
 from nst_jax.losses.objective import Losses
 from nst_jax.transfer.multiscale import Snapshot
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from nst_jax.errors import InputError
 
@@ -26,6 +26,7 @@ ImageLike = ArrayLike | SupportsDLPack
 _ALLOWED = "floats in [0, 1] of shape (height, width, 3) or (n, height, width, 3)"
 # How far outside [0, 1] a value may be, since sharp filters overshoot at edges.
 OVERSHOOT = 0.5
+_ROWS = 256  # that are rounded at once
 
 
 def as_image(
@@ -129,3 +130,12 @@ def _copied(array: ArrayLike) -> Array:
     # makes the copy: one by JAX (0.10) still shows a change that follows at once. The result is
     # also not committed to a device; programs would be compiled again for a committed array.
     return jnp.asarray(np.array(array))
+
+
+def rounded(image: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Return sRGB values, clipped to [0, 1], as 8-bit levels."""
+    levels: UInt8[np.ndarray, "height width 3"] = np.empty(image.shape, np.uint8)
+    for first in range(0, len(image), _ROWS):  # whole copies could take gigabytes
+        rows = slice(first, first + _ROWS)
+        levels[rows] = np.rint(np.clip(image[rows], 0, 1) * 255)
+    return levels

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 from PIL import ExifTags, Image
 
 from nst_jax.errors import InputError
 from nst_jax.geometry import Side, fit, side_of
-from nst_jax.io.arrays import check_values
+from nst_jax.io.arrays import check_values, rounded
 from nst_jax.io.colors import to_srgb
 from nst_jax.io.decoding import Source, StrPath, name_of, opened, read, reason_of
 from nst_jax.io.files import atomic_write, check_writable
@@ -26,11 +26,11 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
     ".webp": ("WEBP", {"quality": 95}),
+    ".avif": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
     ".tif": ("TIFF", {"compression": "tiff_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
 }
 WRITABLE_SUFFIXES = tuple(_FORMATS)
-_ROWS = 256
 
 
 def load_image(
@@ -135,15 +135,6 @@ def save_image(
         raise InputError(
             f"cannot save {name} ({codec}, {array.shape[1]}x{array.shape[0]}): {reason_of(error)}"
         ) from error
-
-
-def rounded(image: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Return sRGB values, clipped to [0, 1], as 8-bit levels."""
-    levels: UInt8[np.ndarray, "height width 3"] = np.empty(image.shape, np.uint8)
-    for first in range(0, len(image), _ROWS):  # whole copies could take gigabytes
-        rows = slice(first, first + _ROWS)
-        levels[rows] = np.rint(np.clip(image[rows], 0, 1) * 255)
-    return levels
 
 
 def image_note(path: StrPath) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
-from nst_jax.io.images import rounded
+from nst_jax.io.arrays import rounded
 
 _GAP, _LINE = 6, 14  # px
 Cell = tuple[Float[np.ndarray, "_ _ 3"], str] | None  # a picture and its title, or nothing

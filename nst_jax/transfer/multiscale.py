@@ -56,6 +56,12 @@ class Snapshot(Generic[_Records]):
     scales: int = 1
     scale_step: int = 0
 
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture as a PNG file, which notebooks show; a batch side by side."""
+        from nst_jax.io.png import png
+
+        return png(self.image) if self.image.shape[-1] == 3 else None
+
 
 EndScale = Callable[[Any], bool]
 Adjust = Callable[[int], Numbers]

@@ -59,6 +59,11 @@ class Left(NamedTuple):
     seconds: float
 
 
+def duration_text(seconds: float) -> str:
+    """Return "MINUTES:SECONDS"."""
+    return f"{int(seconds / 60)}:{int(seconds % 60):02}"
+
+
 class TimeLeft:
     """The time that is left of a run; a step's time is taken to be proportional to its pixels.
 

@@ -22,6 +22,7 @@ from nst_jax.network.vgg import VGG, freeze, parameters, recast
 from nst_jax.scale.tiled import check_tiled
 from nst_jax.transfer.multiscale import Adjust, EndScale, Pauses, Snapshot, snapshots
 from nst_jax.transfer.painting import Painting
+from nst_jax.transfer.progress import SECONDS, with_progress
 from nst_jax.transfer.saver import Checkpoints, Saver
 from nst_jax.transfer.schedule import make_schedule
 
@@ -42,6 +43,7 @@ def stylize(
     devices: int | Literal["all"] | Sequence[Any] | None = None,
     checkpoints: str | os.PathLike[str] | Checkpoints | None = None,
     checkpoint_seconds: float = 60.0,
+    progress: bool = False,
 ) -> Generator[Snapshot[Losses], None, None]:
     """Optimize a picture until it has the content image's features and the styles' statistics.
 
@@ -78,6 +80,8 @@ def stylize(
         checkpoint: on the same devices with the same numbers as if it had not been interrupted.
         The folder of other images, weights or settings is refused. Or a store of your own.
       checkpoint_seconds: how often the state is saved, about.
+      progress: whether to show the picture in place in a notebook, or a line on a terminal, at each
+        snapshot. Then `snapshot_seconds` is 1.0 by default.
 
     Yields:
       Snapshots, the last one after all steps of all scales. If a loss is not finite, the snapshot
@@ -104,6 +108,8 @@ def stylize(
             "build the network with the config's"
         )
     network.check_taps(config.taps)
+    if progress and snapshot_seconds is None:
+        snapshot_seconds = SECONDS
     pauses = Pauses(snapshot_every, snapshot_seconds, end_scale, config.stop_change)
     if adjust:
         pauses = dataclasses.replace(pauses, adjust=_checked(adjust, config))
@@ -129,10 +135,12 @@ def stylize(
             )
     frozen = freeze(network, taps=config.taps)
     painting = Painting(content, styles, first, frozen, config, schedule, mesh)
-    if not isinstance(checkpoints, str | os.PathLike):
-        return snapshots(painting, pauses, Saver(checkpoints, checkpoint_seconds))
-    store = _open_store(checkpoints, painting, network, asked)
-    return _closing(store, snapshots(painting, pauses, Saver(store, checkpoint_seconds)))
+    if isinstance(checkpoints, str | os.PathLike):
+        store = _open_store(checkpoints, painting, network, asked)
+        run = _closing(store, snapshots(painting, pauses, Saver(store, checkpoint_seconds)))
+    else:
+        run = snapshots(painting, pauses, Saver(checkpoints, checkpoint_seconds))
+    return with_progress(run, schedule) if progress else run
 
 
 def _checked(adjust: Adjust, config: Config) -> Adjust:

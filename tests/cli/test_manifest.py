@@ -64,7 +64,7 @@ def test_a_picture_says_how_it_was_made(job, capfd):
     assert Config(**found.settings).steps == 4
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif", "avif"])
 def test_a_replay_gives_the_same_bytes(job, capfd, suffix):
     assert run([*job, f"--output=a.{suffix}", "--quiet"]) == 0
     # Files have other names and places, among files of other content.

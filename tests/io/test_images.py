@@ -1092,26 +1092,27 @@ def test_lossless_round_trip_is_exact(tmp_path, suffix):
     assert again.read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize(("suffix", "tolerance"), [(".jpg", 5), (".jpeg", 5), (".webp", 8)])
+@pytest.mark.parametrize(("suffix", "tolerance"), [(".jpg", 5), (".jpeg", 5), (".webp", 8), (".avif", 8)])
 def test_lossy_round_trip_is_close(tmp_path, suffix, tolerance):
     path = tmp_path / f"out{suffix}"
     save_image(path, smooth())
     assert_close(levels(path), smooth() * 255, tolerance)
 
 
-def test_jpeg_keeps_the_full_resolution_of_color(tmp_path):
+@pytest.mark.parametrize("suffix", [".jpg", ".avif"])
+def test_the_full_resolution_of_color_is_kept(tmp_path, suffix):
     """Stripes of pure red and blue, one pixel wide, would turn gray under chroma subsampling."""
     stripes = np.zeros((16, 16, 3), np.float32)
     stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 1
-    save_image(tmp_path / "out.jpg", stripes)
-    assert_close(levels(tmp_path / "out.jpg"), stripes * 255, 12)
+    save_image(tmp_path / f"out{suffix}", stripes)
+    assert_close(levels(tmp_path / f"out{suffix}"), stripes * 255, 12)
 
 
 @pytest.mark.parametrize("suffix", [*WRITABLE_SUFFIXES, ".PNG", ".JpG"])
 def test_format_follows_the_suffix(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     save_image(path, smooth())
-    formats = {"p": "PNG", "j": "JPEG", "w": "WEBP", "t": "TIFF"}
+    formats = {"p": "PNG", "j": "JPEG", "w": "WEBP", "t": "TIFF", "a": "AVIF"}
     with Image.open(path) as image:
         assert image.format == formats[suffix[1].lower()]
         assert image.mode == "RGB"
