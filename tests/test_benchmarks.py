@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 # Last, so that an installed nst_jax is still what is tested.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import inputs, machine, modes, output, scaling, speed, work, worker
+from benchmarks import beside, inputs, machine, modes, output, scaling, speed, work, worker
 from benchmarks.driver import Result, add_block
 from benchmarks.worker import Block, Start
 from commands import run
@@ -320,3 +321,24 @@ def test_memory_of_a_mode_that_fails_is_not_asked_for_again(tmp_path, monkeypatc
     assert lines[2] == "| 20 | 0.500 s, 1.00 GB, 2500000 B/px | 0.500 s, 1.00 GB, 2500000 B/px |"
     assert lines[3].startswith("| 40 | out of memory | 0.500 s")
     assert lines[4].startswith("| 80 | failed at a smaller size |")
+
+
+def test_the_table_of_what_goes_with_a_picture():
+    taken = {
+        "alone": [beside.Taken(*x) for x in ((10.0, 12.0), (11.0, 13.0), (90.0, 91.0))],
+        "log": [beside.Taken(11.55, 14.3)],
+    }
+    lines = beside.table(taken).splitlines()
+    assert lines[2:] == [
+        "| alone |  | 11.00 | 1.000 | 13.00 | 1.000 |",
+        "| log | --log=steps.jsonl | 11.55 | 1.050 | 14.30 | 1.100 |",
+    ]
+
+
+@pytest.mark.slow
+def test_what_goes_with_a_picture_is_timed(capfd, tmp_path):
+    flags = ["--weights=untrained", "--size=32", "--rounds=1", "--variants", "log"]
+    assert run(beside.main, flags) == 0
+    *_, alone, log = capfd.readouterr().out.splitlines()
+    assert re.fullmatch(r"\| alone \|  \| \d+\.\d+ \| 1\.000 \| \d+\.\d+ \| 1\.000 \|", alone)
+    assert log.startswith("| log | --log=steps.jsonl | ")

@@ -27,6 +27,7 @@ _MP4 = ".mp4"
 _SUFFIXES = (*_FORMATS, _MP4)
 _FRAMES, _RATE, _HELD = 75, 25, 25  # frames of the film; frames a second; repeats of the last
 _KEPT = 300  # most frames in memory
+_APART = 6  # steps between two frames, at least; shorter calls to the device take more time
 _MOST = 512  # px; the longest side
 Frame = UInt8[np.ndarray, "height width 3"]
 
@@ -47,8 +48,8 @@ def check_timelapse(path: Path, others: Collection[str | Path]) -> None:
 
 
 def every(steps: int) -> int:
-    """Return how many steps apart the frames of a run are taken."""
-    return max(1, round(steps / _FRAMES))
+    """Return how many steps apart the frames of a run are taken; the film fades between them."""
+    return max(_APART, round(steps / _FRAMES))
 
 
 class Frames:
@@ -78,13 +79,25 @@ class Frames:
             self._frames = self._frames[::2]
 
     def film(self) -> list[Frame]:
-        """Return the frames of the film; from each to the next the change is about the same."""
+        """Return the frames of the film; from each to the next the change is about the same.
+
+        Between the frames of the run the film fades.
+        """
         seen = map(_perceived, self._frames)
         changes = [float(np.abs(b - a).mean()) for a, b in itertools.pairwise(seen)]
         so_far = np.concatenate([[0], np.cumsum(changes)])
-        wanted = np.linspace(0, so_far[-1], min(_FRAMES, len(so_far)))
-        places = [int(np.abs(so_far - x).argmin()) for x in wanted[:-1]]
-        return [self._frames[place] for place in dict.fromkeys([*places, len(so_far) - 1])]
+        if not so_far[-1]:
+            return self._frames[-1:]
+        places = np.interp(np.linspace(0, so_far[-1], _FRAMES), so_far, np.arange(len(so_far)))
+        return [self._between(float(place)) for place in places]
+
+    def _between(self, place: float) -> Frame:
+        """Return the frame at a place, which may lie between two frames of the run."""
+        first = int(place)
+        last = min(first + 1, len(self._frames) - 1)
+        a, b = self._frames[first].astype(np.float32), self._frames[last]
+        blend: Frame = np.rint(a + (place - first) * (b - a)).astype(np.uint8)
+        return blend
 
 
 def _perceived(frame: Frame) -> Float[np.ndarray, "height width 3"]:

@@ -21,7 +21,7 @@ def test_a_film_ends_with_the_picture(two_scales, suffix, off):
     assert run([*two_scales, f"--timelapse=f.{suffix}"]) == 0
     with Image.open(f"f.{suffix}") as film:
         frames = [np.asarray(frame.convert("RGB")) / 255 for frame in ImageSequence.Iterator(film)]
-    assert 3 <= len(frames) <= 7
+    assert 5 <= len(frames) <= 75  # equal ones are shown as one
     assert {frame.shape for frame in frames} == {(20, 24, 3)}
     last = np.abs(frames[-1] - load_image("stylized.png")).mean()
     assert last < off
@@ -34,7 +34,7 @@ def test_an_mp4_plays(two_scales):
     with av.open("f.mp4") as film:
         frames = [frame.to_ndarray(format="rgb24") / 255 for frame in film.decode(video=0)]
     assert frames[0].shape == (20, 24, 3)
-    assert 25 < len(frames) <= 7 + 25  # the last stays for a second
+    assert len(frames) == 75 + 25  # the last stays for a second
     assert np.abs(frames[-1] - load_image("stylized.png")).mean() < 0.06  # half the colors' pixels
 
 
@@ -47,13 +47,12 @@ def test_steps_of_the_film_are_even_in_what_one_sees():
     film = frames.film()
     shown = np.array([frame[0, 0, 0] for frame in film]) / 255
     assert film[0].shape == (4, 6, 3)
-    assert len(film) > 20
+    assert len(film) == 75
     assert shown[-1] == pytest.approx(levels[-1], abs=1 / 255)
-    # Of 150 frames the first 22 make nine tenths of the change. They are all shown, as each makes
-    # more than its share; of the others few are.
-    lightness = np.cbrt(shown**2.2)
-    assert 0.2 < (shown > 0.9).mean() < 0.6
-    assert (np.diff(lightness)[25:] < 2 / 74).all()
+    # Of 150 frames the first 22 make nine tenths of the change, and the film fades between them.
+    # Near black a level is a large step, and a fade is even in sRGB, not in what one sees.
+    lightness = np.cbrt(((shown + 0.055) / 1.055) ** 2.4)[::6]  # of gray in Oklab
+    np.testing.assert_allclose(np.diff(lightness)[3:], 6 / 74, rtol=0.1)
 
 
 def test_memory_is_bounded():
@@ -63,16 +62,16 @@ def test_memory_is_bounded():
     for level in np.linspace(0, 1, 5000):
         small.add(np.full((1, 1, 3), level))
     assert len(small._frames) <= 300
-    assert len(small.film()) <= 75
+    assert len(small.film()) == 75
 
 
 def test_a_still_picture_has_one_frame(tmp_path):
     frames = Frames((2, 2))
     for _ in range(9):
         frames.add(np.zeros((2, 2, 3)))
-    assert len(frames.film()) <= 2
+    assert len(frames.film()) == 1
     assert save_timelapse(tmp_path / "f.gif", frames.film()) == ""
-    assert (every(1), every(178), every(3000)) == (1, 2, 40)
+    assert (every(1), every(178), every(3000)) == (6, 6, 40)
 
 
 def test_mistakes_are_one_line(two_scales, capfd, monkeypatch):

@@ -1092,7 +1092,9 @@ def test_lossless_round_trip_is_exact(tmp_path, suffix):
     assert again.read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize(("suffix", "tolerance"), [(".jpg", 5), (".jpeg", 5), (".webp", 8), (".avif", 8)])
+@pytest.mark.parametrize(
+    ("suffix", "tolerance"), [(".jpg", 5), (".jpeg", 5), (".webp", 8), (".avif", 8)]
+)
 def test_lossy_round_trip_is_close(tmp_path, suffix, tolerance):
     path = tmp_path / f"out{suffix}"
     save_image(path, smooth())
