@@ -35,7 +35,7 @@ class View:
       last: the newest snapshot, if there is one; its losses are those of its own steps.
       left: what is left of the run, once that can be told.
       rows: the steps and their losses so far; see `take`.
-      notes: the warnings of the run, and at the end what became of it.
+      notes: the warnings of the run, and what it has failed by.
       file: the file of the picture, once it is written.
     """
 
@@ -133,9 +133,9 @@ class Live:
         """Take the file of the picture."""
         self._show(file=file)
 
-    def end(self, *, note: str = "") -> None:
-        """Say that the run is over, and what became of it, if there is more to say."""
-        self._show(phase="ended", notes=(*self.view.notes, *([note] if note else [])))
+    def end(self) -> None:
+        """Say that the run is over."""
+        self._show(phase="ended")
 
     def seen(self, seconds: float) -> None:
         """Wait until all watchers have seen the end, but no longer than some seconds."""

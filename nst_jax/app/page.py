@@ -35,6 +35,7 @@ _LIVE: Mapping[str, tuple[str, float]] = {
     "learning_rate": ("Step size", 3.0),
 }
 _COLORS = {"total": "#1f2937", "content": "#f97316", "style": "#2563eb"}  # of the curves
+_STATUS = '<p role="status">{}</p>'  # a screen reader reads it aloud
 _PHASES = {
     "waiting": "Loading the network and compiling; the first run of a size takes longest.",
     "painting": "Painting",
@@ -88,6 +89,11 @@ class _Run(NamedTuple):
     curves: Any
     sliders: Sequence[Any]
 
+    @property
+    def shown(self) -> list[Any]:
+        """What a run changes."""
+        return [self.picture, self.status, self.pause, self.stop, self.file, self.curves]
+
 
 class _Job(NamedTuple):
     """A run, with the numbers of which the sliders say multiples."""
@@ -111,6 +117,18 @@ def base_numbers(config: Config) -> dict[str, float]:
     return {name: getattr(config, name) for name in _LIVE}
 
 
+class _Form(NamedTuple):
+    """The part of the page that takes what a visitor wishes; its last field is the button."""
+
+    content: Any
+    styles: Any
+    shares: Any
+    preset: Any
+    size: Any
+    style_scale: Any
+    button: Any
+
+
 def painting_page(
     start: StartRun, *, most_size: int, waiting: int, examples: Collection[Example] = ()
 ) -> "gr.Blocks":
@@ -126,83 +144,92 @@ def painting_page(
 
     jobs: dict[str | None, _Job] = {}  # of each visitor
 
-    def paint(
-        request: gr.Request,
-        content: str | None,
-        styles: list[tuple[str, Any]] | None,
-        shares: str,
-        name: str,
-        size: float,
-        style_scale: float,
-        *multiples: float,
-    ) -> Iterator[dict[Any, Any]]:
-        settings: dict[str, Any] = {"size": int(size), "style_scale": style_scale}
-        base = base_numbers(preset(name))
-        settings |= _multiplied(base, multiples)
-        if shares.strip():
-            settings["style_blend"] = shares
-        files = tuple(path for path, _ in styles or ())
-        wishes = Wishes(content=content or "", styles=files, preset=name, settings=settings)
+    def paint(request: gr.Request, *given: Any) -> Iterator[dict[Any, Any]]:
+        wishes = _wishes(*given)
         live = start(wishes)
-        jobs[request.session_hash] = _Job(live, base)
+        jobs[request.session_hash] = _Job(live, base_numbers(preset(wishes.preset)))
         try:
             for update in _updates(live, run):
                 ended = live.view.phase == "ended"
-                yield update | {button: gr.update(interactive=ended)}
+                yield update | {form.button: gr.update(interactive=ended)}
         finally:  # also where the visitor has left
             live.stop()
             jobs.pop(request.session_hash, None)
-
-    def job(request: gr.Request) -> _Job | None:
-        return jobs.get(request.session_hash)
 
     page: gr.Blocks
     with gr.Blocks(title="nst_jax", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown("# Paint a photograph in the manner of a painting")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                content = gr.Image(
-                    label="Content: a photograph",
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    height=180,
-                    elem_id="content",
-                )
-                styles = gr.Gallery(
-                    label="Style: one painting, or several for a blend",
-                    type="filepath",
-                    interactive=True,
-                    file_types=["image"],
-                    height=180,
-                    columns=3,
-                    elem_id="styles",
-                )
-                _offer(examples, content, styles)
-                shares = gr.Textbox(
-                    label="Shares of several styles, such as 2,1", placeholder="equal", max_lines=1
-                )
-                choice = gr.Dropdown(list(PRESETS), value="default", label="Preset")
-                size = gr.Slider(
-                    _LEAST_SIZE,
-                    most_size,
-                    value=min(Config().size, most_size),
-                    step=16,
-                    label="Size: the longest side in px",
-                    elem_id="size",
-                )
-                scale = gr.Slider(
-                    0.25, 4, value=1, step=0.05, label="Style scale: larger or smaller strokes"
-                )
-                button = gr.Button("Paint", variant="primary", elem_id="paint")
+                form = _show_form(most_size, examples)
             with gr.Column(scale=3, min_width=320):
-                run = _show_run()
-        given = [content, styles, shares, choice, size, scale, *run.sliders]
-        shown = [run.picture, run.status, run.pause, run.stop, run.file, run.curves, button]
-        button.click(paint, given, shown, concurrency_limit=1, show_progress="minimal")
-        _wire(run, job)
+                run = _show_run(_STATUS.format("Give both images, and press Paint."))
+        *fields, button = form
+        button.click(
+            paint,
+            [*fields, *run.sliders],
+            [*run.shown, button],
+            concurrency_limit=1,
+            show_progress="minimal",
+        )
+        _wire(run, lambda request: jobs.get(request.session_hash))
     page.queue(max_size=waiting)
     return page
+
+
+def _show_form(most_size: int, examples: Collection[Example]) -> _Form:
+    """Make the part of the page that takes what a visitor wishes."""
+    import gradio as gr
+
+    content: Any = gr.Image(
+        label="Content: a photograph",
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        height=180,
+        elem_id="content",
+    )
+    # Gradio would open the file itself, and say less clearly what is wrong with it.
+    content.preprocess = lambda given: given and given.path
+    styles = gr.Gallery(
+        label="Style: one painting, or several for a blend",
+        type="filepath",
+        interactive=True,
+        file_types=["image"],
+        height=180,
+        columns=3,
+        elem_id="styles",
+    )
+    _offer(examples, content, styles)
+    label = "Size: the longest side in px"
+    usual = min(Config().size, most_size)
+    return _Form(
+        content,
+        styles,
+        gr.Textbox(label="Shares of several styles, such as 2,1", placeholder="equal", max_lines=1),
+        gr.Dropdown(list(PRESETS), value="default", label="Preset"),
+        gr.Slider(_LEAST_SIZE, most_size, value=usual, step=16, label=label, elem_id="size"),
+        gr.Slider(0.25, 4, value=1, step=0.05, label="Style scale: larger or smaller strokes"),
+        gr.Button("Paint", variant="primary", elem_id="paint"),
+    )
+
+
+def _wishes(
+    content: str | None,
+    styles: Sequence[tuple[str, Any]] | None,
+    shares: str,
+    name: str,
+    size: float,
+    style_scale: float,
+    *multiples: float,
+) -> Wishes:
+    """Return what the form and the sliders say."""
+    settings: dict[str, Any] = {"size": int(size), "style_scale": style_scale}
+    settings |= _multiplied(base_numbers(preset(name)), multiples)
+    if shares.strip():
+        settings["style_blend"] = shares
+    files = tuple(path for path, _ in styles or ())
+    return Wishes(content=content or "", styles=files, preset=name, settings=settings)
 
 
 def _offer(examples: Collection[Example], content: Any, styles: Any) -> None:
@@ -233,14 +260,14 @@ def watching_page(live: Live, title: str, config: Config) -> "gr.Blocks":
     page: gr.Blocks
     with gr.Blocks(title="nst_jax", analytics_enabled=False) as page:
         gr.Markdown(f"# {title}")
-        run = _show_run()
+        run = _show_run(_status(live.view))
 
         def follow() -> Iterator[dict[Any, Any]]:
             for update in _updates(live, run):
                 steerable = gr.update(interactive=live.view.steerable)
                 yield update | dict.fromkeys(run.sliders, steerable)
 
-        shown = [run.picture, run.status, run.pause, run.stop, run.file, run.curves, *run.sliders]
+        shown = [*run.shown, *run.sliders]
         page.load(follow, None, shown, concurrency_limit=None, show_progress="minimal")
         _wire(run, lambda request: one)
     return page
@@ -257,8 +284,8 @@ def _sliders() -> list[Any]:
         ]
 
 
-def _show_run() -> _Run:
-    """Make the part of the page that shows a run."""
+def _show_run(status_text: str) -> _Run:
+    """Make the part of the page that shows a run, with its first status."""
     import gradio as gr
 
     picture = gr.ImageSlider(
@@ -269,7 +296,17 @@ def _show_run() -> _Run:
         slider_position=0,
         elem_id="picture",
     )
-    status = gr.HTML(_status(None), elem_id="status")
+    # The handle on the picture takes no keys.
+    uncover = gr.Slider(0, 100, value=0, step=5, label="Uncover the photograph", elem_id="uncover")
+    uncover.input(
+        lambda share: gr.update(slider_position=share),
+        uncover,
+        picture,
+        queue=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
+    status = gr.HTML(status_text, elem_id="status")
     with gr.Row():
         pause = gr.Button("Pause", interactive=False, elem_id="pause")
         stop = gr.Button("Stop and save", interactive=False, elem_id="stop")
@@ -372,10 +409,8 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> Any:
     return pd.DataFrame(table, columns=["step", "loss", "part"])
 
 
-def _status(view: View | None) -> str:
+def _status(view: View) -> str:
     """Return what a run is doing, as HTML."""
-    if view is None:
-        return '<div role="status"><p>Give both images, and press Paint.</p></div>'
     last, schedule = view.last, view.schedule
     text, bar = _PHASES[view.phase], ""
     if view.phase == "ended" and not view.file:
@@ -388,7 +423,7 @@ def _status(view: View | None) -> str:
         if view.left and view.phase == "painting":
             text += f", {duration_text(view.left.seconds)} left"
     notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in view.notes)
-    return f'{bar}<div role="status"><p>{html.escape(text)}</p>{notes}</div>'
+    return bar + _STATUS.format(html.escape(text)) + notes
 
 
 def _scale_text(last: Snapshot[Losses], schedule: Schedule) -> str:

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import shutil
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -92,7 +94,7 @@ def _serve(options: AppOptions) -> int:
             make_console().print(f"painting at {address} (Ctrl-C ends)")
             opened(address)
             while not received:
-                threading.Event().wait(0.5)
+                time.sleep(0.5)
             studio.close()
     return 0
 
@@ -122,7 +124,13 @@ class Studio:
         self._lives: list[Live] = []
 
     def start(self, wishes: Wishes) -> Live:
-        """Start a run in a thread of its own."""
+        """Start a run in a thread of its own; remove the pictures of runs that have ended.
+
+        The page has copied them, as visitors come one after the other.
+        """
+        for ended in (live for live in self._lives if live.view.phase == "ended"):
+            if ended.view.file:
+                shutil.rmtree(ended.view.file.parent, ignore_errors=True)
         live = Live(seconds=float(self._options.max_seconds))
         self._lives = [*(x for x in self._lives if x.view.phase != "ended"), live]
         threading.Thread(target=self._run, args=(wishes, live), daemon=True).start()
@@ -137,22 +145,26 @@ class Studio:
 
     def _run(self, wishes: Wishes, live: Live) -> None:
         """Paint a picture, and end the run in any case."""
-        with self._lock, heard(live.note):  # the visitor before may have left a moment ago
+        output = Path(tempfile.mkdtemp(dir=self._folder), "stylized.png")
+        files = [path for path in (wishes.content, *wishes.styles, str(output)) if path]
+
+        def note(text: str) -> None:
+            for path in files:  # a visitor knows their names, not where they lie here
+                text = text.replace(path, Path(path).name)
+            live.note(text)
+
+        with self._lock, heard(note):  # the visitor before may have left a moment ago
             try:
-                self._paint(wishes, live)
-                live.end()
+                options = self._options_of(wishes)
+                paint(options, options.asked(), output, live=live)
             except InputError as error:
-                live.end(note=in_flags(error).removeprefix("--"))
+                note(in_flags(error).removeprefix("--"))
             except Exception as error:
                 traceback.print_exc(file=sys.stderr)
-                live.end(note=f"the program failed: {type(error).__name__}")
+                note(f"the program failed: {type(error).__name__}")
             finally:
                 jax.clear_caches()  # JAX forgets no size that it has seen
-
-    def _paint(self, wishes: Wishes, live: Live) -> None:
-        options = self._options_of(wishes)
-        output = Path(tempfile.mkdtemp(dir=self._folder), "stylized.png")
-        paint(options, options.asked(), output, live=live)
+                live.end()
 
     def _options_of(self, wishes: Wishes) -> JobOptions:
         """Return the options of a command that paints what is wished.

@@ -135,7 +135,10 @@ def save_timelapse(path: Path, film: Sequence[Frame]) -> str:
 
 def _write_images(path: Path, film: Sequence[Frame]) -> None:
     codec, options = _FORMATS[path.suffix.lower()]
-    first, *others = map(Image.fromarray, film)
+    images = [Image.fromarray(frame) for frame in film]
+    if codec == "GIF":  # 256 colors, a hundred times as fast as Pillow's own choice of them
+        images = [image.quantize(256, method=Image.Quantize.FASTOCTREE) for image in images]
+    first, *others = images
     times = [1000 // _RATE] * len(others) + [1000 * _HELD // _RATE]
     first.save(
         path,

@@ -75,6 +75,13 @@ def test_on_a_phone_by_the_keyboard(address):
         page.locator("#paint").focus()
         page.keyboard.press("Enter")
         status(page, "Painting")
+        handle = page.locator("#picture .icon-wrap")
+        before = handle.bounding_box()["x"]
+        page.locator("#uncover input[type=range]").focus()
+        for _ in range(10):
+            page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(1000)
+        assert handle.bounding_box()["x"] > before + 50
         page.locator("#stop").focus()
         page.keyboard.press("Space")
         assert "stopped on the page" in status(page, "Done")
@@ -86,11 +93,17 @@ def test_on_a_phone_by_the_keyboard(address):
         assert {"paint", "download"} <= reached
 
 
-def test_what_cannot_be_painted_is_said(address):
+def test_what_cannot_be_painted_is_said(address, folder):
+    (folder / "text.png").write_text("no picture")
     with browsing(address) as (page, _):
         page.click("#paint")
         status(page, "give a content image, and at least one style image")
         assert page.locator("#paint").is_enabled()
+        page.set_input_files("#content input[type=file]", folder / "text.png")
+        page.set_input_files("#styles input[type=file]", folder / "style.png")
+        page.locator("#styles img").first.wait_for()
+        page.click("#paint")
+        status(page, "cannot load 'text.png': not a readable image (no known image format)")
 
 
 def test_the_same_page_shows_a_run_of_the_command_line(folder):

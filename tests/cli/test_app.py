@@ -73,8 +73,9 @@ def test_what_is_painted_can_be_replayed_with_what_was_changed(studio, capfd):
     shown = capfd.readouterr().out
     assert "# adjusted       from step 1 on content_weight 40, learning_rate 0.01\n" in shown
     # Without the changes it is another picture.
+    steered = view.file.read_bytes()
     plain = ended(studio.start(wishes()))
-    assert plain.file.read_bytes() != view.file.read_bytes()
+    assert plain.file.read_bytes() != steered
     assert read_manifest(plain.file)["adjusted"] == []
 
 
@@ -106,6 +107,7 @@ def test_changes_in_a_manifest_are_not_trusted(studio, capfd, changes, expected)
         ({"content": ""}, "give a content image, and at least one style image"),
         ({"styles": ()}, "give a content image, and at least one style image"),
         ({"content": "none.png"}, "none.png"),
+        ({"content": "/tmp/secret/none.png"}, "cannot load 'none.png'"),
         ({"settings": FEW | {"style_blend": "1,2"}}, "style-blend"),
         ({"settings": FEW | {"style_blend": "much"}}, "style-blend is 'much'"),
         ({"preset": "none"}, "preset is 'none'"),
@@ -151,10 +153,13 @@ def test_closing_stops_what_is_painted(studio):
     assert live.view.file.exists()
 
 
-def test_each_visitor_has_a_picture_of_ones_own(studio):
-    first, second = (ended(studio.start(wishes())).file for _ in range(2))
+def test_pictures_are_kept_until_the_next_visitor_comes(studio):
+    first = ended(studio.start(wishes())).file
+    painted = first.read_bytes()
+    second = ended(studio.start(wishes())).file
     assert first != second
-    assert first.read_bytes() == second.read_bytes()
+    assert second.read_bytes() == painted
+    assert [path.name for path in Path("pictures").iterdir()] == [second.parent.name]
 
 
 def test_the_numbers_of_the_sliders_are_those_of_the_preset():

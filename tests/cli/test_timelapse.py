@@ -87,6 +87,8 @@ def test_mistakes_are_one_line(two_scales, capfd, monkeypatch):
         assert error.count("\n") == 1
     assert run([*two_scales, "--output=o.webp", "--timelapse=o.webp"]) == 2
     assert "is the file of another image" in capfd.readouterr().err
+    assert run([*two_scales, "--sheet=o.webp", "--timelapse=o.webp"]) == 2
+    assert "is the file of another image" in capfd.readouterr().err
     assert run([*two_scales, "--content", "s.png", "--timelapse=f.gif"]) == 2
     assert "--timelapse is for one picture; for several, leave it out" in capfd.readouterr().err
 
