@@ -2,13 +2,15 @@
 
 import functools
 import html
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 
 from nst_jax.app.live import Live, View
@@ -349,11 +351,11 @@ def _wire(run: _Run, find: Callable[["gr.Request"], _Job | None]) -> None:
 
 def _updates(live: Live, run: _Run) -> Iterator[dict[Any, Any]]:
     """Yield what changes on the page, until the run has ended."""
-    with live.watched():
-        yield from _changes(live, run)
+    with live.watched(), tempfile.TemporaryDirectory(prefix="nst-jax-shown-") as folder:
+        yield from _changes(live, run, Path(folder, "photograph.jpg"))
 
 
-def _changes(live: Live, run: _Run) -> Iterator[dict[Any, Any]]:
+def _changes(live: Live, run: _Run, photograph: Path) -> Iterator[dict[Any, Any]]:
     import gradio as gr
 
     version, shown = -1, None
@@ -372,7 +374,9 @@ def _changes(live: Live, run: _Run) -> Iterator[dict[Any, Any]]:
         }
         if view.last is not shown and view.content is not None and view.last:
             shown = view.last
-            changes[run.picture] = _pair(view.content, view.last.image)
+            if not photograph.exists():
+                _shown(view.content, view.content).save(photograph, quality=90)
+            changes[run.picture] = str(photograph), _shown(view.last.image, view.content)
             if len(view.rows) > 1:  # of no points the plot would take the axes to be words
                 changes[run.curves] = _curves(view.rows)
         yield changes
@@ -381,18 +385,14 @@ def _changes(live: Live, run: _Run) -> Iterator[dict[Any, Any]]:
         version = view.version
 
 
-def _pair(
-    content: Float[np.ndarray, "_ _ 3"], picture: Float[jax.Array | np.ndarray, "_ _ 3"]
-) -> tuple[UInt8[np.ndarray, "_ _ 3"], UInt8[np.ndarray, "_ _ 3"]]:
-    """Return the content image and the picture, both of the size that the page shows."""
+def _shown(
+    image: Float[jax.Array | np.ndarray, "_ _ 3"], content: Float[np.ndarray, "_ _ 3"]
+) -> Image.Image:
+    """Return an image at the size at which the page shows the content."""
     height, width = content.shape[:2]
     height, width = fit(height, width, min(_MOST, max(height, width)), side="longest")
-
-    def shown(image: np.ndarray) -> UInt8[np.ndarray, "_ _ 3"]:
-        whole = Image.fromarray(rounded(image))
-        return np.asarray(whole.resize((width, height), Image.Resampling.BICUBIC))
-
-    return shown(content), shown(np.asarray(picture))
+    whole = Image.fromarray(rounded(np.asarray(image)))
+    return whole.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -156,7 +156,8 @@ class Studio:
         with self._lock, heard(note):  # the visitor before may have left a moment ago
             try:
                 options = self._options_of(wishes)
-                paint(options, options.asked(), output, live=live)
+                if not live.stopped:  # the visitor is still there
+                    paint(options, options.asked(), output, live=live)
             except InputError as error:
                 note(in_flags(error).removeprefix("--"))
             except Exception as error:
@@ -196,11 +197,14 @@ def preview(options: JobOptions, asked: Config, output: Path) -> Iterator[Live |
     if not options.preview or options.dry_run:
         yield None
         return
+    if jax.process_count() > 1:
+        raise InputError("--preview is for one process; leave it out")
     check_packages("--preview")
     live = Live()
     page = functools.partial(watching_page, live, output.name, asked)
     with serving(page, files=[output]) as address, heard(live.note):
-        make_console(quiet=options.quiet).print(f"preview  {address}")
+        # Standard output may carry the picture.
+        make_console(stderr=options.quiet).print(f"preview  {address}")
         opened(address)
         try:
             yield live

@@ -305,7 +305,7 @@ def _end(
         return EXIT_FAILURE
     ended_early = last.step < _last_step(job, options)
     if ended_early and live and live.stopped and not received:
-        warn_from_first(f"stopped on the page: {job.output} is the picture so far")
+        warn_from_first(f"stopped before the end: {job.output} is the picture so far")
         return 0
     if ended_early:  # the signal may have come to another process
         signum = received[0] if received else signal.SIGTERM

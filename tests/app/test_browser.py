@@ -84,7 +84,7 @@ def test_on_a_phone_by_the_keyboard(address):
         assert handle.bounding_box()["x"] > before + 50
         page.locator("#stop").focus()
         page.keyboard.press("Space")
-        assert "stopped on the page" in status(page, "Done")
+        assert "stopped before the end" in status(page, "Done")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         reached = set()
         for _ in range(60):
@@ -123,6 +123,6 @@ def test_the_same_page_shows_a_run_of_the_command_line(folder):
         assert "wrote    preview.png" in process.stdout.read()
         errors = process.stderr.read()
         assert "REACHES OUT" not in errors
-        assert "stopped on the page: preview.png is the picture so far" in errors
+        assert "stopped before the end: preview.png is the picture so far" in errors
         assert len(hosts) == 1
     assert read_manifest(folder / "preview.png")["adjusted"][0][1] == {"style_weight": 2.0}

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from commands import run
-from nst_jax import preset, save_image
+from nst_jax import InputError, preset, save_image
 from nst_jax.app.page import Wishes, base_numbers
 from nst_jax.cli import app
 from nst_jax.cli.app import AppOptions, Studio
@@ -143,6 +144,36 @@ def test_one_picture_at_a_time(studio, monkeypatch):
     for live in [studio.start(wishes()) for _ in range(4)]:
         ended(live)
     assert most == [1, 1, 1, 1]
+
+
+def test_for_a_visitor_who_has_left_nothing_is_painted(studio, monkeypatch):
+    painted = []
+    monkeypatch.setattr(app, "paint", lambda *_, **__: painted.append(1))
+    with studio._lock:
+        live = studio.start(wishes())
+        live.stop()
+    ended(live)
+    assert not painted
+
+
+def test_the_address_of_a_preview_does_not_mix_with_the_picture(studio, monkeypatch, capfd):
+    @contextlib.contextmanager
+    def serving(make_page, **_):
+        yield "http://here"
+
+    monkeypatch.setattr(app, "check_packages", lambda flag: None)
+    monkeypatch.setattr(app, "serving", serving)
+    layers = [f"--{name.replace('_', '-')}={text}" for name, text in LAYERS.items()]
+    flags = ["--content=c.png", "--style=s.png", "--weights=untrained", "--size=24", "--steps=1"]
+    flags += [*layers, "--min-size=0", "--preview"]
+    assert run(main, [*flags, "--output=p.png"]) == 0
+    assert capfd.readouterr().out.startswith("preview  http://here\n")
+    assert run(main, [*flags, "--output=p.png", "--quiet"]) == 0
+    found = capfd.readouterr()
+    assert (found.out, found.err.splitlines()[0]) == ("", "preview  http://here")
+    monkeypatch.setattr(app.jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="--preview is for one process"):
+        next(app.preview(app.JobOptions(preview=True), preset("default"), Path("p.png")).gen)
 
 
 def test_closing_stops_what_is_painted(studio):
