@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from nst_jax.color import ColorMatch
 from nst_jax.errors import InputError, choice_fault
 from nst_jax.geometry import Side
 from nst_jax.losses.regularizers import TotalVariation
@@ -25,6 +26,7 @@ from nst_jax.optimizers.averaging import Picture
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]
 Space = Literal["srgb", "normalized"]
+Color = Literal["style", "keep", "match"]
 Start = Literal["content", "noise", "gray", "style"]
 StyleFit = Literal["longest", "shortest", "stretch"]
 ComputeDType = Literal["float32", "bfloat16", "float64"]
@@ -188,6 +190,16 @@ class Config:
     tv_loss: TotalVariation = _setting("nine-point", "formula of the total variation")
     tv_weight: float = _setting(20.0, "factor of the total variation", least=0)
     range_weight: float = _setting(0.0, "factor of the penalty on colors outside [0, 1]", least=0)
+    color: Color = _setting(
+        "style",
+        "whose colors the picture gets; keep: the content's own, as the style acts on lightness "
+        "alone; match: the style's after they were moved to the content's, see --color-match",
+    )
+    color_match: ColorMatch = _setting(
+        "symmetric",
+        "linear map that moves the style's mean and covariance of colors to the content's",
+        only=("color", ("match",)),
+    )
     start: Start = _setting(
         "content", "first picture; style: noise with the mean and deviation of the style's colors"
     )

@@ -20,7 +20,17 @@ MODULES = sorted(_name(path) for path in PACKAGE.rglob("*.py") if path.stem != "
 PACKAGES = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
 # From the ground up: a room knows those before it, and nothing of those behind it.
 ROOMS = (
-    *("errors", "geometry", "linear", "network", "distributed", "io", "losses", "optimizers"),
+    *(
+        "errors",
+        "geometry",
+        "color",
+        "linear",
+        "network",
+        "distributed",
+        "io",
+        "losses",
+        "optimizers",
+    ),
     *("config", "presets", "devices", "weights", "scale", "transfer"),
     *("pytorch_reference", "app", "cli", "crosscheck", "__main__"),
 )

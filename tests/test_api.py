@@ -173,7 +173,7 @@ def test_tests_mirror_the_rooms():
         (
             "weights",
             {"errors", "linear", "network", "io.files", "io.cache_folder"}
-            | {"config", "devices", "geometry", "losses", "optimizers", "io.arrays"}
+            | {"color", "config", "devices", "geometry", "losses", "optimizers", "io.arrays"}
             # For the pictures that a network's activations are measured on.
             | {"io.images", "io.colors", "io.decoding", "io.formats", "io.notes"},
         ),

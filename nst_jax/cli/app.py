@@ -193,6 +193,9 @@ def preview(options: JobOptions, asked: Config, output: Path) -> Iterator[Live |
       options: the options of the command.
       asked: the settings.
       output: the file of the picture.
+
+    Raises:
+      InputError: if a package is missing, or there are several processes.
     """
     if not options.preview or options.dry_run:
         yield None

@@ -110,6 +110,7 @@ _GROUPS = {
     "size": "size and scales",
     "optimizer": "optimization",
     "content_loss": "losses",
+    "color": "colors",
     "start": "first picture",
     "network": "network and numbers",
 }

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from nst_jax.cli.names import check_apart, check_suffix
+from nst_jax.color import to_oklab
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit
 from nst_jax.io.arrays import rounded
@@ -83,7 +84,7 @@ class Frames:
 
         Between the frames of the run the film fades.
         """
-        seen = map(_perceived, self._frames)
+        seen = (np.asarray(to_oklab(frame / np.float32(255))) for frame in self._frames)
         changes = [float(np.abs(b - a).mean()) for a, b in itertools.pairwise(seen)]
         so_far = np.concatenate([[0], np.cumsum(changes)])
         if not so_far[-1]:
@@ -98,27 +99,6 @@ class Frames:
         a, b = self._frames[first].astype(np.float32), self._frames[last]
         blend: Frame = np.rint(a + (place - first) * (b - a)).astype(np.uint8)
         return blend
-
-
-def _perceived(frame: Frame) -> Float[np.ndarray, "height width 3"]:
-    """Return the frame in Oklab (Björn Ottosson, 2020), whose distances are as seen."""
-    srgb = frame.astype(np.float32) / 255
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    cones = linear @ np.array(
-        [
-            [0.4122214708, 0.2119034982, 0.0883024619],
-            [0.5363325363, 0.6806995451, 0.2817188376],
-            [0.0514459929, 0.1073969566, 0.6299787005],
-        ]
-    )
-    lab: np.ndarray = np.cbrt(cones) @ np.array(
-        [
-            [0.2104542553, 1.9779984951, 0.0259040371],
-            [0.7936177850, -2.4285922050, 0.7827717662],
-            [-0.0040720468, 0.4505937099, -0.8086757660],
-        ]
-    )
-    return lab
 
 
 def save_timelapse(path: Path, film: Sequence[Frame]) -> str:

@@ -117,6 +117,9 @@ class Job(Protocol):
           before: the scale before.
         """
 
+    def shown(self, picture: Any) -> Any:
+        """Return the picture of a snapshot, in [0, 1], for one that is optimized."""
+
 
 class _Chunk(NamedTuple):
     """Some steps of a scale, made in one call.
@@ -167,7 +170,7 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
             parts = []
             snapshot = Snapshot(
                 step=done,
-                image=jnp.clip(picture, 0, 1),
+                image=job.shown(picture),
                 losses=losses,
                 finite=chunk.finite,
                 stuck=chunk.stuck,

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.config import Optimizer, ResolvedConfig
+from nst_jax.color import gray, gray_like, match_colors, with_colors
+from nst_jax.config import Config, Optimizer, ResolvedConfig
 from nst_jax.devices.sharding import spans_processes
 from nst_jax.geometry import Shape, resample, shape_of
 from nst_jax.network.vgg import VGG
@@ -29,6 +30,7 @@ class Painting(NamedTuple):
     config: ResolvedConfig
     schedule: Schedule
     devices: Sequence[Any]
+    colors: _Picture | None = None
 
     @property
     def steps(self) -> Sequence[int]:
@@ -65,6 +67,28 @@ class Painting(NamedTuple):
             before=before.state() if before else None,
         )
         return begin_scale(inputs), picture
+
+    def shown(self, picture: Any) -> Any:
+        """Return the picture with the colors that it gets; see `multiscale.Job`."""
+        picture = jnp.clip(picture, 0, 1)
+        if self.colors is None:
+            return picture
+        return with_colors(picture, _resized(self.colors, shape_of(picture)))
+
+
+def recolored(
+    content: _Picture, styles: Sequence[_Style], start: _Style | None, config: Config
+) -> tuple[_Picture, list[_Style], _Style | None]:
+    """Return the content, the styles and the start as `Config.color` has them painted."""
+    match config.color:
+        case "style":
+            return content, list(styles), start
+        case "keep":
+            styles = [gray_like(style, content) for style in styles]
+            return gray(content), styles, None if start is None else gray(start)
+        case "match":
+            how = config.color_match
+            return content, [match_colors(style, content, how=how) for style in styles], start
 
 
 def _resized(image: _Style, shape: Shape) -> _Style:

@@ -107,6 +107,9 @@ class _Job(NamedTuple):
         scale = _ProblemScale(self.problem(shape), picture, before.state() if before else None)
         return scale, scale.picture()
 
+    def shown(self, picture: Any) -> Any:
+        return jnp.clip(picture, 0, 1)
+
 
 class _ProblemScale:
     """A scale that a minimizer computes; see `Scale`."""

@@ -21,7 +21,7 @@ from nst_jax.network.activations import match_activations
 from nst_jax.network.vgg import VGG, freeze, parameters, recast
 from nst_jax.scale.tiled import check_tiled
 from nst_jax.transfer.multiscale import Adjust, EndScale, Pauses, Snapshot, snapshots
-from nst_jax.transfer.painting import Painting
+from nst_jax.transfer.painting import Painting, recolored
 from nst_jax.transfer.progress import SECONDS, with_progress
 from nst_jax.transfer.saver import Checkpoints, Saver
 from nst_jax.transfer.schedule import make_schedule
@@ -134,7 +134,10 @@ def stylize(
                 f"{', '.join(map(str, mesh))}; leave one of the two out"
             )
     frozen = freeze(network, taps=config.taps)
-    painting = Painting(content, styles, first, frozen, config, schedule, mesh)
+    colors = content if config.color == "keep" else None
+    painting = Painting(
+        *recolored(content, styles, first, config), frozen, config, schedule, mesh, colors
+    )
     if isinstance(checkpoints, str | os.PathLike):
         store = _open_store(checkpoints, painting, network, asked)
         run = _closing(store, snapshots(painting, pauses, Saver(store, checkpoint_seconds)))

@@ -102,7 +102,8 @@ def test_help_has_what_everyone_needs_and_all_has_everything(capsys):
         if field.metadata.get("flag"):
             assert f"--{field.name.replace('_', '-')}" in every
     assert re.findall(r"^settings: (.*):$", everything, re.M) == [
-        *("size and scales", "optimization", "losses", "first picture", "network and numbers")
+        *("size and scales", "optimization", "losses", "colors", "first picture"),
+        "network and numbers",
     ]
 
 
