@@ -38,12 +38,13 @@ def to_oklab(srgb: Float[Array | np.ndarray, "*image 3"]) -> Float[Array, "*imag
     """
     color = jnp.asarray(srgb)
     linear = jnp.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
-    return jnp.cbrt(linear @ _CONES) @ _OPPONENT
+    return _times(jnp.cbrt(_times(linear, _CONES)), _OPPONENT)
 
 
 def from_oklab(lab: Float[Array, "*image 3"]) -> Float[Array, "*image 3"]:
     """Invert `to_oklab`; colors that sRGB lacks are clipped to [0, 1]."""
-    linear = jnp.clip((lab @ np.linalg.inv(_OPPONENT)) ** 3 @ np.linalg.inv(_CONES), 0, 1)
+    cones = _times(lab, np.linalg.inv(_OPPONENT)) ** 3
+    linear = jnp.clip(_times(cones, np.linalg.inv(_CONES)), 0, 1)
     return jnp.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
@@ -110,8 +111,15 @@ def match_colors(
         new_root *= np.where((root * new_root).sum(-2, keepdims=True) < 0, -1, 1)
     transform = new_root @ np.linalg.inv(root)
     centered = image - jnp.asarray(mean, image.dtype)
-    moved = centered @ jnp.asarray(np.swapaxes(transform, -1, -2), image.dtype)[..., None, :, :]
+    moved = _times(centered, np.swapaxes(transform, -1, -2)[..., None, :, :])
     return jnp.clip(moved + jnp.asarray(goal, image.dtype), 0, 1)
+
+
+def _times(
+    colors: Float[Array, "*image 3"], matrix: Float[np.ndarray, "*batch 3 3"]
+) -> Float[Array, "*image 3"]:
+    """Return colors times a matrix, in the colors' type; accelerators would round more."""
+    return jnp.matmul(colors, jnp.asarray(matrix, colors.dtype), precision="highest")
 
 
 def _aligned(

@@ -18,7 +18,6 @@ from nst_jax.transfer.multiscale import Snapshot
 from nst_jax.transfer.pace import Left, TimeLeft
 from nst_jax.transfer.schedule import Schedule
 
-SECONDS = 1.0  # between snapshots
 _ON_ITS_WAY = 0.5  # seconds that the last message takes to a browser, at most
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from nst_jax.app.live import SECONDS as LIVE_SECONDS
 from nst_jax.app.live import Live
 from nst_jax.cli.beside import Beside, frame_steps
 from nst_jax.cli.console import (
@@ -213,7 +212,7 @@ def _paint(
         config=job.config,
         start=job.start,
         snapshot_every=_pause(job, options),
-        snapshot_seconds=LIVE_SECONDS if live else SECONDS,
+        snapshot_seconds=SECONDS,
         adjust=_adjust(job, options, live),
         devices=job.devices,
         checkpoints=store,

@@ -14,7 +14,7 @@ from nst_jax.transfer.multiscale import Snapshot
 from nst_jax.transfer.pace import TimeLeft, duration_text
 from nst_jax.transfer.schedule import Schedule
 
-SECONDS = 1.0  # between two updates, about
+SECONDS = 2.0  # between two updates, about; shorter calls to the device take more time
 _Show = Callable[[Snapshot[Losses], str], None]
 
 

@@ -81,7 +81,7 @@ def stylize(
         The folder of other images, weights or settings is refused. Or a store of your own.
       checkpoint_seconds: how often the state is saved, about.
       progress: whether to show the picture in place in a notebook, or a line on a terminal, at each
-        snapshot. Then `snapshot_seconds` is 1.0 by default.
+        snapshot. Then `snapshot_seconds` is 2.0 by default.
 
     Yields:
       Snapshots, the last one after all steps of all scales. If a loss is not finite, the snapshot
