@@ -117,7 +117,7 @@ def match_colors(
 
 def _times(
     colors: Float[Array, "*image 3"], matrix: Float[np.ndarray, "*batch 3 3"]
-) -> Float[Array, "*image 3"]:
+) -> Float[Array, "*both 3"]:
     """Return colors times a matrix, in the colors' type; accelerators would round more."""
     return jnp.matmul(colors, jnp.asarray(matrix, colors.dtype), precision="highest")
 
