@@ -23,7 +23,7 @@ OTHER = {"learning_rate": 0.01, "content_weight": 40.0, "style_weight": 0.25}
 @pytest.fixture(scope="module")
 def run():
     network = VGG19(rngs=nnx.Rngs(0), deepest="relu2_1")
-    content, style = np.random.default_rng(0).uniform(size=(2, 24, 32, 3)).astype(np.float32)
+    content, style = np.random.default_rng(0).uniform(size=(2, 48, 64, 3)).astype(np.float32)
 
     def last(config=CONFIG, **options):
         options = {"snapshot_every": 3} | options
@@ -44,7 +44,7 @@ def test_the_numbers_of_each_call_hold_for_its_steps(run):
         return OTHER if step >= 3 else {}
 
     adjusted, plain = run(adjust=adjust), run()
-    assert asked == [0, 3, 6, 9]
+    assert asked == [0, 3, 6, 9, 12, 15]
     np.testing.assert_array_equal(adjusted[0].image, plain[0].image)
     assert not np.array_equal(adjusted[1].image, plain[1].image)
     # From the first step on they make the run of another config, at both scales.
@@ -60,13 +60,17 @@ def test_other_numbers_compile_nothing(run):
 
 
 def test_in_tiles_too(run):
-    tiled = dataclasses.replace(CONFIG, tile=16)
+    tiled = dataclasses.replace(CONFIG, tile=16)  # the last scale has several tiles
     adjusted, other = run(tiled, adjust=lambda _: OTHER), dataclasses.replace(tiled, **OTHER)
     np.testing.assert_array_equal(totals(adjusted), totals(run(other)))
     # And back again.
     back = run(tiled, adjust=lambda step: OTHER if step < 3 else {})
     np.testing.assert_array_equal(back[0].image, adjusted[0].image)
     assert not np.array_equal(back[1].image, adjusted[1].image)
+    late = run(tiled, adjust=lambda step: OTHER if step >= 15 else {})  # at the last scale
+    plain = run(tiled)
+    np.testing.assert_array_equal(late[4].image, plain[4].image)
+    assert not np.array_equal(late[5].image, plain[5].image)
 
 
 @pytest.mark.parametrize(
