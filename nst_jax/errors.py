@@ -1,5 +1,6 @@
 """The exception for input that cannot be used."""
 
+import importlib
 from typing import Any, get_args
 
 
@@ -10,6 +11,17 @@ class InputError(ValueError):
     and what to do. The command line prints it, with flags for the names of settings, and exits with
     code 2.
     """
+
+
+def check_installed(flag: str, *modules: str, extra: str) -> None:
+    """Raise InputError if a module that a flag needs is missing; an extra installs it."""
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{flag} needs {error.name}, which is missing: pip install '.[{extra}]'"
+        ) from None
 
 
 def check_choice(name: str, value: object, allowed: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nst_jax.app.page import CSS
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, check_installed
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -28,12 +28,7 @@ def check_packages(flag: str) -> None:
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"{flag} needs {error.name}, which is missing: pip install '.[app]'"
-        ) from None
+    check_installed(flag, "gradio", extra="app")
 
 
 def opened(address: str) -> None:

@@ -186,8 +186,8 @@ class Studio:
 
 
 @contextlib.contextmanager
-def preview(options: JobOptions, asked: Config, output: Path) -> Iterator[Live | None]:
-    """Serve the page of --preview while a picture is painted; without the flag yield None.
+def preview(options: JobOptions, asked: Config, output: Path) -> Iterator[Live]:
+    """Serve the page of --preview while a picture is painted.
 
     Args:
       options: the options of the command.
@@ -197,9 +197,6 @@ def preview(options: JobOptions, asked: Config, output: Path) -> Iterator[Live |
     Raises:
       InputError: if a package is missing, or there are several processes.
     """
-    if not options.preview or options.dry_run:
-        yield None
-        return
     if jax.process_count() > 1:
         raise InputError("--preview is for one process; leave it out")
     check_packages("--preview")

@@ -1,6 +1,7 @@
 """The command line of the main job: `python main.py`, or `nst-jax` where it is installed."""
 
 import atexit
+import contextlib
 import gc
 import sys
 from collections.abc import Sequence
@@ -9,8 +10,7 @@ from pathlib import Path
 
 import jax
 
-from nst_jax.cli import app
-from nst_jax.cli.app import preview
+from nst_jax.app.live import Live
 from nst_jax.cli.batch import paint_many
 from nst_jax.cli.batch_plan import plan_job
 from nst_jax.cli.flags import exit_code
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if argv is None else argv
     if given[:1] == [APP]:
+        from nst_jax.cli import app
+
         return app.main(given[1:])
     options = parse_options(argv)
     if argv is None:
@@ -121,7 +123,12 @@ def _run_many(options: JobOptions, asked: Config) -> int:
 
 
 def _run_one(options: JobOptions, asked: Config, output: Path) -> int:
-    with preview(options, asked, output) as live:
+    page: contextlib.AbstractContextManager[Live | None] = contextlib.nullcontext()
+    if options.preview and not options.dry_run:
+        from nst_jax.cli.app import preview
+
+        page = preview(options, asked, output)
+    with page as live:
         code = paint(options, asked, output, live=live)
     launch.leave()
     return code

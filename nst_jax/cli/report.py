@@ -11,7 +11,7 @@ from PIL import Image
 
 from nst_jax.cli.names import check_suffix
 from nst_jax.cli.step_log import Row
-from nst_jax.errors import InputError
+from nst_jax.errors import check_installed
 from nst_jax.io.arrays import rounded
 from nst_jax.io.files import atomic_write, check_writable
 from nst_jax.io.images import load_image
@@ -24,13 +24,7 @@ def check_report(path: Path) -> None:
     """Raise InputError if `path` cannot be written, is no HTML, or a package is missing."""
     check_suffix("--report", path, _SUFFIXES)
     check_writable(path, what="the report")
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"--report needs {error.name}, which is missing: pip install '.[report]'"
-        ) from None
+    check_installed("--report", "jinja2", "matplotlib.figure", extra="report")
 
 
 def save_report(

@@ -117,6 +117,11 @@ def test_the_same_page_shows_a_run_of_the_command_line(folder):
         page.locator("#style_weight input[type=number]").fill("2")
         page.keyboard.press("Tab")
         page.wait_for_timeout(1500)
+        for _ in range(2):  # the steps under way, and steps that were begun after the change
+            before = status(page, "Painting")
+            page.wait_for_function(
+                "before => document.querySelector('#status').innerText != before", arg=before
+            )
         page.click("#stop")
         status(page, "Done")
         assert process.wait(60) == 0

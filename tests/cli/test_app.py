@@ -9,24 +9,20 @@ import numpy as np
 import pytest
 
 from commands import run
-from nst_jax import InputError, preset, save_image
+from nst_jax import InputError, preset
 from nst_jax.app.page import Wishes, base_numbers
 from nst_jax.cli import app
 from nst_jax.cli.app import AppOptions, Studio
 from nst_jax.cli.main import main
 from nst_jax.cli.manifest import read_manifest
-from nst_jax.weights import sources
 
 FEW = {"size": 24, "min_size": 17, "first_steps": 3, "steps": 4}
 LAYERS = {"style_layers": "relu1_1,relu2_1", "content_layers": "relu2_1"}
 
 
 @pytest.fixture
-def studio(tmp_path, monkeypatch, photographs, untrained):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "untrained_params", lambda *_: untrained)
-    for name, image in zip(("c.png", "s.png"), photographs, strict=True):
-        save_image(name, image)
+def studio(two_scales, tmp_path):
+    """A studio in the folder of `two_scales`."""
     (tmp_path / "pictures").mkdir()
     return Studio(AppOptions(weights="untrained"), tmp_path / "pictures")
 
