@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from nst_jax.color import ColorMatch
 from nst_jax.errors import InputError, choice_fault
-from nst_jax.geometry import Side
+from nst_jax.geometry import SIZES, Side, Size, plain_size
 from nst_jax.losses.regularizers import TotalVariation
 from nst_jax.losses.terms import ContentLoss, StyleLoss
 from nst_jax.network.activations import Activations
@@ -84,9 +84,8 @@ def _setting(default: Any, help: str, **metadata: Any) -> Any:
     """Return a dataclass field with its help text and its limits in the metadata.
 
     In the metadata `least`, `above`, `most` and `below` bound a number; `flag` says whether the
-    command line has a flag for the field, and `word` is a word that this flag takes in place of a
-    number; `only` names another setting, and its values for which this setting has an effect;
-    `live` says that the setting may change while a picture is painted.
+    command line has a flag for the field; `only` names another setting, and its values for which
+    this setting has an effect; `live` says that the setting may change while a picture is painted.
     """
     return field(default=default, metadata={"help": help, "flag": True, **metadata})
 
@@ -106,13 +105,13 @@ class Config:
       InputError: at construction, if a value is out of range.
     """
 
-    size: int = _setting(
+    size: Size = _setting(
         512,
-        "length in px of the side that --side names; max: the largest that fits in memory",
-        least=1,
-        word="max",
+        "length in px of the side that --side names; 1920x1080: as large as fits into this width "
+        "and height; 12MP: as large as so many megapixels allow; original: that of the content "
+        "image; max: the largest that fits in memory",
     )
-    side: Side = _setting("longest", "the side of the picture that --size sets")
+    side: Side = _setting("longest", "the side of the picture that --size sets, if in px")
     min_size: int = _setting(
         128, "lower limit of the first scale's longest side in px; 0: one scale only", least=0
     )
@@ -341,6 +340,11 @@ class Config:
 
     def check_given(self, names: Collection[str]) -> None:
         """Raise SettingError, an InputError, if a named setting has no effect beside the others."""
+        if "side" in names and not isinstance(self.size, int):
+            raise SettingError(
+                "side",
+                f" is for a size in px of one side, but the size is {self.size}; leave it out",
+            )
         for setting in dataclasses.fields(self):
             other, values = setting.metadata.get("only", ("", ("",)))
             chosen = getattr(self, other, "")
@@ -389,6 +393,10 @@ def _scalar(kinds: Any, value: Any) -> Any:
 _number = functools.partial(_scalar, int | float)
 
 
+def _size(value: Any) -> Size:
+    return plain_size(value if isinstance(value, str) else _scalar(int, value))
+
+
 def _parts(value: Any) -> Any:
     """Return the parts of a setting that has several: of a text, a mapping, a list or a tuple."""
     match value:
@@ -427,6 +435,7 @@ _KINDS: Mapping[Any, tuple[Callable[[Any], Any], str]] = {
     int: (functools.partial(_scalar, int), "a whole number"),
     float: (lambda value: float(_number(value)), "a number"),
     bool: (functools.partial(_scalar, bool), "True or False"),
+    Size: (_size, SIZES),
     tuple[float, ...]: (_shares, "numbers, as 2,1"),
     tuple[Layer, ...]: (
         lambda value: tuple(map(_layer, _parts(value))),
@@ -487,7 +496,7 @@ def checked(setting: "dataclasses.Field[Any]", value: Any) -> Any:
         _check_layers(setting.name, plain)
     elif isinstance(plain, tuple):
         _check_shares(setting.name, plain)
-    else:
+    elif setting.type != Size:
         _check_bounds(setting, plain)
     return plain
 

@@ -1,7 +1,11 @@
 """The sizes of pictures: proportions, the sizes of a run's scales, resampling, and borders."""
 
+import bisect
 import functools
 import itertools
+import math
+import re
+from decimal import Decimal
 from fractions import Fraction
 from typing import Literal
 
@@ -10,9 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nst_jax.errors import InputError
+
 Method = Literal["lanczos3", "cubic", "linear"]
 Side = Literal["longest", "shortest"]
 Shape = tuple[int, int]
+Size = int | str  # see `plain_size`
+SIZES = (  # more digits would overflow numbers of XLA
+    "px of one side as 512, WIDTHxHEIGHT as 1920x1080 (7 digits at most), megapixels as 12MP, "
+    "original or max"
+)
 
 
 def scales(height: int, width: int, *, min_size: int, factor: float | int) -> tuple[Shape, ...]:
@@ -50,16 +61,65 @@ def side_of(shape: Shape, side: Side) -> int:
     return max(shape) if side == "longest" else min(shape)
 
 
-def fit(height: int, width: int, size: int, *, side: Side = "longest") -> Shape:
-    """Return the shape of the same proportions that has one side of `size` px, the longest say.
+def plain_size(value: object) -> Size:
+    """Return a size as `fit` takes it: 512, "1920x1080", "12MP", "original" or "max".
 
-    It is exact for every whole number, and half a pixel is rounded to an even number of them.
+    Args:
+      value: in a text spaces, and the case of letters, do not matter.
+
+    Raises:
+      InputError: if it is none of these.
     """
-    given = side_of((height, width), side)
-    return (
-        max(1, round(Fraction(height * size, given))),
-        max(1, round(Fraction(width * size, given))),
-    )
+    known = isinstance(value, str) or type(value) is int  # True is an int, but no length
+    text = str(value).lower().replace("×", "x").replace(" ", "") if known else ""
+    if text in ("original", "max"):
+        return text
+    if re.fullmatch("0*[1-9][0-9]{0,6}", text):
+        return int(text)
+    if re.fullmatch("0*[1-9][0-9]{0,6}x0*[1-9][0-9]{0,6}", text):
+        return "x".join(str(int(side)) for side in text.split("x"))
+    if re.fullmatch(r"([0-9]{1,9}\.?[0-9]*|\.[0-9]+)mp", text) and (pixels := _pixels(text)):
+        return f"{Decimal(pixels) / 10**6:f}MP"
+    raise InputError(f"size is {value!r}; it must be {SIZES}")
+
+
+def _pixels(megapixels: str) -> int:
+    return int(Decimal(megapixels[:-2]) * 10**6)
+
+
+def fit(height: int, width: int, size: Size, *, side: Side = "longest") -> Shape:
+    """Return the (height, width) of a picture of some size, with the proportions of an image.
+
+    A number is the length of one side in px, "1920x1080" the width and the height in px that the
+    picture fits into, and "12MP" the millions of px that it has at most; it is as large as that
+    allows. "original" is the image's own size. Sides are rounded, half a pixel to an even number,
+    and have at least 1 px.
+
+    Args:
+      height: of the image, in px.
+      width: of the image, in px.
+      size: from `plain_size`.
+      side: the side that a number is the length of.
+
+    Raises:
+      InputError: for "max", which the memory decides.
+    """
+    match size:
+        case int():
+            ratio = Fraction(size, side_of((height, width), side))
+        case "original":
+            ratio = Fraction(1)
+        case "max":
+            raise InputError("size is max, which the main command alone finds; give a number of px")
+        case _ if size.endswith("MP"):
+            most = _pixels(size)
+            lengths = range(1, most + 1)
+            longest = bisect.bisect(lengths, most, key=lambda n: math.prod(fit(height, width, n)))
+            return fit(height, width, longest)
+        case _:
+            most_width, most_height = map(int, size.split("x"))
+            ratio = min(Fraction(most_width, width), Fraction(most_height, height))
+    return max(1, round(height * ratio)), max(1, round(width * ratio))
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "method"))

@@ -163,7 +163,7 @@ def test_tests_mirror_the_rooms():
 @pytest.mark.parametrize(
     ("name", "known"),
     [
-        ("geometry", set()),
+        ("geometry", {"errors"}),
         ("network", {"errors", "geometry", "linear"}),
         ("network.architecture", {"errors"}),
         ("losses", {"errors", "geometry", "linear", "io.arrays"}),

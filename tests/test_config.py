@@ -8,6 +8,7 @@ import pytest
 
 from nst_jax.config import Config, Layer, SettingError, layers
 from nst_jax.errors import InputError
+from nst_jax.geometry import SIZES
 
 LAYERS = "layers with weights, as relu1_1:256,relu2_1:64"
 
@@ -21,7 +22,7 @@ def test_settings_are_frozen_and_hashable():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("size", 0, "size is 0; it must be at least 1"),
+        *(("size", x, f"size is {x!r}; it must be {SIZES}") for x in (0, 1.5, True, "0x9", "0MP")),
         ("steps", -1, "steps is -1; it must be at least 1"),
         ("steps", 1.5, "steps is 1.5; it must be a whole number"),
         ("learning_rate", 0.0, "learning_rate is 0.0; it must be above 0"),
@@ -248,6 +249,11 @@ def test_a_resolved_config_leaves_nothing_to_be_chosen():
             lambda: Config(style_fit="stretch").check_given(["style_size"]),
             "style_size is for the style fit longest or shortest, but the style fit is stretch; ",
             "--style-size is for the style fit longest or shortest, but the style fit is stretch; ",
+        ),
+        (
+            lambda: Config(size="9x8").check_given(["side"]),
+            "side is for a size in px of one side, but the size is 9x8; leave it out",
+            "--side is for a size in px of one side, but the size is 9x8; leave it out",
         ),
     ],
 )

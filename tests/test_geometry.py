@@ -1,4 +1,6 @@
 import itertools
+import math
+from fractions import Fraction
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nst_jax.geometry import fit, resample, scales
+from nst_jax.errors import InputError
+from nst_jax.geometry import fit, plain_size, resample, scales
 
 
 def test_scales_are_those_of_the_program_that_they_come_from():
@@ -37,6 +40,76 @@ def test_fit_keeps_the_proportions():
     assert fit(4, 4000, 100) == (1, 100)
     assert fit(300, 400, 99, side="shortest") == (99, 132)
     assert fit(3, 10**17 + 1, 10**17 + 1)[1] == 10**17 + 1
+
+
+SIDES = st.integers(1, 5000)
+
+
+def check_proportions(shape, height, width):
+    """One ratio takes the sides to those of the shape, within half a pixel; all have 1 at least."""
+    sides = list(zip(shape, (height, width), strict=True))
+    least = max(Fraction(2 * new - 1, 2 * old) * (new > 1) for new, old in sides)
+    most = min(Fraction(2 * new + 1, 2 * old) for new, old in sides)
+    assert least <= most
+    assert min(shape) >= 1
+
+
+@given(SIDES, SIDES, SIDES, SIDES)
+def test_the_largest_picture_that_fits_into_a_width_and_a_height(height, width, high, wide):
+    shape = fit(height, width, f"{wide}x{high}")
+    check_proportions(shape, height, width)
+    assert shape[0] <= high
+    assert shape[1] <= wide
+    assert shape[0] == high or shape[1] == wide
+    assert fit(*shape, f"{wide}x{high}") == shape
+    assert shape == fit(width, height, f"{high}x{wide}")[::-1]
+
+
+@given(SIDES, SIDES, st.integers(1, 40_000_000))
+def test_the_largest_picture_of_so_many_megapixels(height, width, pixels):
+    shape = fit(height, width, plain_size(f"{pixels / 10**6:f}MP"))
+    check_proportions(shape, height, width)
+    assert math.prod(shape) <= pixels < math.prod(fit(height, width, max(shape) + 1))
+
+
+@given(SIDES, SIDES, SIDES, st.sampled_from(["longest", "shortest"]))
+def test_other_sizes(height, width, size, side):
+    assert fit(height, width, "original", side=side) == (height, width)
+    assert fit(height, width, f"{width}x{height}") == (height, width)
+    assert fit(height, width, f"{height * width / 10**6:f}MP") == (height, width)
+    shape = fit(height, width, size, side=side)
+    check_proportions(shape, height, width)
+    assert (max(shape) if side == "longest" else min(shape)) == size
+
+
+def test_the_largest_that_fits_in_memory_is_no_matter_of_proportions():
+    with pytest.raises(InputError, match="size is max, which the main command alone finds"):
+        fit(3, 4, "max")
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (512, 512),
+        ("0512", 512),
+        ("1920 X 1080", "1920x1080"),
+        ("1920×01080", "1920x1080"),
+        ("12.0 mp", "12MP"),
+        ("100MP", "100MP"),
+        (".1234567MP", "0.123456MP"),
+        ("0.000001MP", "0.000001MP"),
+        ("MAX", "max"),
+        ("Original", "original"),
+    ],
+)
+def test_a_size_has_one_plain_form(given, plain):
+    assert plain_size(given) == plain == plain_size(plain)
+
+
+@pytest.mark.parametrize("given", [0, "0", "9x0", "0MP", "9e9MP", "x", "9x9x9", "", 10**7, "٣MP"])
+def test_what_is_no_size_is_refused(given):
+    with pytest.raises(InputError, match="it must be px of one side as 512, WIDTHxHEIGHT as"):
+        plain_size(given)
 
 
 @pytest.mark.parametrize("method", ["lanczos3", "cubic", "linear"])

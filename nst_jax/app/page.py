@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _MOST = 768  # px; the longest side of the picture on the page
 _POINTS = 200  # most points of a curve
-_LEAST_SIZE = 64  # px
+_LEAST_SIZE, _USUAL_SIZE = 64, 512  # px
 # The settings whose sliders act while the picture forms: label, largest multiple of the preset's.
 _LIVE: Mapping[str, tuple[str, float]] = {
     "content_weight": ("Content weight", 5.0),
@@ -204,7 +204,7 @@ def _show_form(most_size: int, examples: Collection[Example]) -> _Form:
     )
     _offer(examples, content, styles)
     label = "Size: the longest side in px"
-    usual = min(Config().size, most_size)
+    usual = min(_USUAL_SIZE, most_size)
     return _Form(
         content,
         styles,

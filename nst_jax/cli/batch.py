@@ -44,8 +44,8 @@ from nst_jax.cli.sheet import save_sheet
 from nst_jax.config import ResolvedConfig
 from nst_jax.distributed.collectives import allgather_json, is_first, poll, post
 from nst_jax.errors import InputError
-from nst_jax.geometry import Shape, fit, resample
-from nst_jax.io.images import load_image, save_image
+from nst_jax.geometry import Shape, Size, fit, resample
+from nst_jax.io.images import image_shape, load_image, save_image
 from nst_jax.io.provenance import Provenance
 from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG
@@ -130,8 +130,8 @@ def _save_sheet(job: BatchJob, options: JobOptions, saved: Collection[Path]) -> 
 def _fit(largest: Planned, config: ResolvedConfig, options: JobOptions) -> ResolvedConfig:
     """Return the settings with which the largest picture fits into memory."""
 
-    def schedule_of(size: int) -> Schedule:
-        shape = fit(*largest.shape, size, side=config.side)
+    def schedule_of(size: Size) -> Schedule:
+        shape = fit(*image_shape(largest.picture.content), size, side=config.side)
         return make_schedule(shape, largest.schedule.last.styles, config)
 
     asked = options.asked()

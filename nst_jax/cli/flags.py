@@ -29,6 +29,7 @@ from nst_jax.config import (
     format_setting,
 )
 from nst_jax.errors import InputError
+from nst_jax.geometry import Size, plain_size
 from nst_jax.network.architecture import ARCHITECTURES
 from nst_jax.weights.converted_file import CONVERT_COMMAND, Weights
 from nst_jax.weights.download import Progress
@@ -60,7 +61,6 @@ def add_setting_flags(
     *,
     names: Collection[str] | None = None,
     base: Config | None = None,
-    words: bool = False,
 ) -> None:
     """Add flags for fields of `Config`; a flag that is not given stays out of the namespace.
 
@@ -68,7 +68,6 @@ def add_setting_flags(
       parser: takes the flags.
       names: names of the fields; by default all fields that have a flag.
       base: the settings that flags override; by default those of a preset.
-      words: whether a flag also takes the word that may replace its number, as in --size=max.
     """
     group: Any = None
     for setting in dataclasses.fields(Config):
@@ -90,13 +89,16 @@ def add_setting_flags(
                     help=text,
                 )
                 continue
-            group.add_argument(
+            own = group.add_mutually_exclusive_group() if setting.type == Size else group
+            own.add_argument(
                 flag,
-                type=_parse_with(setting, words=words),
+                type=_parse_with(setting),
                 default=argparse.SUPPRESS,
                 metavar=_METAVARS.get(setting.type) or "|".join(get_args(setting.type)),
                 help=text.replace("%", "%%"),
             )
+            if setting.type == Size and names is None:
+                _add_megapixels(own)
 
 
 def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
@@ -117,19 +119,17 @@ _GROUPS = {
 # The metavar of a setting by its type; other types are choices.
 _METAVARS: dict[Any, str] = {
     int: "N",
+    Size: "N|WxH|original|max",
     float: "F",
     tuple[Layer, ...]: "NAME[:F],…",
     tuple[float, ...]: "F,…",
 }
 
 
-def _parse_with(setting: "dataclasses.Field[Any]", *, words: bool) -> Callable[[str], Any]:
-    """Return a function from a flag's text to the checked value of the setting, or to its word."""
-    word = setting.metadata.get("word") if words else None
+def _parse_with(setting: "dataclasses.Field[Any]") -> Callable[[str], Any]:
+    """Return a function from a flag's text to the checked value of the setting."""
 
     def parse(text: str) -> Any:
-        if text == word:
-            return text
         value: Any = text
         if setting.type in (int, float):
             with contextlib.suppress(ValueError):  # the text itself is refused below
@@ -140,6 +140,27 @@ def _parse_with(setting: "dataclasses.Field[Any]", *, words: bool) -> Callable[[
             raise argparse.ArgumentTypeError(error.in_flags) from None
 
     return parse
+
+
+def _add_megapixels(group: Any) -> None:
+    """Add --megapixels, another way to give the size."""
+    group.add_argument(
+        "--megapixels",
+        dest="size",
+        type=_megapixels,
+        default=argparse.SUPPRESS,
+        metavar="F",
+        help="--megapixels=12 is --size=12MP",
+    )
+
+
+def _megapixels(text: str) -> Size:
+    try:
+        return plain_size(f"{text}MP")
+    except InputError:
+        raise argparse.ArgumentTypeError(
+            f"--megapixels is {text!r}; it must be a number above 0, as 12 or 0.5"
+        ) from None
 
 
 def in_flags(error: InputError) -> str:

@@ -54,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         ready = replayed(options) if options.replay else options
         if ready.save_config:
-            settings = {**plain_settings(ready.asked()), **ready.words}
-            save_settings(ready.save_config, ready.preset, settings)
+            save_settings(ready.save_config, ready.preset, plain_settings(ready.asked()))
         if not ready.content:
             return 0
         with lasting_inputs(ready) as lasting:
@@ -103,7 +102,7 @@ def _run(options: JobOptions) -> int:
 
 def _run_many(options: JobOptions, asked: Config) -> int:
     for flag, given, advice in (
-        ("--size=max", options.biggest, "give a number of px"),
+        ("--size=max", asked.size == "max", "give a number of px"),
         ("--output=-", options.output == STANDARD, "name a folder"),
         ("--log", options.log, "leave it out"),
         ("--preview", options.preview, "leave it out"),

@@ -80,7 +80,7 @@ class JobOptions:
     """The options of a command. Each field's flag is in its metadata.
 
     Attributes:
-      settings: the settings that were given, by name; the size may be "max".
+      settings: the settings that were given, by name.
       manifest_of: the manifest of the picture that is replayed; empty if there is none.
     """
 
@@ -232,23 +232,10 @@ class JobOptions:
     manifest_of: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def biggest(self) -> bool:
-        """Whether the size is the largest that fits into memory."""
-        return self._values().get("size") == "max"
-
-    @property
     def changes(self) -> Sequence[tuple[int, Mapping[str, float]]]:
         """The numbers that changed on the way of the picture that is replayed."""
         adjusted = self.manifest_of.get("adjusted", ())
         return [(step, checked_live(numbers)) for step, numbers in adjusted]
-
-    @property
-    def words(self) -> Mapping[str, str]:
-        """The settings that a word replaces, whose number is a choice of the machine."""
-        return {"size": "max"} if self.biggest else {}
-
-    def _values(self) -> dict[str, Any]:
-        return {**(self.config.settings if self.config else {}), **self.settings}
 
     def asked(self) -> Config:
         """Return the preset's settings, overridden by those of --config, and these by flags.
@@ -257,7 +244,7 @@ class JobOptions:
           InputError: if there is no such preset, or the setting of a flag has no effect beside the
             others.
         """
-        values = {name: x for name, x in self._values().items() if (name, x) != ("size", "max")}
+        values = {**(self.config.settings if self.config else {}), **self.settings}
         config = dataclasses.replace(preset(self.preset), **values)
         config.check_given(self.settings)
         return config
@@ -383,7 +370,7 @@ def make_parser(*, only: Collection[str] = ()) -> Parser:
             help="print the script that completes flags in a shell, and exit (extra completion)",
         )
     add_options(parser, JobOptions, only=only, titles=not only)
-    add_setting_flags(parser, names=only or None, words=True)
+    add_setting_flags(parser, names=only or None)
     return parser
 
 

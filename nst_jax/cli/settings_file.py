@@ -26,7 +26,7 @@ class SettingsFile(NamedTuple):
 
     Attributes:
       preset: the name of the preset, if the file names one.
-      settings: settings by name; they override those of the preset. The size may be "max".
+      settings: settings by name; they override those of the preset.
     """
 
     preset: str | None
@@ -98,8 +98,8 @@ def check_settings(given: Mapping[str, Any]) -> SettingsFile:
         setting = _SETTINGS.get(key.replace("_", "-"))
         if setting is None:
             near = difflib.get_close_matches(key, ["preset", *_SETTINGS], n=1)
+            near = ['size = "12MP"'] if key == "megapixels" else near
             advice = f"did you mean {near[0]}?" if near else "--save-config writes all there are"
             raise InputError(f"{key} is no setting; {advice}")
-        word = setting.metadata.get("word")
-        settings[setting.name] = value if word and value == word else checked(setting, value)
+        settings[setting.name] = checked(setting, value)
     return SettingsFile(preset, settings)

@@ -77,7 +77,7 @@ def paint(options: JobOptions, asked: Config, output: Path, *, live: Live | None
     devices = find_devices(options.devices)
     chosen = recall(options.checkpoint) if options.checkpoint else {}
     chosen = options.manifest_of.get("chosen", {}) | chosen
-    known, biggest = recalled(asked, chosen, biggest=options.biggest, devices=len(devices))
+    known = recalled(asked, chosen, devices=len(devices))
     config = resolve(known, devices=len(devices))
     with kept_programs(warn), jax.enable_x64(config.dtype == "float64"):
         job = load_job(
@@ -85,7 +85,6 @@ def paint(options: JobOptions, asked: Config, output: Path, *, live: Live | None
             output,
             config=config,
             may_remat=known.remat == "auto",
-            biggest=biggest,
             devices=devices,
         )
         return paint_one(job, options, live=live)
@@ -333,7 +332,7 @@ def _made_from(job: SingleJob, weights: Weights, options: JobOptions) -> Provena
         options.start_image,
         digest=lambda path: sha256_of(Path(path)),
     )
-    return provenance(options.asked(), weights=weights, **options.words) | images
+    return provenance(options.asked(), weights=weights) | images
 
 
 @contextlib.contextmanager

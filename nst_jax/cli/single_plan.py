@@ -16,7 +16,7 @@ from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import warn_from_first
 from nst_jax.config import Config, ResolvedConfig
 from nst_jax.errors import InputError
-from nst_jax.geometry import fit
+from nst_jax.geometry import Size, fit
 from nst_jax.io.images import check_output, image_shape, load_image
 from nst_jax.transfer.estimate import fit_to_memory
 from nst_jax.transfer.schedule import Schedule, make_schedule
@@ -42,7 +42,6 @@ def load_job(
     *,
     config: ResolvedConfig,
     may_remat: bool,
-    biggest: bool,
     devices: Sequence[Any],
 ) -> SingleJob:
     """Check everything that a user can get wrong before the work starts; load the images.
@@ -52,7 +51,6 @@ def load_job(
       output: the file to write.
       config: the settings.
       may_remat: see `fit_to_memory`.
-      biggest: whether to paint the largest picture that fits into memory.
       devices: the devices that compute.
 
     Raises:
@@ -67,12 +65,12 @@ def load_job(
             raise InputError(f"--output {output} is the input image {path}; name another file")
     content_shape, *style_shapes = map(image_shape, (content, *styles))
 
-    def schedule_of(size: int) -> Schedule:
+    def schedule_of(size: Size) -> Schedule:
         shape = fit(*content_shape, size, side=config.side)
         return make_schedule(shape, style_shapes, config)
 
     config, schedule = fit_to_memory(
-        schedule_of, config=config, may_remat=may_remat, biggest=biggest, devices=len(devices)
+        schedule_of, config=config, may_remat=may_remat, devices=len(devices)
     )
     last = schedule.last
     ineffective = options.settings.keys() & {"steps", "first_steps"} == {"steps"}
@@ -94,9 +92,7 @@ def load_job(
     )
 
 
-def recalled(
-    config: Config, chosen: Mapping[str, Any], *, biggest: bool, devices: int
-) -> tuple[Config, bool]:
+def recalled(config: Config, chosen: Mapping[str, Any], *, devices: int) -> Config:
     """Return the settings, with the choices that the machine of an earlier run has made.
 
     So a run goes on with the arithmetic that it began with, on another machine too. Two choices may
@@ -106,17 +102,11 @@ def recalled(
     Args:
       config: the settings before `Config.resolve`.
       chosen: the choices, from a checkpoint folder or a manifest.
-      biggest: whether the size is a choice of the machine.
       devices: number of devices that the picture is spread over.
-
-    Returns:
-      The settings, and whether the size is still to be chosen.
     """
-    auto = {name for name in CHOSEN if getattr(config, name) == "auto"}
-    wanted = (auto | {"size"} if biggest else auto) & chosen.keys()
+    wanted = {name for name in CHOSEN if getattr(config, name) in ("auto", "max")} & chosen.keys()
     if devices > 1 and chosen.get("conv") == "winograd":
         wanted.discard("conv")
     if chosen.get("remat") == "none":
         wanted.discard("remat")
-    config = dataclasses.replace(config, **{name: chosen[name] for name in wanted})
-    return config, biggest and "size" not in wanted
+    return dataclasses.replace(config, **{name: chosen[name] for name in wanted})

@@ -36,7 +36,7 @@ from nst_jax.crosscheck.ladder import Record
 from nst_jax.devices.backend import device_name, resolve
 from nst_jax.devices.compilation_cache import kept_programs
 from nst_jax.errors import InputError
-from nst_jax.geometry import shape_of
+from nst_jax.geometry import fit, shape_of
 from nst_jax.io.files import atomic_write, check_writable
 from nst_jax.io.images import draw_image, load_image
 from nst_jax.presets import preset
@@ -208,7 +208,7 @@ def _images(flags: argparse.Namespace, config: Config) -> tuple[np.ndarray, np.n
     if flags.content:
         content = load_image(flags.content, size=config.size, side=config.side)
     else:
-        content = draw_image(0, config.size * 3 // 4, config.size)
+        content = draw_image(0, *fit(3, 4, config.size, side=config.side))
     height, width = content.shape[:2]
     style = load_image(flags.style, shape=(height, width)) if flags.style else None
     style = draw_image(1, height, width) if style is None else style

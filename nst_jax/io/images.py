@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from PIL import ExifTags, Image
 
 from nst_jax.errors import InputError
-from nst_jax.geometry import Side, fit, side_of
+from nst_jax.geometry import Side, Size, fit, plain_size
 from nst_jax.io.arrays import check_values, rounded
 from nst_jax.io.colors import to_srgb
 from nst_jax.io.decoding import Source, StrPath, name_of, opened, read, reason_of
@@ -36,7 +36,7 @@ WRITABLE_SUFFIXES = tuple(_FORMATS)
 def load_image(
     source: Source,
     *,
-    size: int | None = None,
+    size: Size | None = None,
     side: Side = "longest",
     shape: tuple[int, int] | None = None,
     enlarge: bool = True,
@@ -51,30 +51,33 @@ def load_image(
 
     Args:
         source: The image file: its path, its bytes, or an open binary file, read from its position.
-        size: Length of one side in pixels; the aspect ratio is kept.
-        side: Which side has this length.
+        size: Length of one side in pixels, or the pixels that the image fits into, as "1920x1080"
+            (width and height) or "12MP" (megapixels); the aspect ratio is kept.
+        side: Which side a length is that of.
         shape: Exact (height, width) in pixels instead; the aspect ratio is not kept.
         enlarge: Whether `size` may enlarge the image.
 
     Raises:
         InputError: The file cannot be read, is damaged or no image, has more pixels than Pillow's
-            limit, or holds numbers without a known white; `size` and `shape` are both given, not
-            whole, below 1, or too large.
+            limit, or holds numbers without a known white; `size` and `shape` are both given, no
+            size, not whole, below 1, or too large.
     """
     name = name_of(source)
     if size is not None and shape is not None:
         raise InputError(f"cannot load {name}: give size or shape, not both")
-    if size is not None and not _is_side(size):
-        raise InputError(f"cannot load {name}: size must be whole pixels, at least 1, not {size!r}")
     if shape is not None and not (len(shape) == 2 and all(map(_is_side, shape))):
         raise InputError(
             f"cannot load {name}: shape must be (height, width), both whole pixels, at least 1, "
             f"not {shape!r}"
         )
     image = to_srgb(read(source, name), name)
-    if size is not None and not enlarge:
-        size = min(size, side_of(image.size, side))
-    pixels = _resized(image, size, side, shape, name)
+    if size is not None:
+        try:
+            shape = fit(image.height, image.width, plain_size(size), side=side)
+        except InputError as error:
+            raise InputError(f"cannot load {name}: {error}") from None
+        shape = shape if enlarge else min(shape, (image.height, image.width))
+    pixels = _resized(image, shape, name) if shape else image
     return np.asarray(pixels, dtype=np.float32) / 255
 
 
@@ -183,16 +186,8 @@ def draw_image(seed: int, height: int, width: int) -> Float[np.ndarray, "height 
     return np.clip(0.5 + image, 0, 1).astype(np.float32)
 
 
-def _resized(
-    image: Image.Image, size: int | None, side: Side, shape: tuple[int, int] | None, name: str
-) -> Image.Image:
-    """Resize to exactly `shape`, or to a side of `size`, or not at all."""
-    if shape is not None:
-        height, width = shape
-    elif size is not None:
-        height, width = fit(image.height, image.width, size, side=side)
-    else:
-        return image
+def _resized(image: Image.Image, shape: tuple[int, int], name: str) -> Image.Image:
+    height, width = shape
     # The limit above which Pillow refuses to open an image.
     limit = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else width * height
     if width * height > limit:

@@ -20,7 +20,7 @@ from nst_jax.config import Config, ResolvedConfig
 from nst_jax.devices.backend import default_device, resolve
 from nst_jax.devices.sharding import rows_of_a_device
 from nst_jax.errors import InputError
-from nst_jax.geometry import Shape
+from nst_jax.geometry import Shape, Size
 from nst_jax.network.vgg import Remat, freeze
 from nst_jax.scale.ahead_of_time import blank_network, compile_step, compile_window_gradient
 from nst_jax.scale.interface import ScaleInputs
@@ -38,6 +38,7 @@ _RESERVE = 0.05
 # Bytes for each pixel, more than twice what any program of ours takes (docs/scaling.md). Where they
 # fit, no program is analyzed.
 _BOUND = 6000
+_LEAST_SIZE = 256  # px; the smallest size whose program is analyzed to find the largest that fits
 
 
 class Need(NamedTuple):
@@ -158,12 +159,12 @@ def surely_fits(shape: Shape, config: ResolvedConfig, *, batch: int = 1) -> bool
     """Say, without compiling anything, whether a run needs so little that it fits in any case."""
     pairs = 2 * config.memory_size if config.optimizer != "adam" else 0
     wide = 2 if config.dtype == "float64" else 1
-    count = int(wide * batch * np.prod(shape) * (_BOUND + 12 * pairs))
+    count = wide * batch * math.prod(shape) * (_BOUND + 12 * pairs)
     return fits(Need(2 * count, _PROCESS_BYTES), free_memory())
 
 
 def largest(
-    need_of: Callable[[int], Need], *, free: Need, least: int = 256, most: int = 2**15
+    need_of: Callable[[int], Need], *, free: Need, least: int = _LEAST_SIZE, most: int = 2**15
 ) -> int:
     """Return the largest size in px, about, that fits; 0 if none does.
 
@@ -190,11 +191,10 @@ def largest(
 
 
 def fit_to_memory(
-    schedule_of: Callable[[int], Schedule],
+    schedule_of: Callable[[Size], Schedule],
     *,
     config: ResolvedConfig,
     may_remat: bool,
-    biggest: bool = False,
     batch: int = 0,
     devices: int = 1,
 ) -> tuple[ResolvedConfig, Schedule]:
@@ -204,9 +204,8 @@ def fit_to_memory(
 
     Args:
       schedule_of: takes a size to the schedule of a picture of that size.
-      config: the settings.
+      config: the settings; the size "max" becomes the largest number of px that fits.
       may_remat: whether the maps between two poolings may be computed twice.
-      biggest: take the largest size that fits in place of the config's.
       batch: see `estimate_memory`.
       devices: see `estimate_memory`.
 
@@ -219,17 +218,17 @@ def fit_to_memory(
     free = free_memory()
     ways: list[Remat] = ["none", "blocks"] if may_remat else [config.remat]
 
-    def need_of(size: int, remat: Remat) -> Need:
+    def need_of(size: Size, remat: Remat) -> Need:
         plan, way = schedule_of(size).last, replace(config, remat=remat)
         return need(plan, config=way, batch=batch, devices=devices)
 
-    if biggest:
+    if config.size == "max":
         sizes = {way: largest(functools.partial(need_of, remat=way), free=free) for way in ways}
         way = max(ways, key=lambda way: sizes[way])
         if sizes[way]:
             return replace(config, size=sizes[way], remat=way), schedule_of(sizes[way])
-        shape = schedule_of(config.size).last.shape
-        raise InputError(refusal(0, shape, need_of(config.size, ways[0]), free))
+        shape = schedule_of(_LEAST_SIZE).last.shape
+        raise InputError(refusal(0, shape, need_of(_LEAST_SIZE, ways[0]), free))
     schedule = schedule_of(config.size)
     if surely_fits(schedule.last.shape, config, batch=max(1, batch)):
         return replace(config, remat=ways[0]), schedule

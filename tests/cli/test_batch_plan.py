@@ -264,6 +264,24 @@ def test_a_folder_is_made_only_when_there_is_a_picture(folder):
     check_folder(Path(), ["photos/f10.png"])
 
 
+@pytest.mark.parametrize(
+    ("size", "shapes"),
+    [
+        ("original", [(30, 40), (60, 20)]),
+        ("80x60", [(60, 80), (60, 20)]),
+        ("0.0012MP", [(30, 40), (60, 20)]),
+        (20, [(15, 20), (20, 7)]),
+    ],
+)
+def test_each_content_has_its_own_size(tmp_path, size, shapes):
+    contents = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for path, shape in zip(contents, [(30, 40), (60, 20)], strict=True):
+        save_image(path, np.zeros((*shape, 3), np.float32))
+    options = JobOptions(content=contents, style=contents[:1], output=str(tmp_path / "out"))
+    config = Config(size=size, style_layers=layers("relu2_1"), content_layers=())
+    assert [each.shape for each in plan_job(options, config, warn=print).todo] == shapes
+
+
 @pytest.mark.parametrize("fit", ["longest", "shortest", "stretch"])
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 def test_styles_have_the_shape_that_is_foreseen(tmp_path, photographs, fit, scale):

@@ -78,6 +78,20 @@ def test_a_replay_gives_the_same_bytes(job, capfd, suffix):
     assert Path(f"a_replay.{suffix}").read_bytes() == Path(f"a.{suffix}").read_bytes()
 
 
+def test_a_size_that_is_no_number_is_replayed_and_dried(job, capfd):
+    content = load_image("in/c.png")
+    flags = [flag for flag in job if not flag.startswith("--size")]
+    assert run([*flags, "--size=24x18", "--quiet"]) == 0
+    shape = load_image("stylized.png").shape
+    assert shape == load_image("in/c.png", size="24x18").shape
+    assert (max(shape[0] / 18, shape[1] / 24), shape[0] < content.shape[0]) == (1, True)
+    assert run(["--replay=stylized.png", "--inputs=in", "--weights=untrained"]) == 0
+    assert "the same bytes as stylized.png\n" in capfd.readouterr().out
+    assert read_manifest(Path("stylized.png"))["made from"]["size"] == "24x18"
+    assert run([*flags, "--size=original", "--dry-run"]) == 0
+    assert f", {content.shape[1]}x{content.shape[0]} px\n" in capfd.readouterr().out
+
+
 def test_a_replay_ends_where_the_picture_was_stopped(job, capfd):
     assert run([*job, "--save-every=5", "--output=a.png", "--quiet"]) == 0
     assert run(["--replay=a_5.png", "--inputs=in", "--weights=untrained"]) == 0

@@ -10,6 +10,7 @@ from nst_jax import PRESETS, Config
 from nst_jax.cli.flags import exit_code
 from nst_jax.cli.options import JobOptions, parse_options
 from nst_jax.config import format_setting
+from nst_jax.geometry import SIZES
 
 IMAGES = ["--content=a", "--style=b"]
 
@@ -18,7 +19,6 @@ def test_without_flags_the_options_have_their_defaults():
     options = parse_options(IMAGES)
     assert options == JobOptions(content=["a"], style=["b"])
     assert options.asked() == Config()
-    assert not options.biggest
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.quiet = True
 
@@ -40,7 +40,8 @@ def test_a_preset_written_as_flags_is_the_preset(name):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--size=1.5", "--size is '1.5'; it must be a whole number"),
+        ("--size=1.5", f"--size is '1.5'; it must be {SIZES}"),
+        ("--megapixels=0", "--megapixels is '0'; it must be a number above 0, as 12 or 0.5"),
         ("--learning-rate=0", "--learning-rate is 0.0; it must be above 0"),
         ("--pooling=mean", "--pooling is 'mean'; allowed are average, max, l2"),
         ("--style-blend=one", "--style-blend is 'one'; it must be numbers, as 2,1"),
@@ -75,6 +76,24 @@ def test_a_mistake_names_its_flag_once(flag, said, capsys):
 def test_a_mistake_in_the_settings_together_names_their_flag(flags, said, capsys):
     assert exit_code("nst-jax", lambda: parse_options([*IMAGES, *flags]).asked()) == 2
     assert capsys.readouterr().err.startswith(f"nst-jax: error: {said}")
+
+
+@pytest.mark.parametrize(
+    ("flag", "size"),
+    [
+        ("--size=64", 64),
+        ("--size=1920X1080", "1920x1080"),
+        ("--size=original", "original"),
+        ("--size=12.50mp", "12.5MP"),
+        ("--megapixels=12.50", "12.5MP"),
+        ("--megapixels=.5", "0.5MP"),
+    ],
+)
+def test_a_size_as_people_say_it(flag, size, capsys):
+    assert parse_options([*IMAGES, flag]).asked() == Config(size=size)
+    with pytest.raises(SystemExit):
+        parse_options([*IMAGES, flag, "--size=9", "--megapixels=2"])
+    assert re.search(r"--(size|megapixels): not allowed with argument --", capsys.readouterr().err)
 
 
 def test_a_setting_is_read_from_its_text_as_from_python(unchecked):

@@ -338,10 +338,10 @@ def test_a_run_goes_on_with_what_was_chosen_for_it(job, capfd, monkeypatch):
     flags = [*job, "--steps=6", "--save-every=2", "--output=o.png", "--size=max", "--checkpoint=c"]
     seen, now = [], {"size": 40, "remat": "blocks"}
 
-    def fit_to_memory(schedule_of, *, config, may_remat, biggest, **__):
+    def fit_to_memory(schedule_of, *, config, may_remat, **__):
         asked = "auto" if may_remat else config.remat
-        seen.append(("max" if biggest else config.size, config.conv, asked))
-        size = now["size"] if biggest else config.size
+        seen.append((config.size, config.conv, asked))
+        size = now["size"] if config.size == "max" else config.size
         remat = now["remat"] if may_remat else config.remat
         return dataclasses.replace(config, size=size, remat=remat), schedule_of(size)
 
@@ -381,18 +381,16 @@ def test_what_this_machine_cannot_do_is_not_recalled(tmp_path):
     about = {"fingerprint": {}, "chosen": chosen}
     (tmp_path / "job.json").write_text(json.dumps(about))
 
-    def recalled(config, *, biggest=False, devices=1):
-        found, left = single_plan.recalled(
-            config, recall(tmp_path), biggest=biggest, devices=devices
-        )
-        return found.size, found.precision, found.conv, found.remat, left
+    def recalled(config, devices=1):
+        found = single_plan.recalled(config, recall(tmp_path), devices=devices)
+        return found.size, found.precision, found.conv, found.remat
 
     auto, given = Config(), Config(precision="float32", conv="direct", remat="blocks", size=50)
-    assert recalled(auto) == (auto.size, "bfloat16", "winograd", "auto", False)
-    assert recalled(auto, devices=2) == (auto.size, "bfloat16", "auto", "auto", False)
-    assert recalled(auto, biggest=True) == (64, "bfloat16", "winograd", "auto", False)
-    assert recalled(given) == (50, "float32", "direct", "blocks", False)
-    assert single_plan.recalled(auto, {}, biggest=True, devices=1) == (auto, True)
+    assert recalled(auto) == (auto.size, "bfloat16", "winograd", "auto")
+    assert recalled(auto, devices=2) == (auto.size, "bfloat16", "auto", "auto")
+    assert recalled(Config(size="max")) == (64, "bfloat16", "winograd", "auto")
+    assert recalled(given) == (50, "float32", "direct", "blocks")
+    assert single_plan.recalled(auto, {}, devices=1) == auto
 
 
 @pytest.mark.usefixtures("_orbax")

@@ -58,8 +58,8 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset():
     assert other.preset == "pytorch"
     assert (other.asked().style_weight, other.asked().beta1) == (7, 0.5)
     Path("f.toml").write_text('size = "max"\n')
-    assert parse_options([*IMAGES, "--config=f.toml"]).biggest
-    assert not parse_options([*IMAGES, "--config=f.toml", "--size=9"]).biggest
+    assert parse_options([*IMAGES, "--config=f.toml"]).asked().size == "max"
+    assert parse_options([*IMAGES, "--config=f.toml", "--megapixels=9"]).asked().size == "9MP"
 
 
 def test_settings_of_a_file_that_have_no_effect_are_no_mistake():
@@ -72,8 +72,9 @@ def test_saving_alone_and_beside_a_job(capfd):
     assert run(["--save-config=f.toml", "--preset=pytorch", "--size=99"]) == 0
     assert tomllib.loads(Path("f.toml").read_text())["size"] == 99
     assert capfd.readouterr() == ("", "")
-    assert run(["--save-config=f.toml", "--size=max"]) == 0
-    assert settings_flag("f.toml").settings["size"] == "max"
+    for size in ("max", "original", "1920x1080", "0.5MP"):
+        assert run(["--save-config=f.toml", f"--size={size}"]) == 0
+        assert settings_flag("f.toml").settings["size"] == size
     assert run(["--save-config=no/f.toml"]) == 2
     assert "create the folder" in capfd.readouterr().err
     assert run(["--save-config=f.toml", "--content=a"]) == 2
@@ -85,6 +86,7 @@ def test_saving_alone_and_beside_a_job(capfd):
     [
         ("stile-weight = 3", "stile-weight is no setting; did you mean style-weight?"),
         ("zzz = 3", "zzz is no setting; --save-config writes all there are"),
+        ("megapixels = 3", 'megapixels is no setting; did you mean size = "12MP"?'),
         ("presets = 'crowson'", "presets is no setting; did you mean preset?"),
         ("preset = ['crowson']", "preset is ['crowson']; allowed are default, pytorch"),
         ("steps = " + "[" * 100_000, "it is not TOML: "),
