@@ -226,7 +226,7 @@ def _wishes(
     *multiples: float,
 ) -> Wishes:
     """Return what the form and the sliders say."""
-    settings: dict[str, Any] = {"size": int(size), "style_scale": style_scale}
+    settings: dict[str, Any] = {"size": int(size), "side": "longest", "style_scale": style_scale}
     settings |= _multiplied(base_numbers(preset(name)), multiples)
     if shares.strip():
         settings["style_blend"] = shares

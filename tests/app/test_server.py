@@ -1,5 +1,6 @@
 """The page as a program sees it: one process, and Gradio's own client."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,8 +11,10 @@ import urllib.request
 
 import pytest
 
-from nst_jax import save_image
+from nst_jax import PRESETS, save_image
+from nst_jax.app.page import _wishes
 from nst_jax.cli.manifest import read_manifest
+from nst_jax.geometry import fit
 from package import ROOT
 from page import serving
 from ports import free_port
@@ -83,3 +86,10 @@ def test_it_paints_and_keeps_its_limits_and_leaves_nothing(folder):
         assert process.wait(60) == 0
         assert not [name for name in os.listdir(folder) if name.startswith("nst-jax-")]
         assert "REACHES OUT" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_size_on_the_page_is_the_longest_side_whatever_the_preset(name):
+    wishes = _wishes("c.png", [("s.png", None)], "", name, 96.0, 1.0, 1.0, 1.0, 1.0)
+    config = dataclasses.replace(PRESETS[name], **wishes.settings)
+    assert fit(30, 90, config.size, side=config.side) == (32, 96)
