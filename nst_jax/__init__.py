@@ -7,6 +7,7 @@ parts alone wait for nothing else.
 import importlib
 import typing
 
+from nst_jax.color import match_colors as match_colors
 from nst_jax.config import Config as Config
 from nst_jax.config import Layer as Layer
 from nst_jax.config import layers as layers

@@ -1,13 +1,17 @@
 """Colors as one sees them, and the colors of one image moved to those of another."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nst_jax.errors import InputError
+
 ColorMatch = Literal["symmetric", "cholesky", "pca"]
+_Moments = tuple[Float[np.ndarray, "*batch 1 1 3"], Float[np.ndarray, "*batch 3 3"]]
 
 # Björn Ottosson, "A perceptual color space for image processing" (2020): linear sRGB to the cones'
 # responses, and their cube roots to lightness and the two opponent colors.
@@ -81,9 +85,10 @@ def with_colors(
 
 
 def match_colors(
-    image: Float[Array, "*batch _ _ 3"],
-    like: Float[Array, "*like _ _ 3"],
+    image: Float[Array | np.ndarray, "*batch _ _ 3"],
+    like: Float[Array | np.ndarray, "*_ _ _ 3"] | Sequence[Float[Array | np.ndarray, "*_ _ _ 3"]],
     *,
+    shares: Sequence[float] = (),
     how: ColorMatch = "symmetric",
 ) -> Float[Array, "*both _ _ 3"]:
     """Move the colors of an image linearly, so that their mean and covariance are those of another.
@@ -93,6 +98,8 @@ def match_colors(
     Args:
       image: sRGB in [0, 1].
       like: sRGB in [0, 1], of any size; each of a batch is for its own image, or for the only one.
+        A list or a tuple of images stands for the mixture of their colors, as in a collage.
+      shares: of the images in the mixture, one for each; equal if not given.
       how: which root. symmetric: A = Φ^½ Σ^-½; cholesky: A = L M⁻¹ with Φ = L Lᵀ, Σ = M Mᵀ; pca: A
         maps the principal axes of Σ to those of Φ, in the order of their variances, and in the
         direction that turns them less.
@@ -100,19 +107,27 @@ def match_colors(
     Returns:
       sRGB, clipped to [0, 1].
 
+    Raises:
+      InputError: if the shares are not one for each image.
+
     Source: Gatys et al., arXiv 1606.05897, section 3 (symmetric and cholesky there); also arXiv
     1611.07865. Deviation: to both covariances 1e-4 is added on the diagonal.
     """
-    image, like = _aligned(image, like)
-    mean, covariance = _moments(image)
-    goal, wanted = _moments(like)
+    others: list[Any] = list(like) if isinstance(like, list | tuple) else [like]
+    if shares and len(shares) != len(others):
+        raise InputError(
+            f"there are {len(shares)} shares for {len(others)} images; give one for each"
+        )
+    moved, *others = _aligned(jnp.asarray(image), *others)
+    mean, covariance = _moments(moved)
+    goal, wanted = _mixed(list(map(_moments, others)), shares or [1.0] * len(others))
     root, new_root = _root(covariance, how), _root(wanted, how)
     if how == "pca":  # an axis has two directions; the one is taken that turns colors less
         new_root *= np.where((root * new_root).sum(-2, keepdims=True) < 0, -1, 1)
     transform = new_root @ np.linalg.inv(root)
-    centered = image - jnp.asarray(mean, image.dtype)
-    moved = _times(centered, np.swapaxes(transform, -1, -2)[..., None, :, :])
-    return jnp.clip(moved + jnp.asarray(goal, image.dtype), 0, 1)
+    moved = moved - jnp.asarray(mean, moved.dtype)
+    moved = _times(moved, np.swapaxes(transform, -1, -2)[..., None, :, :])
+    return jnp.clip(moved + jnp.asarray(goal, moved.dtype), 0, 1)
 
 
 def _times(
@@ -122,23 +137,30 @@ def _times(
     return jnp.matmul(colors, jnp.asarray(matrix, colors.dtype), precision="highest")
 
 
-def _aligned(
-    one: Float[Array, "*batch _ _ 3"], other: Float[Array, "*other _ _ 3"]
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """Return both with as many axes, so that one image goes with each of a batch."""
-    axes = max(one.ndim, other.ndim)
-    return one[(None,) * (axes - one.ndim)], other[(None,) * (axes - other.ndim)]
+def _aligned(*images: Float[Array | np.ndarray, "*_ _ _ 3"]) -> list[Any]:
+    """Return all with as many axes, so that one image goes with each of a batch."""
+    axes = max(image.ndim for image in images)
+    return [image[(None,) * (axes - image.ndim)] for image in images]
 
 
-def _moments(
-    image: Float[Array, "*batch height width 3"],
-) -> tuple[Float[np.ndarray, "*batch 1 1 3"], Float[np.ndarray, "*batch 3 3"]]:
+def _moments(image: Float[Array | np.ndarray, "*batch height width 3"]) -> _Moments:
     """Return the mean and the covariance of an image's colors, in float64."""
     pixels = np.asarray(image, np.float64)
     mean = pixels.mean((-3, -2), keepdims=True)
     flat = (pixels - mean).reshape(*pixels.shape[:-3], -1, 3)
     covariance = np.swapaxes(flat, -1, -2) @ flat / flat.shape[-2]
     return mean, covariance + _LEAST * np.eye(3)
+
+
+def _mixed(moments: Sequence[_Moments], shares: Sequence[float]) -> _Moments:
+    """Return the mean and the covariance of the mixture of several images' colors."""
+    parts = [share / sum(shares) for share in shares]
+    mean: Any = sum(part * own for part, (own, _) in zip(parts, moments, strict=True))
+    covariance: Any = 0.0
+    for part, (own, around) in zip(parts, moments, strict=True):
+        apart = (own - mean)[..., 0, :, :]
+        covariance = covariance + part * (around + np.swapaxes(apart, -1, -2) @ apart)
+    return mean, covariance
 
 
 def _root(

@@ -48,7 +48,7 @@ def test_the_names():
         *("run_scales", "Problem", "resize_state", "resample", "scales"),
         *("describe_style", "perceptual_loss"),
         *("ARCHITECTURES", "CheckpointStore", "cached_executables", "cached_weights"),
-        "estimate_memory",
+        *("estimate_memory", "match_colors"),
     }
     assert nst_jax.load_image is not None
     with pytest.raises(AttributeError, match="no attribute 'paint'"):

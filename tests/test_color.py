@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
+from nst_jax import InputError
 from nst_jax.color import from_oklab, gray, gray_like, match_colors, to_oklab, with_colors
 
 HOW = ["symmetric", "cholesky", "pca"]
@@ -96,6 +97,25 @@ def test_gray_and_constant_images_give_numbers(images, how):
             np.testing.assert_allclose(moved.mean((0, 1)), np.mean(like, (0, 1)), atol=0.02)
     matched = match_colors(images[0], flat, how=how)
     assert np.ptp(matched, axis=(0, 1)).max() < 0.2
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("shares", [(), (1.0, 1.0), (2.0, 1.0), (0.0, 5.0), (1.0, 0.0)])
+def test_several_images_are_mixed_as_in_a_collage(images, how, shares):
+    """One image has all their pixels, each as often as its share says."""
+    image, like = images
+    other = like[::-1, :, ::-1] * jnp.asarray([[[0.3, 0.5, 0.9]]])
+    collage = [
+        x for x, n in zip((like, other), shares or (1, 1), strict=True) for _ in range(int(n))
+    ]
+    expected = match_colors(image, jnp.concatenate(collage), how=how)
+    found = match_colors(np.asarray(image), (like, np.asarray(other)), shares=shares, how=how)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_shares_are_one_for_each_image(images):
+    with pytest.raises(InputError, match="there are 2 shares for 1 images; give one for each"):
+        match_colors(*images, shares=(1.0, 2.0))
 
 
 def test_lightness_is_of_one_and_colors_of_the_other(images):
