@@ -26,10 +26,12 @@ from nst_jax.optimizers.averaging import Picture
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]
 Space = Literal["srgb", "normalized"]
-Color = Literal["style", "keep", "match"]
+Color = Literal["style", "keep", "match", "style-only"]
 Start = Literal["content", "noise", "gray", "style"]
 StyleFit = Literal["longest", "shortest", "stretch"]
 ComputeDType = Literal["float32", "bfloat16", "float64"]
+# The settings with an effect where no steps are made.
+_WITHOUT_STEPS = ("size", "side", "style_blend", "color", "color_match")
 # The first compute capability with matrix units for bfloat16 and TF32.
 _AMPERE = 8.0
 
@@ -192,12 +194,15 @@ class Config:
     color: Color = _setting(
         "style",
         "whose colors the picture gets; keep: the content's own, as the style acts on lightness "
-        "alone; match: the style's after they were moved to the content's, see --color-match",
+        "alone; match: the style's after they were moved to the content's, see --color-match; "
+        "style-only: the style's, and nothing else of it: the content's colors are moved to them, "
+        "without steps and without a network",
     )
     color_match: ColorMatch = _setting(
         "symmetric",
-        "linear map that moves the style's mean and covariance of colors to the content's",
-        only=("color", ("match",)),
+        "linear map that moves the mean and covariance of colors: of the style to the content's, "
+        "or with style-only of the content to the style's",
+        only=("color", ("match", "style-only")),
     )
     start: Start = _setting(
         "content", "first picture; style: noise with the mean and deviation of the style's colors"
@@ -345,6 +350,12 @@ class Config:
                 "side",
                 f" is for a size in px of one side, but the size is {self.size}; leave it out",
             )
+        for name in sorted(names) if self.color == "style-only" else ():
+            if name not in _WITHOUT_STEPS:
+                raise SettingError(
+                    name,
+                    " has no effect with the color style-only, which makes no steps; leave it out",
+                )
         for setting in dataclasses.fields(self):
             other, values = setting.metadata.get("only", ("", ("",)))
             chosen = getattr(self, other, "")

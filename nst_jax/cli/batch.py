@@ -74,9 +74,9 @@ def paint_many(
         job = skip_finished(job, made_from)
     faults = dict.fromkeys(job.faults, EXIT_USAGE)  # a file of several pictures has one line
     if not job.todo:
-        print_header(console, [("pictures", _count_text(job))])
-        faults |= _save_sheet(job, options, job.finished)
-        return _end(faults, len(job.finished))
+        print_header(console, [("pictures", count_text(job))])
+        faults |= save_sheet_of(job, options, job.finished)
+        return end(faults, len(job.finished))
 
     largest = max(job.todo, key=lambda each: math.prod(each.shape))
     config = _fit(largest, config, options)
@@ -86,7 +86,7 @@ def paint_many(
     if not weights:
         console.print("one picture of the largest size takes")
         print_estimate(console, largest.schedule, config)
-        return _end(faults, 1)
+        return end(faults, 1)
     warn_of_network(weights, options.preset)
     job.folder.mkdir(exist_ok=True)
     with stop_signals() as received:
@@ -107,8 +107,8 @@ def paint_many(
     warn_of_network(weights, options.preset)
     done, total = len(painter.saved), len(job.pictures)
     console.print(escape(f"done     {done} of {total} pictures are in {job.folder}"))
-    faults |= _save_sheet(job, options, painter.saved)
-    code = _end(faults, done)
+    faults |= save_sheet_of(job, options, painter.saved)
+    code = end(faults, done)
     if signum:
         how = " without --overwrite" if options.overwrite else ""
         warn_from_first(
@@ -118,7 +118,7 @@ def paint_many(
     return 128 + signum if signum else code
 
 
-def _save_sheet(job: BatchJob, options: JobOptions, saved: Collection[Path]) -> dict[str, int]:
+def save_sheet_of(job: BatchJob, options: JobOptions, saved: Collection[Path]) -> dict[str, int]:
     """Save the contact sheet of the finished pictures, if it was asked for; return its fault."""
     pictures = [picture for picture in job.pictures if picture.output in saved]
     if not (options.sheet and pictures and is_first()) or options.dry_run:
@@ -171,7 +171,7 @@ def _print_header(
     steps = job.asked.steps
     rows = [
         ("device", devices_text(devices)),
-        ("pictures", _count_text(job)),
+        ("pictures", count_text(job)),
         *(("size", text) for text in sizes),
         *([("weights", weights_text(weights))] if weights else []),
         ("recipe", f"preset {options.preset}, {job.asked.optimizer}"),
@@ -212,8 +212,8 @@ def _stop_signal(received: Sequence[int]) -> int:
     return poll("stop")
 
 
-def _end(faults: dict[str, int], done: int) -> int:
-    """Print the faults; return the exit code."""
+def end(faults: dict[str, int], done: int) -> int:
+    """Print the faults, which have exit codes; return that of a job with `done` pictures."""
     for line in faults if is_first() else ():
         warn(f"error: {line}")
     if not faults:
@@ -221,7 +221,8 @@ def _end(faults: dict[str, int], done: int) -> int:
     return EXIT_FAILURE if done else min(faults.values())
 
 
-def _count_text(job: BatchJob) -> str:
+def count_text(job: BatchJob) -> str:
+    """Return how many pictures of a job are left, and where they go."""
     total, finished = len(job.pictures), len(job.finished)
     text = f"{len(job.todo)} of {total} to paint, in {job.folder}"
     if finished:

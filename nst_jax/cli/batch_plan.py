@@ -21,7 +21,7 @@ from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit
 from nst_jax.io.images import image_shape
 from nst_jax.transfer.estimate import free_memory, need, surely_fits
-from nst_jax.transfer.schedule import ScalePlan, Schedule, make_schedule, named
+from nst_jax.transfer.schedule import ScalePlan, Schedule, check_shares, make_schedule, named
 
 _MOST = 8  # pictures at once on one device
 _CPU_MOST, _CPU_PIXELS = 4, 256**2  # on a CPU; one larger picture keeps all cores busy
@@ -104,7 +104,7 @@ def plan_job(options: JobOptions, config: Config, *, warn: Callable[[str], None]
     todo, faults, shape_of = [], [], functools.cache(image_shape)
     for picture in pictures:
         try:
-            todo.append(Planned(picture, _schedule(picture, config, shape_of)))
+            todo.append(Planned(picture, plan_picture(picture, config, shape_of)))
         except InputError as error:
             faults.append(in_flags(error))
     seen = [[str(each.picture.output), each.shape, each.schedule.last.styles] for each in todo]
@@ -132,11 +132,7 @@ def _check_together(options: JobOptions, config: Config, styles: int) -> None:
             "style-blend is for a blend of all styles, but with --pairs every picture has one "
             "style; leave one of the two out"
         )
-    if config.style_blend and len(config.style_blend) != styles:
-        raise InputError(
-            f"style-blend has {len(config.style_blend)} shares, but the number of styles is "
-            f"{styles}; give one for each"
-        )
+    check_shares(config, styles)
     which = "--sequence" if options.sequence else no_batch(config)
     if options.batch and options.batch > 1 and which:
         raise InputError(
@@ -144,12 +140,26 @@ def _check_together(options: JobOptions, config: Config, styles: int) -> None:
         )
 
 
-def _schedule(picture: PictureFiles, config: Config, shape_of: Callable[[str], Shape]) -> Schedule:
+def plan_picture(
+    picture: PictureFiles, config: Config, shape_of: Callable[[str], Shape]
+) -> Schedule:
+    """Return the scales of a picture; without steps, for a picture that gets colors alone.
+
+    Args:
+      picture: its files.
+      config: the settings.
+      shape_of: takes the path of an image to its (height, width) in px.
+
+    Raises:
+      InputError: if an image cannot be read, or is too small; it names the image.
+    """
     shapes = []
     for path in (picture.content, *picture.styles):
         with named(path):
             shapes.append(shape_of(path))
     content = fit(*shapes[0], config.size, side=config.side)
+    if config.color == "style-only":
+        return Schedule((ScalePlan(content, 0, tuple(shapes[1:]), None),))
     names = (picture.content, *picture.styles)
     return make_schedule(content, shapes[1:], config, names=names)
 

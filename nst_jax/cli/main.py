@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from nst_jax.app.live import Live
+from nst_jax.cli import recolor
 from nst_jax.cli.batch import paint_many
 from nst_jax.cli.batch_plan import plan_job
 from nst_jax.cli.flags import exit_code
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: JobOptions) -> int:
     config = options.asked()
     default_device()  # fails first if JAX finds no device
+    if config.color == "style-only":
+        recolor.check_options(options, config)
     # A folder or a pattern gets an output folder even for one file, as the number can change.
     collected = len(options.content) > 1 or is_collection(options.content[0])
     if jax.process_count() > 1 and options.devices is None:
@@ -113,6 +116,8 @@ def _run_many(options: JobOptions, asked: Config) -> int:
         if given:
             raise InputError(f"{flag} is for one picture; for several, {advice}")
     job = plan_job(options, asked, warn=warn_from_first)
+    if asked.color == "style-only":
+        return recolor.recolor(job, options)
     devices = find_devices(options.devices, own=True)
     config = resolve(asked, devices=len(devices))
     with kept_programs(warn), jax.enable_x64(config.dtype == "float64"):
@@ -122,6 +127,9 @@ def _run_many(options: JobOptions, asked: Config) -> int:
 
 
 def _run_one(options: JobOptions, asked: Config, output: Path) -> int:
+    if asked.color == "style-only":
+        job = recolor.plan_one(options, asked, output)
+        return recolor.recolor(job, replace(options, overwrite=True))
     page: contextlib.AbstractContextManager[Live | None] = contextlib.nullcontext()
     if options.preview and not options.dry_run:
         from nst_jax.cli.app import preview

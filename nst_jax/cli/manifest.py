@@ -18,7 +18,7 @@ import numpy as np
 
 from nst_jax import __version__
 from nst_jax.cli.settings_file import check_settings, settings_text
-from nst_jax.config import Config, ResolvedConfig, plain_settings
+from nst_jax.config import Config, plain_settings
 from nst_jax.devices.backend import device_name
 from nst_jax.errors import InputError
 from nst_jax.io.files import write_json
@@ -74,18 +74,18 @@ def of_images(
     return {f"{role} image": [digest(path) for path in paths] for role, paths in files}
 
 
-def choices(config: ResolvedConfig) -> dict[str, Any]:
+def choices(config: Config) -> dict[str, Any]:
     """Return the values chosen for settings that may be "auto" or "max", by name."""
-    return {name: getattr(config, name) for name in CHOSEN}
+    return {name: value for name in CHOSEN if (value := getattr(config, name)) != "auto"}
 
 
 def make_manifest(
     made_from: Provenance,
-    last: Snapshot[Losses],
+    last: Snapshot[Losses] | None,
     *,
     preset: str,
-    config: ResolvedConfig,
-    devices: int,
+    config: Config,
+    devices: int = 1,
     adjusted: Changes = (),
     member: int | None = None,
 ) -> Manifest:
@@ -93,7 +93,7 @@ def make_manifest(
 
     Args:
       made_from: the picture's provenance.
-      last: the snapshot of the picture, or of its batch.
+      last: the snapshot of the picture, or of its batch; None: it was made without steps.
       preset: the name of the preset.
       config: the settings of the run.
       devices: number of devices that the run is spread over.
@@ -108,10 +108,10 @@ def make_manifest(
         "device": device_name(),
         "devices": devices,
         "processes": jax.process_count(),
-        "batch": 0 if member is None else last.losses.total.shape[1],
-        "step": last.step,
+        "batch": 0 if member is None or last is None else last.losses.total.shape[1],
+        "step": last.step if last else 0,
         "adjusted": [[step, dict(numbers)] for step, numbers in adjusted],
-        "losses": _of_last_step(last.losses, member),
+        "losses": _of_last_step(last.losses, member) if last else {},
     }
 
 
@@ -205,7 +205,8 @@ def settings_of(manifest: Manifest) -> dict[str, Any]:
     """Return the settings of a picture, as values of JSON by name."""
     made_from = manifest["made from"]
     names = [setting.name for setting in dataclasses.fields(Config)]
-    return {name: made_from[name] for name in names if name in made_from}
+    # Without a network there is no setting of one.
+    return {name: made_from[name] for name in names if made_from.get(name) is not None}
 
 
 def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
@@ -216,7 +217,7 @@ def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
         *((name, manifest.get(name)) for name in ("step", "device", *_SPREAD)),
         *((name, _listed(manifest.get(name, {}))) for name in ("chosen", "versions", "losses")),
         ("adjusted", "; ".join(changes)),
-        ("network", f"{made_from.get('network')}, SHA-256 {made_from.get('weights')}"),
+        ("network", _network_text(made_from)),
         *(
             (f"{role} image", f"SHA-256 {digest}")
             for role in ROLES
@@ -224,6 +225,11 @@ def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
         ),
     ]
     return [(name, plain_text(str(value))) for name, value in facts if value]
+
+
+def _network_text(made_from: Mapping[str, Any]) -> str:
+    weights = made_from.get("weights")
+    return f"{made_from.get('network')}, SHA-256 {weights}" if weights else ""
 
 
 def recipe_text(manifest: Manifest) -> str:

@@ -36,6 +36,27 @@ class SingleJob(NamedTuple):
     devices: Sequence[Any]
 
 
+def checked_files(options: JobOptions, output: Path) -> list[str]:
+    """Return the files of the styles.
+
+    Args:
+      options: the options of the command.
+      output: the file to write.
+
+    Raises:
+      InputError: if a style is no file, the picture or what goes with it cannot be written, or the
+        picture would replace an image.
+    """
+    content, start = options.content[0], options.start_image
+    styles = expand(options.style, role="style", warn=warn_from_first)
+    check_output(output)
+    check_beside(options, output, [content, *styles])
+    for path in (content, *styles, start, options.replay):
+        if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
+            raise InputError(f"--output {output} is the input image {path}; name another file")
+    return styles
+
+
 def load_job(
     options: JobOptions,
     output: Path,
@@ -57,12 +78,7 @@ def load_job(
       InputError: if a check fails.
     """
     content, start = options.content[0], options.start_image
-    styles = expand(options.style, role="style", warn=warn_from_first)
-    check_output(output)
-    check_beside(options, output, [content, *styles])
-    for path in (content, *styles, start, options.replay):
-        if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
-            raise InputError(f"--output {output} is the input image {path}; name another file")
+    styles = checked_files(options, output)
     content_shape, *style_shapes = map(image_shape, (content, *styles))
 
     def schedule_of(size: Size) -> Schedule:

@@ -86,7 +86,7 @@ def recolored(
         case "keep":
             styles = [gray_like(style, content) for style in styles]
             return gray(content), styles, None if start is None else gray(start)
-        case "match":
+        case _:  # match
             how = config.color_match
             return content, [match_colors(style, content, how=how) for style in styles], start
 

@@ -66,14 +66,14 @@ def make_schedule(
 
     Raises:
       InputError: if an image is too small, or all weights are 0.
-      SettingError: an InputError; if the shares are not one for each style.
+      SettingError: an InputError; if the shares are not one for each style, or the color is
+        style-only.
     """
-    if config.style_blend and len(config.style_blend) != len(styles):
+    if config.color == "style-only":
         raise SettingError(
-            "style_blend",
-            f" has {len(config.style_blend)} shares, but the number of styles is {len(styles)}; "
-            "give one for each",
+            "color", " is style-only, which makes no steps; call match_colors(content, style)"
         )
+    check_shares(config, len(styles))
     if not any((config.content_weight, config.style_weight, config.tv_weight, config.range_weight)):
         raise InputError("all weights are 0, so there is nothing to optimize; give one more than 0")
     least = config.architecture.minimum_size(config.taps)
@@ -100,6 +100,16 @@ def make_schedule(
             for shape, count in zip(shapes, steps, strict=True)
         )
     )
+
+
+def check_shares(config: Config, styles: int) -> None:
+    """Raise SettingError, an InputError, if the shares are not one for each style."""
+    if config.style_blend and len(config.style_blend) != styles:
+        raise SettingError(
+            "style_blend",
+            f" has {len(config.style_blend)} shares, but the number of styles is {styles}; give "
+            "one for each",
+        )
 
 
 @contextmanager

@@ -89,14 +89,14 @@ def stylize(
 
     Raises:
       InputError: for images that are too small or of the wrong shape or type; for shares that are
-        not one for each style; for `adjust` with L-BFGS, and for what it returns that is not
-        allowed; for a network of another dtype than the config's, or one that ends
-        before a layer of the config's; for one that does not know its mean activations, where
-        the config asks for another scale; for a precision that the device does not have, and for
-        float64 without `jax_enable_x64`; for a batch with L-BFGS, which would make one problem of
-        the batch; for Winograd's algorithm on many devices; for more devices than there are; for
-        tiles of a batch, on many devices or with optax's L-BFGS; for a folder of checkpoints that
-        cannot be used.
+        not one for each style; for the color style-only (see `match_colors`); for `adjust` with
+        L-BFGS, and for what it returns that is not allowed; for a network of another dtype than the
+        config's, or one that ends before a layer of the config's; for one that does not know its
+        mean activations, where the config asks for another scale; for a precision that the device
+        does not have, and for float64 without `jax_enable_x64`; for a batch with L-BFGS, which
+        would make one problem of the batch; for Winograd's algorithm on many devices; for more
+        devices than there are; for tiles of a batch, on many devices or with optax's L-BFGS; for a
+        folder of checkpoints that cannot be used.
     """
     mesh, asked = find_devices(devices), config or Config()
     network, config = _resolve(network, asked, devices=len(mesh))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nst_jax import Config, InputError, build_vgg19, layers, stylize
+from nst_jax import Config, InputError, build_vgg19, estimate_memory, layers, stylize
 from nst_jax.color import gray, gray_like, match_colors, to_oklab
 
 FEW = Config(
@@ -102,3 +102,11 @@ def test_a_map_without_effect_is_refused():
     config = Config(color_match="pca")
     with pytest.raises(InputError, match="color_match is for the color match"):
         config.check_given(["color_match"])
+
+
+def test_without_steps_there_is_nothing_to_run(photographs, network):
+    config = dataclasses.replace(FEW, color="style-only")
+    with pytest.raises(InputError, match=r"color is style-only, .* call match_colors\(content, "):
+        stylize(*photographs, network=network, config=config)
+    with pytest.raises(InputError, match="color is style-only"):
+        estimate_memory((24, 24), [(24, 24)], config=config)
