@@ -175,7 +175,8 @@ def test_tests_mirror_the_rooms():
             {"errors", "linear", "network", "io.files", "io.cache_folder"}
             | {"color", "config", "devices", "geometry", "losses", "optimizers", "io.arrays"}
             # For the pictures that a network's activations are measured on.
-            | {"io.images", "io.colors", "io.decoding", "io.formats", "io.notes"},
+            | {"io.images", "io.colors", "io.decoding", "io.formats", "io.notes", "io.encoding"}
+            | {"io.deep"},
         ),
     ],
 )

@@ -69,7 +69,7 @@ def paint_many(
     weights = None
     if not options.dry_run:
         weights, config = run_weights(options, config)
-    made_from = provenance_of(job, weights)
+    made_from = provenance_of(job, weights, **options.form)
     if not options.overwrite:
         job = skip_finished(job, made_from)
     faults = dict.fromkeys(job.faults, EXIT_USAGE)  # a file of several pictures has one line
@@ -377,7 +377,7 @@ class _Painter:
             for each, image in zip(members, _images(snapshot), strict=False):
                 folder = each.picture.output.with_suffix("")
                 folder.mkdir(exist_ok=True)
-                save_image(folder / f"{step}.png", image)
+                save_image(folder / f"{step}.png", image, **self.options.form)
 
         numbers = f"{done + 1}" if len(members) == 1 else f"{done + 1}-{done + len(members)}"
         return show_progress(
@@ -404,7 +404,7 @@ class _Painter:
                 member=number if np.ndim(last.image) == 4 else None,
             )
             note = note_of(manifest, embed=self.options.manifest)
-            fault = save_or_rescue(output, image, note=note)
+            fault = save_or_rescue(output, image, note=note, **self.options.form)
             if not fault and self.options.json:
                 fault = save_beside(output, manifest)
             if fault:

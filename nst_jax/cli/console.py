@@ -108,25 +108,23 @@ def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
-def save_or_rescue(
-    output: Path, image: Float[np.ndarray, "height width 3"], *, note: str = ""
-) -> str:
+def save_or_rescue(output: Path, image: Float[np.ndarray, "height width 3"], **options: Any) -> str:
     """Save a picture; if that fails, save it in a temporary folder, so that no work is lost.
 
     Args:
       output: the file.
       image: see `save_image`.
-      note: see `save_image`.
+      options: see `save_image`.
 
     Returns:
       The fault and the path of the picture, or an empty text.
     """
     try:
-        save_image(output, image, note=note)
+        save_image(output, image, **options)
     except (InputError, OSError) as error:
         # As PNG, since the encoder of the other format may be at fault.
         rescue = Path(tempfile.mkdtemp(prefix="nst-jax-"), f"{output.stem}.png")
-        save_image(rescue, image, note=note)
+        save_image(rescue, image, **options)
         return f"{error}; the picture is {rescue}"
     return ""
 

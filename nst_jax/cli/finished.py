@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nst_jax.cli.batch_plan import BatchJob
 from nst_jax.cli.manifest import of_images, provenance, read_provenance
@@ -13,14 +14,17 @@ from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
 
 
-def provenance_of(job: BatchJob, weights: Weights | None) -> Callable[[PictureFiles], Provenance]:
+def provenance_of(
+    job: BatchJob, weights: Weights | None, **form: Any
+) -> Callable[[PictureFiles], Provenance]:
     """Return a function that takes a picture to its provenance.
 
     Args:
       job: the pictures of the command.
       weights: see `provenance`.
+      form: how the files are written, by name.
     """
-    common = provenance(job.asked, weights=weights, sequence=job.sequence)
+    common = provenance(job.asked, weights=weights, sequence=job.sequence, **form)
     digest = functools.cache(lambda path: sha256_of(Path(path)))
     return lambda picture: (
         common | of_images(picture.content, picture.styles, job.start, digest=digest)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from nst_jax import __version__
+from nst_jax.cli.options import FORM
 from nst_jax.cli.settings_file import check_settings, settings_text
 from nst_jax.config import Config, plain_settings
 from nst_jax.devices.backend import device_name
@@ -213,10 +214,12 @@ def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
     """Return what a manifest says beside the settings, each fact with its name."""
     made_from = manifest["made from"]
     changes = [f"from step {step} on {_listed(x)}" for step, x in manifest.get("adjusted", [])]
+    form = {name: made_from[name] for name in FORM if name in made_from}
     facts = [
         *((name, manifest.get(name)) for name in ("step", "device", *_SPREAD)),
         *((name, _listed(manifest.get(name, {}))) for name in ("chosen", "versions", "losses")),
         ("adjusted", "; ".join(changes)),
+        ("file", _listed(form)),
         ("network", _network_text(made_from)),
         *(
             (f"{role} image", f"SHA-256 {digest}")

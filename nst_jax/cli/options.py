@@ -12,6 +12,7 @@ from nst_jax.cli.flags import Parser, add_setting_flags, given_settings, positiv
 from nst_jax.cli.output import PROGRAM
 from nst_jax.cli.settings_file import SettingsFile, settings_flag
 from nst_jax.config import Config, checked_live, flag_of, format_setting
+from nst_jax.io.encoding import Bits
 from nst_jax.presets import PRESETS, preset
 
 APP = "app"  # the first argument that asks for the page
@@ -72,6 +73,8 @@ _GROUPS: Mapping[str, str | None] = {
     "several processes": "Start all with the same flags, except --process. They share the rows of "
     "one picture, or divide several pictures among them.",
 }
+# The options on how a picture's file is written, which a replay takes from it.
+FORM = ("bits",)
 _MEMORY, _PROCESSES = "pictures that remember", "several processes"
 
 
@@ -113,6 +116,15 @@ class JobOptions:
         "FILE",
         group="images",
         type=expanduser,
+    )
+    bits: Bits = option(
+        8,
+        "bits per color of the picture's file; 16 for PNG, and for TIFF (extra formats) (default: "
+        "%(default)s)",
+        None,
+        group="images",
+        type=int,
+        choices=get_args(Bits),
     )
     overwrite: bool = _switch("paint pictures again that are in the folder already", group="images")
     batch: int | None = option(
@@ -236,6 +248,11 @@ class JobOptions:
         """The numbers that changed on the way of the picture that is replayed."""
         adjusted = self.manifest_of.get("adjusted", ())
         return [(step, checked_live(numbers)) for step, numbers in adjusted]
+
+    @property
+    def form(self) -> Mapping[str, Any]:
+        """How the picture's file is written: keywords of `save_image`."""
+        return {name: getattr(self, name) for name in FORM}
 
     def asked(self) -> Config:
         """Return the preset's settings, overridden by those of --config, and these by flags.

@@ -16,7 +16,7 @@ from nst_jax.cli.manifest import (
     settings_of,
     versions,
 )
-from nst_jax.cli.options import JobOptions
+from nst_jax.cli.options import FORM, JobOptions
 from nst_jax.cli.output import warn_from_first
 from nst_jax.cli.settings_file import check_settings
 from nst_jax.config import checked_live, flag_of
@@ -69,6 +69,7 @@ def replayed(options: JobOptions) -> JobOptions:
         devices=options.devices or manifest["devices"],
         output=options.output or _output_of(picture),
         manifest_of=manifest,
+        **{name: made_from[name] for name in FORM if name in made_from},
     )
 
 

@@ -150,7 +150,7 @@ def _beside(
 ) -> Beside:
     def describe(last: Snapshot[Losses]) -> Manifest:
         return make_manifest(
-            made_from,
+            {**made_from, **options.form},
             last,
             preset=options.preset,
             config=job.config,
@@ -198,7 +198,7 @@ def _paint(
     def save(snapshot: Snapshot[Losses], step: str) -> None:
         if is_first():
             path = job.output.with_name(f"{job.output.stem}_{step}{job.output.suffix}")
-            save_image(path, np.asarray(snapshot.image), note=beside.note(snapshot))
+            save_image(path, np.asarray(snapshot.image), note=beside.note(snapshot), **options.form)
 
     if store:
         _warn_of_lost_scales(job)
@@ -272,7 +272,7 @@ def _save(
 ) -> str:
     """Save the picture and what goes with it, and say so; return the fault, or an empty text."""
     image, note = np.asarray(last.image), beside.note(last)
-    if fault := save_or_rescue(job.output, image, note=note):
+    if fault := save_or_rescue(job.output, image, note=note, **options.form):
         return fault
     if live:
         live.written(job.output)

@@ -49,7 +49,7 @@ def checked_files(options: JobOptions, output: Path) -> list[str]:
     """
     content, start = options.content[0], options.start_image
     styles = expand(options.style, role="style", warn=warn_from_first)
-    check_output(output)
+    check_output(output, **options.form)
     check_beside(options, output, [content, *styles])
     for path in (content, *styles, start, options.replay):
         if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, UInt
 
 from nst_jax.errors import InputError
 
@@ -132,10 +132,13 @@ def _copied(array: ArrayLike) -> Array:
     return jnp.asarray(np.array(array))
 
 
-def rounded(image: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Return sRGB values, clipped to [0, 1], as 8-bit levels."""
-    levels: UInt8[np.ndarray, "height width 3"] = np.empty(image.shape, np.uint8)
+def rounded(
+    image: Float[np.ndarray, "height width 3"], *, bits: int = 8
+) -> UInt[np.ndarray, "height width 3"]:
+    """Return sRGB values, clipped to [0, 1], as levels of 8 or of 16 bits."""
+    white = 2**bits - 1
+    levels: UInt[np.ndarray, "height width 3"] = np.empty(image.shape, f"u{bits // 8}")
     for first in range(0, len(image), _ROWS):  # whole copies could take gigabytes
         rows = slice(first, first + _ROWS)
-        levels[rows] = np.rint(np.clip(image[rows], 0, 1) * 255)
+        levels[rows] = np.rint(np.clip(image[rows], 0, 1) * white)
     return levels

@@ -1,12 +1,23 @@
 """Turn images of any mode, with profile, gamma and transparency, into 8-bit sRGB."""
 
+import functools
 import io
+import struct
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from nst_jax.errors import InputError
 from nst_jax.io.formats import gamma_levels, to_levels
+
+_DATE = struct.pack(">6H", 2000, 12, 1, 0, 0, 0)
+
+
+@functools.cache
+def srgb_profile() -> bytes:
+    """Return the ICC profile of sRGB; its date is fixed, so that files are the same every day."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile[:24] + _DATE + profile[36:]
 
 
 def to_srgb(image: Image.Image, name: str) -> Image.Image:

@@ -6,7 +6,6 @@ every picture loads as a viewer shows it.
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -17,20 +16,11 @@ from nst_jax.geometry import Side, Size, fit, plain_size
 from nst_jax.io.arrays import check_values, rounded
 from nst_jax.io.colors import to_srgb
 from nst_jax.io.decoding import Source, StrPath, name_of, opened, read, reason_of
+from nst_jax.io.encoding import CODECS, Bits, check_form, encode
 from nst_jax.io.files import atomic_write, check_writable
-from nst_jax.io.notes import find_note, note_options
+from nst_jax.io.notes import find_note
 
-# No profile is embedded: without one, sRGB is what every reader assumes.
-_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"quality": 95}),
-    ".avif": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
-    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
-    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
-}
-WRITABLE_SUFFIXES = tuple(_FORMATS)
+WRITABLE_SUFFIXES = tuple(CODECS)
 
 
 def load_image(
@@ -102,23 +92,29 @@ def image_shape(source: Source) -> tuple[int, int]:
 
 
 def save_image(
-    path: StrPath, image: Float[np.ndarray | Array, "height width 3"], *, note: str = ""
+    path: StrPath,
+    image: Float[np.ndarray | Array, "height width 3"],
+    *,
+    note: str = "",
+    bits: Bits = 8,
 ) -> None:
-    """Save sRGB values, clipped to [0, 1] and rounded to 8 bits, in the format of the suffix.
+    """Save sRGB values, clipped to [0, 1] and rounded once, in the format of the suffix.
 
-    The file is replaced in one step: if anything fails, an earlier file at `path` stays intact.
+    The ICC profile of sRGB is embedded. The file is replaced in one step: if anything fails, an
+    earlier file at `path` stays intact.
 
     Args:
         path: The image file; its suffix is one of `WRITABLE_SUFFIXES`.
         image: sRGB in [0, 1], HWC.
         note: text for `image_note` to read.
+        bits: bits per color; 16 for PNG, and for TIFF with tifffile (the extra `formats`).
 
     Raises:
         InputError: `image` is not of this shape, not floating-point, empty, or has values that are
             not those of an image (see `arrays.check_values`); or `path` cannot be written, or its
             format cannot hold the image (too many pixels, say).
     """
-    check_output(path)
+    check_output(path, bits=bits)
     name = repr(os.fspath(path))
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.size == 0 or array.dtype.kind != "f":
@@ -127,13 +123,10 @@ def save_image(
             f"not {array.dtype} of shape {array.shape}"
         )
     check_values(array, name=f"cannot save {name}: the image")
-    pixels = rounded(array)
-    codec, options = _FORMATS[Path(path).suffix.lower()]
-    if note:
-        options = options | note_options(codec, note)
+    levels, codec = rounded(array, bits=bits), CODECS[Path(path).suffix.lower()]
     try:
         with atomic_write(path) as temporary:
-            Image.fromarray(pixels).save(temporary, format=codec, **options)
+            encode(temporary, levels, codec=codec, note=note)
     except Exception as error:  # a full disk, more pixels than the format allows; codecs raise any
         raise InputError(
             f"cannot save {name} ({codec}, {array.shape[1]}x{array.shape[0]}): {reason_of(error)}"
@@ -150,9 +143,9 @@ def image_note(path: StrPath) -> str:
         return find_note(image)
 
 
-def check_output(path: StrPath) -> None:
+def check_output(path: StrPath, *, bits: int = 8) -> None:
     """Raise an InputError if `save_image` could not write to `path`; call it before the work."""
-    if Path(path).name.lower() in _FORMATS:
+    if Path(path).name.lower() in CODECS:
         raise InputError(
             f"cannot write the image {os.fspath(path)!r}: this is only a suffix; give a name "
             f"before it, as in picture{Path(path).name}"
@@ -162,11 +155,15 @@ def check_output(path: StrPath) -> None:
             f"cannot write the image {os.fspath(path)!r}: it is a folder; name a file in it, as "
             f"{os.fspath(Path(path) / 'picture.png')!r}"
         )
-    if Path(path).suffix.lower() not in _FORMATS:
+    if Path(path).suffix.lower() not in CODECS:
         raise InputError(
             f"cannot write the image {os.fspath(path)!r}: its name must end in one of "
             + ", ".join(WRITABLE_SUFFIXES)
         )
+    try:
+        check_form(Path(path).suffix.lower(), bits=bits)
+    except InputError as error:
+        raise InputError(f"cannot write the image {os.fspath(path)!r}: {error}") from None
     check_writable(path, what="the image")
 
 

@@ -195,6 +195,7 @@ def test_finished_pictures_are_skipped(album, seen, capfd):
         (["--style=t.png"], "another style image"),
         (["--start-image=t.png"], "no start image"),
         (["--sequence"], "sequence False, not True"),
+        (["--bits=16"], "bits 8, not 16"),
         ("in/f2.png", "another content image"),
         ("weights", "another weights"),
         ("stylized/f2.png", "something unknown"),

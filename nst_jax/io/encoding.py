@@ -1,0 +1,71 @@
+"""Encode image files: what the formats can hold, and how each is written."""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import UInt
+from PIL import Image
+
+from nst_jax.errors import InputError, check_installed
+from nst_jax.io.colors import srgb_profile
+from nst_jax.io.deep import write_png, write_tiff
+from nst_jax.io.notes import note_options
+
+Bits = Literal[8, 16]
+CODECS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".avif": "AVIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+    "TIFF": {"compression": "tiff_deflate"},
+}
+_DEEP = {"PNG": write_png, "TIFF": write_tiff}
+
+
+def check_form(suffix: str, *, bits: int) -> None:
+    """Raise an InputError if a file cannot be written in this form.
+
+    Args:
+      suffix: one of `CODECS`, in lower case.
+      bits: bits per color.
+    """
+    if bits not in get_args(Bits):
+        raise InputError(f"bits is {bits!r}; allowed are 8 and 16")
+    if bits == 16 and CODECS[suffix] not in _DEEP:
+        raise InputError(
+            f"a file {suffix} has 8 bits per color, not 16; for 16 bits write .png or .tif"
+        )
+    if bits == 16 and CODECS[suffix] == "TIFF":
+        check_installed("a TIFF file of 16 bits", "tifffile", extra="formats")
+
+
+def encode(
+    path: Path, levels: UInt[np.ndarray, "height width 3"], *, codec: str, note: str = ""
+) -> None:
+    """Write an image file.
+
+    Args:
+      path: the file.
+      levels: sRGB, of 8 or of 16 bits.
+      codec: Pillow's name of the format.
+      note: see `save_image`.
+    """
+    # Into PNG files, too, goes the profile, and not the chunk sRGB in its place: editors read the
+    # profile, browsers read either, and who reads neither takes the colors for sRGB.
+    options = _OPTIONS[codec] | {"icc_profile": srgb_profile()}
+    if note:
+        options |= note_options(codec, note)
+    if levels.dtype == np.uint8:
+        Image.fromarray(levels).save(path, format=codec, **options)
+    else:
+        _DEEP[codec](path, levels, options)

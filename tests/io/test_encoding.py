@@ -1,0 +1,83 @@
+"""What a picture's file holds beside 8 bits per color, against readers that are not Pillow."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from nst_jax.errors import InputError
+from nst_jax.io.images import WRITABLE_SUFFIXES, check_output, image_note, load_image, save_image
+
+
+def noise(height, width, *, seed=0):
+    return np.random.default_rng(seed).random((height, width, 3), np.float32)
+
+
+def decoded(path):
+    """Decode a file with FFmpeg, in its own number of bits."""
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        return next(container.decode(video=0)).to_ndarray()
+
+
+# Profiles
+
+
+@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_profile_of_srgb_is_in_the_file(tmp_path, suffix, bits):
+    if bits == 16 and suffix not in (".png", ".tif"):
+        return
+    save_image(tmp_path / f"a{suffix}", noise(5, 4), bits=bits)
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        data = image.info["icc_profile"]
+    with (tmp_path / "a.icc").open("wb") as file:
+        file.write(data)
+    found = ImageCms.getOpenProfile(str(tmp_path / "a.icc")).profile
+    assert "sRGB" in found.profile_description
+    assert found.creation_date.year == 2000  # not today's: the same picture has the same bytes
+    # IEC 61966-2-1, adapted to D50.
+    red, green, blue = found.red_colorant, found.green_colorant, found.blue_colorant
+    wanted = [(0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7139)]
+    np.testing.assert_allclose([red[0], green[0], blue[0]], wanted, atol=2e-4)
+
+
+# 16 bits
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 9), (255, 2), (256, 3), (257, 5), (600, 70)], ids=str
+)
+def test_16_bits_are_rounded_once(tmp_path, suffix, shape):
+    image = noise(*shape) * 1.2 - 0.1
+    save_image(tmp_path / f"a{suffix}", image, bits=16, note="é & <b>")
+    wanted = np.clip(image.astype(np.float64), 0, 1) * 65535
+    found = decoded(tmp_path / f"a{suffix}")
+    assert found.dtype == np.uint16
+    np.testing.assert_allclose(found, wanted, atol=0.51)
+    assert image_note(tmp_path / f"a{suffix}") == "é & <b>"
+    # Pillow drops the low byte of a PNG file.
+    np.testing.assert_allclose(load_image(tmp_path / f"a{suffix}") * 255, wanted / 257, atol=1)
+
+
+def test_16_bits_where_they_cannot_be(tmp_path, monkeypatch):
+    for suffix in (".jpg", ".jpeg", ".webp", ".avif"):
+        with pytest.raises(InputError, match=f"a file {suffix} has 8 bits per color, not 16"):
+            check_output(tmp_path / f"a{suffix}", bits=16)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(InputError, match=r"needs tifffile, which is missing: pip install"):
+        save_image(tmp_path / "a.tif", noise(2, 3), bits=16)
+    save_image(tmp_path / "a.tif", noise(2, 3))
+    with pytest.raises(InputError, match="bits is 12; allowed are 8 and 16"):
+        check_output(tmp_path / "a.png", bits=12)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+def test_a_long_note_stands_beside_16_bits(tmp_path):
+    for suffix in (".png", ".tif"):
+        note = json.dumps({"IDAT": ["IDAT" * 9, "x" * 5000]})
+        save_image(tmp_path / f"a{suffix}", noise(3, 4), bits=16, note=note)
+        assert image_note(tmp_path / f"a{suffix}") == note
