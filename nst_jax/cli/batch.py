@@ -88,7 +88,8 @@ def paint_many(
         print_estimate(console, largest.schedule, config)
         return end(faults, 1)
     warn_of_network(weights, options.preset)
-    job.folder.mkdir(exist_ok=True)
+    for folder in {each.picture.output.parent for each in job.todo}:
+        folder.mkdir(parents=True, exist_ok=True)
     with stop_signals() as received:
         painter = _Painter(
             job,
@@ -377,7 +378,7 @@ class _Painter:
             for each, image in zip(members, _images(snapshot), strict=False):
                 folder = each.picture.output.with_suffix("")
                 folder.mkdir(exist_ok=True)
-                save_image(folder / f"{step}.png", image, **self.options.form)
+                save_image(folder / f"{step}{self.options.suffix}", image, **self.options.form)
 
         numbers = f"{done + 1}" if len(members) == 1 else f"{done + 1}-{done + len(members)}"
         return show_progress(

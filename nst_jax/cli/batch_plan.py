@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from nst_jax.cli.flags import in_flags
-from nst_jax.cli.inputs import expand
-from nst_jax.cli.names import PictureFiles, check_folder, name_pictures, pair
+from nst_jax.cli.inputs import expand, subfolders
+from nst_jax.cli.names import PictureFiles, check_folder, check_quality, name_pictures, pair
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.sheet import check_sheet
 from nst_jax.config import Config, ResolvedConfig
@@ -19,6 +19,7 @@ from nst_jax.devices.backend import default_device
 from nst_jax.distributed.collectives import allgather_json
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit
+from nst_jax.io.encoding import check_form
 from nst_jax.io.images import image_shape
 from nst_jax.transfer.estimate import free_memory, need, surely_fits
 from nst_jax.transfer.schedule import ScalePlan, Schedule, check_shares, make_schedule, named
@@ -90,13 +91,22 @@ def plan_job(options: JobOptions, config: Config, *, warn: Callable[[str], None]
     Raises:
       InputError: if a check fails; what is wrong with a single file is one of the job's faults.
     """
-    contents = expand(options.content, role="content", warn=warn)
+    folder, deep = Path(options.output or "stylized"), not options.sequence
+    contents = expand(options.content, role="content", warn=warn, deep=deep, without=folder)
     styles = expand(options.style, role="style", warn=warn)
     _check_together(options, config, len(styles))
-    folder = Path(options.output or "stylized")
-    pictures = name_pictures(pair(contents, styles, options.pairs), folder)
+    pictures = name_pictures(
+        pair(contents, styles, options.pairs),
+        folder,
+        suffix=options.suffix,
+        subfolders=subfolders(contents, options.content),
+    )
     start = [options.start_image] if options.start_image else []
-    check_folder(folder, [*contents, *styles, *start])
+    for each in {folder, *(picture.output.parent for picture in pictures)}:
+        if each == folder or each.exists():
+            check_folder(each, [*contents, *styles, *start])
+    check_form(options.suffix, **options.form)
+    check_quality(options, options.suffix)
     for path in start:
         image_shape(path)
     if options.sheet:

@@ -3,7 +3,8 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from natsort import natsorted, ns
 
@@ -20,7 +21,14 @@ def _is_pattern(path: str) -> bool:
     return any(mark in path for mark in "*?[") and not os.path.exists(path)
 
 
-def expand(given: Iterable[str], *, role: str, warn: Callable[[str], None]) -> list[str]:
+def expand(
+    given: Iterable[str],
+    *,
+    role: str,
+    warn: Callable[[str], None],
+    deep: bool = False,
+    without: Path | None = None,
+) -> list[str]:
     """Return the files that paths, folders and glob patterns name.
 
     The files of a folder or a pattern come in natural order (frame2 before frame10), without hidden
@@ -30,6 +38,8 @@ def expand(given: Iterable[str], *, role: str, warn: Callable[[str], None]) -> l
       given: paths of files, which need not exist, and of folders; patterns, `**` included.
       role: name of the flag, for messages.
       warn: takes a line on the files of a folder that are passed over.
+      deep: whether a folder stands for the files in its subfolders too.
+      without: a subfolder that is left out.
 
     Raises:
       InputError: if a folder or a pattern has no file, or a folder cannot be read.
@@ -37,7 +47,7 @@ def expand(given: Iterable[str], *, role: str, warn: Callable[[str], None]) -> l
     found: list[str] = []
     for path in given:
         if os.path.isdir(path):
-            files, others = _images_in(path, role)
+            files, others = _images_in(path, role, deep=deep, without=without)
             what = f"the folder {path!r} has no image file"
             if others and files:
                 warn(f"--{role}: passed over in the folder {path!r}: {others}")
@@ -55,18 +65,32 @@ def expand(given: Iterable[str], *, role: str, warn: Callable[[str], None]) -> l
     return found
 
 
-def _images_in(folder: str, role: str) -> tuple[list[str], str]:
+def subfolders(files: Iterable[str], given: Iterable[str]) -> dict[str, str]:
+    """Return where in a given folder each file lies, of those that lie in a subfolder of one."""
+    folders = [path for path in given if os.path.isdir(path)]
+    found = {}
+    for file in files:
+        for folder in folders:
+            inside = os.path.dirname(os.path.relpath(file, folder))
+            if inside.split(os.sep)[0] not in ("", os.pardir):
+                found[file] = inside
+                break
+    return found
+
+
+def _images_in(
+    folder: str, role: str, *, deep: bool, without: Path | None
+) -> tuple[list[str], str]:
     """Return the files in a folder with a readable suffix, and a text on the others."""
     try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+        paths = [path for path in _walk(folder, deep, without) if os.path.isfile(path)]
     except OSError as error:
         raise InputError(
-            f"--{role}: cannot read the folder {folder!r}: {error.strerror}"
+            f"--{role}: cannot read the folder {error.filename!r}: {error.strerror}"
         ) from error
-    names = [name for name in names if os.path.isfile(os.path.join(folder, name))]
-    suffix_of = {name: os.path.splitext(name)[1].lower() for name in names}
+    suffix_of = {path: os.path.splitext(path)[1].lower() for path in paths}
     readable = readable_suffixes(suffix_of.values())
-    files = [os.path.join(folder, name) for name in names if suffix_of[name] in readable]
+    files = [path for path in paths if suffix_of[path] in readable]
     counts = Counter(suffix for suffix in suffix_of.values() if suffix not in readable)
     others = ", ".join(
         f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.items()
@@ -74,3 +98,23 @@ def _images_in(folder: str, role: str) -> tuple[list[str], str]:
     if counts.keys() & set(HEIC_SUFFIXES):
         others += f" (HEIC takes pillow-heif: {INSTALL_COMMAND})"
     return files, others
+
+
+def _walk(folder: str, deep: bool, without: Path | None) -> Iterator[str]:
+    """Yield the paths in a folder, but none that are hidden.
+
+    Raises:
+      OSError: if a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    left_out = without and os.path.realpath(without)
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
+        folders[:] = [
+            name
+            for name in folders
+            if deep and name[0] != "." and os.path.realpath(os.path.join(parent, name)) != left_out
+        ]

@@ -30,6 +30,7 @@ from nst_jax.devices.sharding import find_devices
 from nst_jax.distributed import launch
 from nst_jax.distributed.collectives import is_first
 from nst_jax.errors import InputError
+from nst_jax.io.encoding import CODECS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,14 +93,19 @@ def _run(options: JobOptions) -> int:
     if collected or options.pairs or options.sequence:
         return _run_many(options, config)
     if options.output != STANDARD:
-        return _run_one(options, config, Path(options.output or "stylized.png"))
+        output = Path(options.output or f"stylized{options.suffix}")
+        if options.format and CODECS[options.suffix] != CODECS.get(output.suffix.lower()):
+            raise InputError(
+                f"--format is {options.format}, but --output is {output}; leave one of the two out"
+            )
+        return _run_one(options, config, output)
     if options.save_every:
         raise InputError("--save-every needs a place for its pictures; give --output a file's name")
     if options.json:
         raise InputError("--json needs a place for its file; give --output a file's name")
     # Standard output carries the picture only.
     options = replace(options, quiet=options.quiet or not options.dry_run)
-    with standard_output() as picture:
+    with standard_output(options.suffix) as picture:
         return _run_one(options, config, picture)
 
 

@@ -2,12 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from nst_jax.cli.options import Pairs
+from nst_jax.cli.options import JobOptions, Pairs
 from nst_jax.errors import InputError
+from nst_jax.io.encoding import CODECS, LOSSY
 from nst_jax.io.files import check_writable
 from nst_jax.io.images import WRITABLE_SUFFIXES
 
@@ -56,15 +58,34 @@ def pair(contents: Sequence[str], styles: Sequence[str], how: Pairs | None) -> l
     return [[(content, (style,)) for content, style in zip(contents, styles, strict=True)]]
 
 
-def name_pictures(runs: Sequence[Sequence[_Pair]], folder: Path) -> list[PictureFiles]:
+def name_pictures(
+    runs: Sequence[Sequence[_Pair]],
+    folder: Path,
+    *,
+    suffix: str = ".png",
+    subfolders: Mapping[str, str] = MappingProxyType({}),
+) -> list[PictureFiles]:
     """Give every picture a file of its own in the folder.
 
     The file is CONTENT_STYLE.png, from names without suffixes, or CONTENT.png if all pictures have
     the same styles. `labels` tells files of one name apart by their folders. A name that is still
     taken gets -2, -3 and so on, in the order of the pictures.
+
+    Args:
+      runs: from `pair`.
+      folder: the folder.
+      suffix: of the files.
+      subfolders: where in the folder the picture of a content lies, if not in the folder itself.
     """
     one_style = len({styles for run in runs for _, styles in run}) == 1
-    content_labels = labels(content for run in runs for content, _ in run)
+    groups: dict[str, list[str]] = {}
+    for content in dict.fromkeys(content for run in runs for content, _ in run):
+        groups.setdefault(subfolders.get(content, ""), []).append(content)
+    content_labels = {
+        content: os.path.join(group, label)
+        for group, contents in groups.items()
+        for content, label in labels(contents).items()
+    }
     style_labels = labels(styles[0] for run in runs for _, styles in run)
     taken: set[str] = set()
     pictures = []
@@ -76,7 +97,7 @@ def name_pictures(runs: Sequence[Sequence[_Pair]], folder: Path) -> list[Picture
                 count += 1
                 name = f"{stem}-{count}"
             taken.add(name.casefold())
-            pictures.append(PictureFiles(content, styles, folder / f"{name}.png", number))
+            pictures.append(PictureFiles(content, styles, folder / f"{name}{suffix}", number))
     return pictures
 
 
@@ -112,6 +133,15 @@ def check_suffix(flag: str, path: Path, suffixes: Sequence[str]) -> None:
     if path.suffix.lower() not in suffixes:
         allowed = (" or " if len(suffixes) == 2 else ", ").join(suffixes)
         raise InputError(f"{flag} is {str(path)!r}; its name must end in {allowed}")
+
+
+def check_quality(options: JobOptions, suffix: str) -> None:
+    """Raise InputError if --quality has no effect on a file with this suffix."""
+    if options.quality and CODECS[suffix.lower()] not in LOSSY:
+        raise InputError(
+            f"--quality is {options.quality}, but a file {suffix} loses nothing; leave it out, or "
+            "write .jpg, .webp or .avif"
+        )
 
 
 def check_apart(flag: str, path: Path, others: Iterable[str | Path]) -> None:

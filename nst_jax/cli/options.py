@@ -12,11 +12,12 @@ from nst_jax.cli.flags import Parser, add_setting_flags, given_settings, positiv
 from nst_jax.cli.output import PROGRAM
 from nst_jax.cli.settings_file import SettingsFile, settings_flag
 from nst_jax.config import Config, checked_live, flag_of, format_setting
-from nst_jax.io.encoding import Bits
+from nst_jax.io.encoding import QUALITY, Bits
 from nst_jax.presets import PRESETS, preset
 
 APP = "app"  # the first argument that asks for the page
 Pairs = Literal["product", "zip"]
+Format = Literal["png", "jpg", "webp", "avif", "tif"]
 
 
 def _devices(text: str) -> int | Literal["all"]:
@@ -28,6 +29,12 @@ def _seconds(text: str) -> float:
         if float(text) >= 0:  # False for NaN
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+
+
+def _quality(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= 100:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 100")
 
 
 def _batch(text: str) -> int | None:
@@ -73,8 +80,8 @@ _GROUPS: Mapping[str, str | None] = {
     "several processes": "Start all with the same flags, except --process. They share the rows of "
     "one picture, or divide several pictures among them.",
 }
-# The options on how a picture's file is written, which a replay takes from it.
-FORM = ("bits",)
+# How a picture's file is written if nothing is given: keywords of `save_image`.
+FORM: Mapping[str, Any] = {"bits": 8, "quality": QUALITY}
 _MEMORY, _PROCESSES = "pictures that remember", "several processes"
 
 
@@ -87,7 +94,10 @@ class JobOptions:
       manifest_of: the manifest of the picture that is replayed; empty if there is none.
     """
 
-    content: Sequence[str] = _images("content images; if there are several, --output is a folder")
+    content: Sequence[str] = _images(
+        "content images, those in the subfolders of a folder too; if there are several, --output "
+        "is a folder"
+    )
     style: Sequence[str] = _images("style images; several are blended, unless --pairs is given")
     pairs: Pairs | None = option(
         None,
@@ -100,8 +110,8 @@ class JobOptions:
     start_image: str | None = _path("first picture, in place of --start")
     output: str | None = _path(
         "picture to write, or - for standard output; for several pictures the folder for files "
-        "CONTENT_STYLE.png, or CONTENT.png if there is one style or blend (default: stylized.png, "
-        "or the folder stylized)"
+        "CONTENT_STYLE.png, or CONTENT.png if there is one style or blend, in the subfolders of "
+        "the contents (default: stylized.png, or the folder stylized)"
     )
     sheet: str | None = option(
         None,
@@ -117,14 +127,29 @@ class JobOptions:
         group="images",
         type=expanduser,
     )
-    bits: Bits = option(
-        8,
-        "bits per color of the picture's file; 16 for PNG, and for TIFF (extra formats) (default: "
-        "%(default)s)",
+    format: Format | None = option(
+        None,
+        "format of the files whose names --output leaves open: those of several pictures, "
+        "stylized.*, and standard output (default: png)",
+        None,
+        group="images",
+        choices=get_args(Format),
+    )
+    bits: Bits | None = option(
+        None,
+        "bits per color of the picture's file; 16 for png, and for tif (extra formats) (default: "
+        "8)",
         None,
         group="images",
         type=int,
         choices=get_args(Bits),
+    )
+    quality: int | None = option(
+        None,
+        f"quality of a file jpg, webp or avif, from 1 to 100 (default: {QUALITY})",
+        "N",
+        group="images",
+        type=_quality,
     )
     overwrite: bool = _switch("paint pictures again that are in the folder already", group="images")
     batch: int | None = option(
@@ -251,8 +276,15 @@ class JobOptions:
 
     @property
     def form(self) -> Mapping[str, Any]:
-        """How the picture's file is written: keywords of `save_image`."""
-        return {name: getattr(self, name) for name in FORM}
+        """How a picture's file is written, as given, or as the picture that is replayed."""
+        form = {**FORM, **self.manifest_of.get("made from", {})}
+        given = {name: getattr(self, name) for name in FORM}
+        return {name: form[name] if x is None else x for name, x in given.items()}
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of files whose names --output leaves open."""
+        return f".{self.format or 'png'}"
 
     def asked(self) -> Config:
         """Return the preset's settings, overridden by those of --config, and these by flags.

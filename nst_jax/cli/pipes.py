@@ -71,8 +71,8 @@ def _copied(path: str, folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def standard_output() -> Iterator[Path]:
-    """Yield a path; write the PNG file that the caller saves there to standard output.
+def standard_output(suffix: str) -> Iterator[Path]:
+    """Yield a path with this suffix; write the file that the caller saves there to standard output.
 
     If that fails, the file is kept, and the error names it.
 
@@ -82,7 +82,7 @@ def standard_output() -> Iterator[Path]:
     """
     if sys.stdout.isatty():
         raise InputError("standard output is a terminal; send it to a file or a pipe")
-    picture = Path(tempfile.mkdtemp(prefix="nst-jax-"), "standard-output.png")
+    picture = Path(tempfile.mkdtemp(prefix="nst-jax-"), f"standard-output{suffix}")
     try:
         yield picture
     except BaseException:

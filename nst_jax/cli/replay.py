@@ -31,6 +31,7 @@ _FREE = (
     *("replay", "inputs", "output", "weights", "devices", "dry_run", "quiet"),
     *("checkpoint", "checkpoint_seconds", "manifest", "json", "log", "report"),
     *("sheet", "timelapse"),
+    *FORM,
 )
 
 
@@ -69,7 +70,6 @@ def replayed(options: JobOptions) -> JobOptions:
         devices=options.devices or manifest["devices"],
         output=options.output or _output_of(picture),
         manifest_of=manifest,
-        **{name: made_from[name] for name in FORM if name in made_from},
     )
 
 

@@ -12,6 +12,7 @@ from nst_jax.cli.beside import check_beside
 from nst_jax.cli.console import size_text
 from nst_jax.cli.inputs import expand
 from nst_jax.cli.manifest import CHOSEN
+from nst_jax.cli.names import check_quality
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import warn_from_first
 from nst_jax.config import Config, ResolvedConfig
@@ -50,6 +51,7 @@ def checked_files(options: JobOptions, output: Path) -> list[str]:
     content, start = options.content[0], options.start_image
     styles = expand(options.style, role="style", warn=warn_from_first)
     check_output(output, **options.form)
+    check_quality(options, output.suffix)
     check_beside(options, output, [content, *styles])
     for path in (content, *styles, start, options.replay):
         if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):

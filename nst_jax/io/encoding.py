@@ -24,21 +24,26 @@ CODECS = {
 }
 _OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"quality": 95},
-    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
+    "JPEG": {"subsampling": 0},
+    "WEBP": {},
+    "AVIF": {"subsampling": "4:4:4"},
     "TIFF": {"compression": "tiff_deflate"},
 }
+LOSSY = ("JPEG", "WEBP", "AVIF")
+QUALITY = 95
 _DEEP = {"PNG": write_png, "TIFF": write_tiff}
 
 
-def check_form(suffix: str, *, bits: int) -> None:
+def check_form(suffix: str, *, bits: int, quality: int) -> None:
     """Raise an InputError if a file cannot be written in this form.
 
     Args:
       suffix: one of `CODECS`, in lower case.
       bits: bits per color.
+      quality: see `save_image`.
     """
+    if type(quality) is not int or not 1 <= quality <= 100:
+        raise InputError(f"quality is {quality!r}; allowed are whole numbers from 1 to 100")
     if bits not in get_args(Bits):
         raise InputError(f"bits is {bits!r}; allowed are 8 and 16")
     if bits == 16 and CODECS[suffix] not in _DEEP:
@@ -50,7 +55,12 @@ def check_form(suffix: str, *, bits: int) -> None:
 
 
 def encode(
-    path: Path, levels: UInt[np.ndarray, "height width 3"], *, codec: str, note: str = ""
+    path: Path,
+    levels: UInt[np.ndarray, "height width 3"],
+    *,
+    codec: str,
+    note: str = "",
+    quality: int = QUALITY,
 ) -> None:
     """Write an image file.
 
@@ -59,10 +69,13 @@ def encode(
       levels: sRGB, of 8 or of 16 bits.
       codec: Pillow's name of the format.
       note: see `save_image`.
+      quality: see `save_image`.
     """
     # Into PNG files, too, goes the profile, and not the chunk sRGB in its place: editors read the
     # profile, browsers read either, and who reads neither takes the colors for sRGB.
     options = _OPTIONS[codec] | {"icc_profile": srgb_profile()}
+    if codec in LOSSY:
+        options["quality"] = quality
     if note:
         options |= note_options(codec, note)
     if levels.dtype == np.uint8:

@@ -16,7 +16,7 @@ from nst_jax.geometry import Side, Size, fit, plain_size
 from nst_jax.io.arrays import check_values, rounded
 from nst_jax.io.colors import to_srgb
 from nst_jax.io.decoding import Source, StrPath, name_of, opened, read, reason_of
-from nst_jax.io.encoding import CODECS, Bits, check_form, encode
+from nst_jax.io.encoding import CODECS, QUALITY, Bits, check_form, encode
 from nst_jax.io.files import atomic_write, check_writable
 from nst_jax.io.notes import find_note
 
@@ -97,6 +97,7 @@ def save_image(
     *,
     note: str = "",
     bits: Bits = 8,
+    quality: int = QUALITY,
 ) -> None:
     """Save sRGB values, clipped to [0, 1] and rounded once, in the format of the suffix.
 
@@ -108,13 +109,14 @@ def save_image(
         image: sRGB in [0, 1], HWC.
         note: text for `image_note` to read.
         bits: bits per color; 16 for PNG, and for TIFF with tifffile (the extra `formats`).
+        quality: of JPEG, WebP and AVIF, from 1 to 100; the other formats lose nothing.
 
     Raises:
         InputError: `image` is not of this shape, not floating-point, empty, or has values that are
             not those of an image (see `arrays.check_values`); or `path` cannot be written, or its
             format cannot hold the image (too many pixels, say).
     """
-    check_output(path, bits=bits)
+    check_output(path, bits=bits, quality=quality)
     name = repr(os.fspath(path))
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.size == 0 or array.dtype.kind != "f":
@@ -126,7 +128,7 @@ def save_image(
     levels, codec = rounded(array, bits=bits), CODECS[Path(path).suffix.lower()]
     try:
         with atomic_write(path) as temporary:
-            encode(temporary, levels, codec=codec, note=note)
+            encode(temporary, levels, codec=codec, note=note, quality=quality)
     except Exception as error:  # a full disk, more pixels than the format allows; codecs raise any
         raise InputError(
             f"cannot save {name} ({codec}, {array.shape[1]}x{array.shape[0]}): {reason_of(error)}"
@@ -143,7 +145,7 @@ def image_note(path: StrPath) -> str:
         return find_note(image)
 
 
-def check_output(path: StrPath, *, bits: int = 8) -> None:
+def check_output(path: StrPath, *, bits: int = 8, quality: int = QUALITY) -> None:
     """Raise an InputError if `save_image` could not write to `path`; call it before the work."""
     if Path(path).name.lower() in CODECS:
         raise InputError(
@@ -161,7 +163,7 @@ def check_output(path: StrPath, *, bits: int = 8) -> None:
             + ", ".join(WRITABLE_SUFFIXES)
         )
     try:
-        check_form(Path(path).suffix.lower(), bits=bits)
+        check_form(Path(path).suffix.lower(), bits=bits, quality=quality)
     except InputError as error:
         raise InputError(f"cannot write the image {os.fspath(path)!r}: {error}") from None
     check_writable(path, what="the image")

@@ -231,6 +231,34 @@ def test_what_was_made_from_something_else_is_not_finished(
     assert len(seen.calls) == calls + 3
 
 
+def test_subfolders_are_walked_and_mirrored_in_any_format(album, seen, capfd):
+    for name in ("f1.png", "a/f1.png", "a/b/f1.png", "a/f10.png"):
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("photos", name).write_bytes(Path("in", Path(name).name).read_bytes())
+    job = ["--content=photos", "--style=s.png", *FAST, "--steps=2", "--format=jpg", "--quality=80"]
+    job += ["--save-every=1", "--output=photos/out"]
+    assert run(job) == 0
+    found = sorted(str(path) for path in Path("photos/out").rglob("*.*"))
+    names = ("a/b/f1", "a/f1", "a/f10", "f1")
+    ends = (".jpg", "/1.jpg", "/2.jpg")
+    assert found == sorted(f"photos/out/{name}{end}" for name in names for end in ends)
+    calls = len(seen.calls)
+    assert run(job) == 0  # the results in the folder are no contents
+    assert len(seen.calls) == calls
+    assert run([*job[:-3], "--quality=90", "--output=photos/out"]) == 2
+    assert "quality 80, not 90" in capfd.readouterr().err
+
+
+def test_a_file_in_the_place_of_a_subfolder(album, seen, capfd):
+    Path("photos/a").mkdir(parents=True)
+    Path("photos/a/f1.png").write_bytes(Path("in/f1.png").read_bytes())
+    Path("out").mkdir()
+    Path("out/a").touch()
+    assert run(["--content=photos", "--style=s.png", *FAST, "--output=out"]) == 2
+    assert "--output out/a is a file; name a folder" in capfd.readouterr().err
+    assert not seen.calls
+
+
 def test_a_picture_that_joins_takes_no_other_ones_place(album, seen, capfd):
     """Two files of one name; the file that is first in order came later."""
     for number, image in ((2, "in/f2.png"), (1, "in/f1.png")):

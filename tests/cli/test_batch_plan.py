@@ -13,7 +13,7 @@ from PIL import Image
 
 from nst_jax import Config, InputError, layers, load_image, save_image
 from nst_jax.cli.batch_plan import batch_size, batches, plan_job
-from nst_jax.cli.inputs import expand, is_collection
+from nst_jax.cli.inputs import expand, is_collection, subfolders
 from nst_jax.cli.names import check_folder, name_pictures, pair
 from nst_jax.cli.options import JobOptions
 from nst_jax.devices.backend import resolve
@@ -104,10 +104,10 @@ def test_a_folder_is_its_images_in_natural_order(folder):
 
 
 def test_a_folder_that_cannot_be_read_is_one_line(folder, monkeypatch):
-    def listdir(path):
+    def scandir(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
-    monkeypatch.setattr(os, "listdir", listdir)  # root may read every folder
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read every folder
     said = "^--content: cannot read the folder 'photos': Permission denied$"
     with pytest.raises(InputError, match=said):
         files([folder], role="content")
@@ -194,6 +194,38 @@ def test_names():
     assert names(["1/x/a", "2/x/a", "2/y/a"], ["s"], None) == ["1-x-a.png", "2-x-a.png", "y-a.png"]
     assert names(["a.png", "b.png"], ["x/s.png", "y/s.png"], "zip") == ["a_x-s.png", "b_y-s.png"]
     assert names(["a.png", "./a.png"], ["s"], None) == ["a.png", "a-2.png"]  # two paths of one file
+
+
+def test_the_subfolders_of_a_folder_are_walked_where_that_is_asked_for(folder):
+    for name in ("deep/.x.png", ".hidden/x.png", "out/x.png", "deep/er/y.png", "deep/z.txt"):
+        Path(folder, name).parent.mkdir(exist_ok=True)
+        Path(folder, name).touch()
+    said = []
+    found = expand(
+        [folder], role="content", warn=said.append, deep=True, without=Path("photos/out")
+    )
+    names = ["deep/er/y.png", "deep/x.png", "f1.webp", "f2.JPG", "f10.png"]
+    assert sorted(found) == sorted(f"photos/{name}" for name in names)
+    assert len(said) == 1
+    assert "2 .txt" in said[0]
+    assert subfolders(found, [folder]) == {
+        "photos/deep/er/y.png": "deep/er",
+        "photos/deep/x.png": "deep",
+    }
+    assert subfolders(["a.png", "photos/f1.webp"], ["a.png", folder]) == {}
+    assert subfolders(["deep/x.png", "f1.webp"], ["."]) == {"deep/x.png": "deep"}
+
+
+def test_pictures_lie_in_the_subfolders_of_their_contents():
+    contents = ["p/a.jpg", "p/x/a.jpg", "p/x/a.png", "p/x/b.jpg", "p/y/a.jpg"]
+    pictures = name_pictures(
+        pair(contents, ["s.png"], None),
+        Path("out"),
+        suffix=".tif",
+        subfolders=subfolders(contents, ["p"]) | {path: path[2] for path in contents[1:]},
+    )
+    names = ["a.tif", "x/a-jpg.tif", "x/a-png.tif", "x/b.tif", "y/a.tif"]
+    assert [str(p.output) for p in pictures] == [f"out/{name}" for name in names]
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=20), st.integers(1, 5))

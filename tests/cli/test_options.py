@@ -1,12 +1,16 @@
 """Flags and the options that they become."""
 
 import dataclasses
+import os
 import re
 import sys
 
+import numpy as np
 import pytest
 
-from nst_jax import PRESETS, Config
+import commands
+from nst_jax import PRESETS, Config, save_image
+from nst_jax.cli import main as cli
 from nst_jax.cli.flags import exit_code
 from nst_jax.cli.options import JobOptions, parse_options
 from nst_jax.config import format_setting
@@ -139,3 +143,28 @@ def test_without_shtab_completion_says_what_to_install(capsys, monkeypatch):
         parse_options(["--completion=bash"])
     assert exit.value.code == 2
     assert "pip install '.[completion]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--quality=0"], "argument --quality: '0' is not a whole number from 1 to 100"),
+        (["--quality=101"], "'101' is not a whole number from 1 to 100"),
+        (["--quality=80"], "--quality is 80, but a file .png loses nothing; leave it out, or"),
+        (["--quality=80", "--output=a.tif"], "but a file .tif loses nothing"),
+        (["--format=gif"], "argument --format: invalid choice: 'gif'"),
+        (["--format=jpg", "--output=a.png"], "--format is jpg, but --output is a.png; leave one"),
+        (["--format=webp", "--bits=16"], "a file .webp has 8 bits per color, not 16"),
+        (["--format=jpg", "--bits=16", "--pairs=zip"], "a file .jpg has 8 bits per color, not 16"),
+        (["--quality=80", "--pairs=zip"], "--quality is 80, but a file .png loses nothing"),
+    ],
+)
+def test_a_form_that_a_file_cannot_have_is_one_line(tmp_path, monkeypatch, capfd, flags, said):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        save_image(f"{name}.png", np.zeros((64, 64, 3), np.float32))
+    assert commands.run(cli.main, ["--content=a.png", "--style=b.png", *flags]) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert sorted(os.listdir()) == ["a.png", "b.png"]

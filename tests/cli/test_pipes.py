@@ -103,22 +103,22 @@ def test_a_picture_for_standard_output_is_lost_in_no_case(monkeypatch):
     with open("full", "wb") as file:
         stream = SimpleNamespace(fileno=file.fileno, isatty=lambda: False)
         monkeypatch.setattr(sys, "stdout", stream)
-        with standard_output() as picture:
+        with standard_output(".png") as picture:
             save_image(picture, IMAGE)
     assert Path("full").read_bytes() == Path("a.png").read_bytes()
     assert sorted(os.listdir()) == ["a.png", "full"]
-    with pytest.raises(KeyError), standard_output() as picture:
+    with pytest.raises(KeyError), standard_output(".png") as picture:
         raise KeyError
     assert sorted(os.listdir()) == ["a.png", "full"]
     with open("/dev/full", "wb") as file:
         stream = SimpleNamespace(fileno=file.fileno, isatty=lambda: False)
         monkeypatch.setattr(sys, "stdout", stream)
         said = "No space left on device; the picture is"
-        with pytest.raises(OSError, match=said), standard_output() as picture:
+        with pytest.raises(OSError, match=said), standard_output(".png") as picture:
             save_image(picture, IMAGE)
     np.testing.assert_array_equal(load_image(picture), load_image("a.png"))
     stream.isatty = lambda: True
-    with pytest.raises(InputError, match="standard output is a terminal"), standard_output():
+    with pytest.raises(InputError, match="standard output is a terminal"), standard_output(".png"):
         pass
 
 

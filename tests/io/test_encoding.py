@@ -81,3 +81,26 @@ def test_a_long_note_stands_beside_16_bits(tmp_path):
         note = json.dumps({"IDAT": ["IDAT" * 9, "x" * 5000]})
         save_image(tmp_path / f"a{suffix}", noise(3, 4), bits=16, note=note)
         assert image_note(tmp_path / f"a{suffix}") == note
+
+
+# Quality
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif"])
+def test_a_lower_quality_takes_fewer_bytes_and_is_less_exact(tmp_path, suffix):
+    image, sizes, errors = noise(40, 48), [], []
+    for quality in (10, 60, 100):
+        save_image(tmp_path / f"a{suffix}", image, quality=quality)
+        sizes.append((tmp_path / f"a{suffix}").stat().st_size)
+        errors.append(np.abs(load_image(tmp_path / f"a{suffix}") - image).mean())
+    assert sizes == sorted(set(sizes))
+    assert errors == sorted(set(errors), reverse=True)
+    save_image(tmp_path / f"a{suffix}", image)
+    save_image(tmp_path / f"b{suffix}", image, quality=95)
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("quality", [0, 101, -3, True])
+def test_a_quality_that_is_none(tmp_path, quality):
+    with pytest.raises(InputError, match="allowed are whole numbers from 1 to 100"):
+        check_output(tmp_path / "a.jpg", quality=quality)
