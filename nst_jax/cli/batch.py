@@ -45,6 +45,7 @@ from nst_jax.config import ResolvedConfig
 from nst_jax.distributed.collectives import allgather_json, is_first, poll, post
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, Size, fit, resample
+from nst_jax.io.extras import load_extras
 from nst_jax.io.images import image_shape, load_image, save_image
 from nst_jax.io.provenance import Provenance
 from nst_jax.losses.objective import Losses
@@ -69,7 +70,7 @@ def paint_many(
     weights = None
     if not options.dry_run:
         weights, config = run_weights(options, config)
-    made_from = provenance_of(job, weights, **options.form)
+    made_from = provenance_of(job, weights, background=options.background, **options.form)
     if not options.overwrite:
         job = skip_finished(job, made_from)
     faults = dict.fromkeys(job.faults, EXIT_USAGE)  # a file of several pictures has one line
@@ -337,22 +338,23 @@ class _Painter:
         for each in members:
             try:
                 inputs.append(self._load(each, before, alone=alone))
-                loaded.append(each)
+                loaded.append(each._replace(extras=load_extras(each.picture.content)))
             except InputError as error:
                 self.faults[in_flags(error)] = EXIT_USAGE
         return loaded, inputs
 
     def _load(self, each: Planned, before: Path | None, *, alone: bool) -> _Inputs:
         picture, last = each.picture, each.schedule.last
+        load = functools.partial(load_image, background=self.options.background)
         with named(picture.content):
-            content = load_image(picture.content, shape=last.shape)
+            content = load(picture.content, shape=last.shape)
         styles = []
         for path, shape in zip(picture.styles, last.styles, strict=True):
             with named(path):
-                styles.append(load_image(path, shape=shape))
+                styles.append(load(path, shape=shape))
         start = before or self.options.start_image
         if start:
-            return content, styles, load_image(start, shape=last.shape)
+            return content, styles, load(start, shape=last.shape)
         if alone or self.config.start == "content":
             return content, styles, None
         return content, styles, _draw_start(each.schedule, styles, self.config)
@@ -378,7 +380,8 @@ class _Painter:
             for each, image in zip(members, _images(snapshot), strict=False):
                 folder = each.picture.output.with_suffix("")
                 folder.mkdir(exist_ok=True)
-                save_image(folder / f"{step}{self.options.suffix}", image, **self.options.form)
+                path = folder / f"{step}{self.options.suffix}"
+                save_image(path, image, extras=each.extras, **self.options.form)
 
         numbers = f"{done + 1}" if len(members) == 1 else f"{done + 1}-{done + len(members)}"
         return show_progress(
@@ -405,7 +408,9 @@ class _Painter:
                 member=number if np.ndim(last.image) == 4 else None,
             )
             note = note_of(manifest, embed=self.options.manifest)
-            fault = save_or_rescue(output, image, note=note, **self.options.form)
+            fault = save_or_rescue(
+                output, image, note=note, extras=each.extras, **self.options.form
+            )
             if not fault and self.options.json:
                 fault = save_beside(output, manifest)
             if fault:

@@ -20,6 +20,7 @@ from nst_jax.distributed.collectives import allgather_json
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit
 from nst_jax.io.encoding import check_form
+from nst_jax.io.extras import Extras
 from nst_jax.io.images import image_shape
 from nst_jax.transfer.estimate import free_memory, need, surely_fits
 from nst_jax.transfer.schedule import ScalePlan, Schedule, check_shares, make_schedule, named
@@ -30,10 +31,11 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Planned(NamedTuple):
-    """A picture to paint, and the scales of its run."""
+    """A picture to paint, the scales of its run, and what its file carries beside its colors."""
 
     picture: PictureFiles
     schedule: Schedule
+    extras: Extras = Extras()
 
     @property
     def shape(self) -> Shape:

@@ -22,7 +22,7 @@ def provenance_of(
     Args:
       job: the pictures of the command.
       weights: see `provenance`.
-      form: how the files are written, by name.
+      form: the background, and how the files are written, by name.
     """
     common = provenance(job.asked, weights=weights, sequence=job.sequence, **form)
     digest = functools.cache(lambda path: sha256_of(Path(path)))

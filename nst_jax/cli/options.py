@@ -12,6 +12,8 @@ from nst_jax.cli.flags import Parser, add_setting_flags, given_settings, positiv
 from nst_jax.cli.output import PROGRAM
 from nst_jax.cli.settings_file import SettingsFile, settings_flag
 from nst_jax.config import Config, checked_live, flag_of, format_setting
+from nst_jax.errors import InputError
+from nst_jax.io.colors import check_color
 from nst_jax.io.encoding import QUALITY, Bits
 from nst_jax.presets import PRESETS, preset
 
@@ -35,6 +37,13 @@ def _quality(text: str) -> int:
     if text.isdecimal() and 1 <= int(text) <= 100:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 100")
+
+
+def _color(text: str) -> str:
+    try:
+        return check_color(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _batch(text: str) -> int | None:
@@ -150,6 +159,14 @@ class JobOptions:
         "N",
         group="images",
         type=_quality,
+    )
+    background: str = option(
+        "white",
+        "color under what is transparent in the images, as gray or #808080; the transparency of "
+        "the content is the picture's too, except in a file jpg (default: %(default)s)",
+        "COLOR",
+        group="images",
+        type=_color,
     )
     overwrite: bool = _switch("paint pictures again that are in the folder already", group="images")
     batch: int | None = option(

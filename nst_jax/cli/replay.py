@@ -69,6 +69,7 @@ def replayed(options: JobOptions) -> JobOptions:
         config=settings,
         devices=options.devices or manifest["devices"],
         output=options.output or _output_of(picture),
+        background=made_from.get("background", "white"),
         manifest_of=manifest,
     )
 

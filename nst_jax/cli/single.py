@@ -198,7 +198,13 @@ def _paint(
     def save(snapshot: Snapshot[Losses], step: str) -> None:
         if is_first():
             path = job.output.with_name(f"{job.output.stem}_{step}{job.output.suffix}")
-            save_image(path, np.asarray(snapshot.image), note=beside.note(snapshot), **options.form)
+            save_image(
+                path,
+                np.asarray(snapshot.image),
+                note=beside.note(snapshot),
+                extras=job.extras,
+                **options.form,
+            )
 
     if store:
         _warn_of_lost_scales(job)
@@ -272,7 +278,7 @@ def _save(
 ) -> str:
     """Save the picture and what goes with it, and say so; return the fault, or an empty text."""
     image, note = np.asarray(last.image), beside.note(last)
-    if fault := save_or_rescue(job.output, image, note=note, **options.form):
+    if fault := save_or_rescue(job.output, image, note=note, extras=job.extras, **options.form):
         return fault
     if live:
         live.written(job.output)
@@ -332,7 +338,8 @@ def _made_from(job: SingleJob, weights: Weights, options: JobOptions) -> Provena
         options.start_image,
         digest=lambda path: sha256_of(Path(path)),
     )
-    return provenance(options.asked(), weights=weights) | images
+    others = {"background": options.background}
+    return provenance(options.asked(), weights=weights, **others) | images
 
 
 @contextlib.contextmanager

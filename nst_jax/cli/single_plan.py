@@ -1,6 +1,7 @@
 """Plan one picture: check the options, load the images, recall what an earlier run has chosen."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from nst_jax.cli.output import warn_from_first
 from nst_jax.config import Config, ResolvedConfig
 from nst_jax.errors import InputError
 from nst_jax.geometry import Size, fit
+from nst_jax.io.extras import Extras, load_extras
 from nst_jax.io.images import check_output, image_shape, load_image
 from nst_jax.transfer.estimate import fit_to_memory
 from nst_jax.transfer.schedule import Schedule, make_schedule
@@ -31,6 +33,7 @@ class SingleJob(NamedTuple):
     content: np.ndarray
     styles: list[np.ndarray]
     start: np.ndarray | None
+    extras: Extras
     output: Path
     config: ResolvedConfig
     schedule: Schedule
@@ -97,12 +100,14 @@ def load_job(
             f"--steps has no effect at {size_text(last.shape)} px, where the only scale is the "
             "first; --first-steps is for that"
         )
+    load = functools.partial(load_image, background=options.background)
     return SingleJob(
         content,
         styles,
-        load_image(content, shape=last.shape),
-        [load_image(path, shape=own) for path, own in zip(styles, last.styles, strict=True)],
-        load_image(start, shape=last.shape) if start else None,
+        load(content, shape=last.shape),
+        [load(path, shape=own) for path, own in zip(styles, last.styles, strict=True)],
+        load(start, shape=last.shape) if start else None,
+        load_extras(content),
         output,
         config,
         schedule,

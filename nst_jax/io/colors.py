@@ -5,7 +5,7 @@ import io
 import struct
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageColor
 
 from nst_jax.errors import InputError
 from nst_jax.io.formats import gamma_levels, to_levels
@@ -20,19 +20,22 @@ def srgb_profile() -> bytes:
     return profile[:24] + _DATE + profile[36:]
 
 
-def to_srgb(image: Image.Image, name: str) -> Image.Image:
-    """Turn an image of any mode into 8-bit sRGB over white (mode RGB); `name` is for messages."""
+def to_srgb(image: Image.Image, name: str, *, background: str = "white") -> Image.Image:
+    """Turn an image of any mode into 8-bit sRGB (mode RGB).
+
+    Args:
+      image: the image.
+      name: its name in messages.
+      background: the color that transparency is laid over; see `check_color`.
+
+    Raises:
+      InputError: if the image holds numbers without a known white.
+    """
     profile, gamma = image.info.get("icc_profile"), gamma_levels(image.info)
-    if image.mode[0] in "IF":
-        image = _gray8(image, name)
-    if image.mode == "La":
-        image = image.convert("LA")  # the only conversion that Pillow has for it
+    image = _with_alpha(image, name)
     # Separate the alpha; the profile applies to the colors alone.
-    alpha = None
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
     gray = image.mode in ("1", "L", "LA")
-    if image.has_transparency_data:
-        image = image.convert("LA" if gray else "RGBA")
-        alpha = image.getchannel("A")
     if image.mode not in ("CMYK", "LAB"):
         image = image.convert("L" if gray else "RGB")
     image = _apply_profile(image, profile) if profile else image.convert("RGB")
@@ -40,7 +43,45 @@ def to_srgb(image: Image.Image, name: str) -> Image.Image:
         image = image.point(gamma * 3)
     if alpha is None:
         return image
-    return Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+    return Image.composite(image, Image.new("RGB", image.size, background), alpha)
+
+
+def alpha_of(image: Image.Image, name: str) -> Image.Image | None:
+    """Return the opacity of an image (mode L); None if it is opaque everywhere.
+
+    Args:
+      image: of any mode.
+      name: see `to_srgb`.
+    """
+    image = _with_alpha(image, name)
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    return None if alpha is None or alpha.getextrema() == (255, 255) else alpha
+
+
+def check_color(text: str) -> str:
+    """Return a color as it is: a name of CSS, #rrggbb, or what else `PIL.ImageColor` knows.
+
+    Raises:
+      InputError: if it is no color.
+    """
+    try:
+        ImageColor.getcolor(text, "RGB")
+    except ValueError:
+        raise InputError(
+            f"{text!r} is no color; allowed are names of CSS, as gray, and #rrggbb, as #808080"
+        ) from None
+    return text
+
+
+def _with_alpha(image: Image.Image, name: str) -> Image.Image:
+    """Bring an image with any kind of transparency to LA or RGBA, and many bits to 8."""
+    if image.mode[0] in "IF":
+        image = _gray8(image, name)
+    if image.mode == "La":
+        image = image.convert("LA")  # the only conversion that Pillow has for it
+    if not image.has_transparency_data:
+        return image
+    return image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
 
 
 def _gray8(image: Image.Image, name: str) -> Image.Image:

@@ -21,19 +21,20 @@ def write_png(
 
     Args:
       path: the file.
-      levels: RGB.
+      levels: RGB or RGBA.
       options: what `PIL.Image.Image.save` takes for PNG.
     """
-    height, width, _ = levels.shape
+    height, width, channels = levels.shape
     small = io.BytesIO()
     Image.new("RGB", (1, 1)).save(small, "PNG", **options)
     data = small.getvalue()  # signature, header, what stands beside the pixels, and pixels
     beside = data[33 : data.rindex(b"IDAT") - 4]
+    kind = 2 if channels == 3 else 6
     with path.open("wb") as file:
         file.write(data[:8])
-        putchunk(file, b"IHDR", struct.pack(">2I5B", width, height, 16, 2, 0, 0, 0))
+        putchunk(file, b"IHDR", struct.pack(">2I5B", width, height, 16, kind, 0, 0, 0))
         file.write(beside)
-        pack, before = zlib.compressobj(), np.zeros((1, width * 6), np.uint8)
+        pack, before = zlib.compressobj(), np.zeros((1, width * channels * 2), np.uint8)
         for first in range(0, height, _ROWS):
             some = levels[first : first + _ROWS].astype(">u2")
             rows = some.reshape(len(some), -1).view(np.uint8)
@@ -52,7 +53,7 @@ def write_tiff(
 
     Args:
       path: the file.
-      levels: RGB.
+      levels: RGB or RGBA.
       options: what `PIL.Image.Image.save` takes for TIFF.
     """
     import tifffile
@@ -62,6 +63,7 @@ def write_tiff(
         path,
         levels,
         photometric="rgb",
+        extrasamples=["unassalpha"] if levels.shape[2] == 4 else None,
         compression="zlib",
         rowsperstrip=_ROWS,
         iccprofile=options["icc_profile"],

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import UInt
+from jaxtyping import UInt, UInt8
 from PIL import Image
 
 from nst_jax.errors import InputError, check_installed
 from nst_jax.io.colors import srgb_profile
 from nst_jax.io.deep import write_png, write_tiff
+from nst_jax.io.extras import Extras
 from nst_jax.io.notes import note_options
 
 Bits = Literal[8, 16]
@@ -61,6 +62,7 @@ def encode(
     codec: str,
     note: str = "",
     quality: int = QUALITY,
+    extras: Extras | None = None,
 ) -> None:
     """Write an image file.
 
@@ -70,6 +72,7 @@ def encode(
       codec: Pillow's name of the format.
       note: see `save_image`.
       quality: see `save_image`.
+      extras: see `save_image`.
     """
     # Into PNG files, too, goes the profile, and not the chunk sRGB in its place: editors read the
     # profile, browsers read either, and who reads neither takes the colors for sRGB.
@@ -78,7 +81,20 @@ def encode(
         options["quality"] = quality
     if note:
         options |= note_options(codec, note)
+    if extras and extras.alpha is not None and codec != "JPEG":
+        levels = np.dstack([levels, _scaled(extras.alpha, levels)])
     if levels.dtype == np.uint8:
         Image.fromarray(levels).save(path, format=codec, **options)
     else:
         _DEEP[codec](path, levels, options)
+
+
+def _scaled(
+    alpha: UInt8[np.ndarray, "_ _"], levels: UInt[np.ndarray, "height width 3"]
+) -> UInt[np.ndarray, "height width"]:
+    """Return the opacity in the size and the bits of the levels."""
+    height, width, _ = levels.shape
+    resized = Image.fromarray(alpha).resize((width, height), Image.Resampling.LANCZOS)
+    scaled: UInt[np.ndarray, "height width"] = np.asarray(resized).astype(levels.dtype)
+    scaled *= np.iinfo(levels.dtype).max // 255
+    return scaled

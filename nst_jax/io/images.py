@@ -14,9 +14,10 @@ from PIL import ExifTags, Image
 from nst_jax.errors import InputError
 from nst_jax.geometry import Side, Size, fit, plain_size
 from nst_jax.io.arrays import check_values, rounded
-from nst_jax.io.colors import to_srgb
+from nst_jax.io.colors import check_color, to_srgb
 from nst_jax.io.decoding import Source, StrPath, name_of, opened, read, reason_of
 from nst_jax.io.encoding import CODECS, QUALITY, Bits, check_form, encode
+from nst_jax.io.extras import Extras
 from nst_jax.io.files import atomic_write, check_writable
 from nst_jax.io.notes import find_note
 
@@ -30,14 +31,15 @@ def load_image(
     side: Side = "longest",
     shape: tuple[int, int] | None = None,
     enlarge: bool = True,
+    background: str = "white",
 ) -> Float[np.ndarray, "height width 3"]:
     """Load an image of any format and mode that Pillow opens, as float32 sRGB in [0, 1].
 
     The EXIF orientation and the ICC profile, or the gamma of a PNG file, are applied, transparency
-    is laid over white, and of an animation the first frame is taken. Without `size` and `shape` the
-    image keeps its pixels. White is the largest number of an integer type, and 1 for floats. HEIC
-    files need the package pillow-heif, and TIFF files with more than 8 bits per color tifffile (the
-    extra `formats`).
+    is laid over the background, and of an animation the first frame is taken. Without `size` and
+    `shape` the image keeps its pixels. White is the largest number of an integer type, and 1 for
+    floats. HEIC files need the package pillow-heif, and TIFF files with more than 8 bits per color
+    tifffile (the extra `formats`).
 
     Args:
         source: The image file: its path, its bytes, or an open binary file, read from its position.
@@ -46,12 +48,14 @@ def load_image(
         side: Which side a length is that of.
         shape: Exact (height, width) in pixels instead; the aspect ratio is not kept.
         enlarge: Whether `size` may enlarge the image.
+        background: The color that transparency is laid over: a name of CSS, or #rrggbb.
 
     Raises:
         InputError: The file cannot be read, is damaged or no image, has more pixels than Pillow's
             limit, or holds numbers without a known white; `size` and `shape` are both given, no
-            size, not whole, below 1, or too large.
+            size, not whole, below 1, or too large; or the background is no color.
     """
+    check_color(background)
     name = name_of(source)
     if size is not None and shape is not None:
         raise InputError(f"cannot load {name}: give size or shape, not both")
@@ -60,7 +64,7 @@ def load_image(
             f"cannot load {name}: shape must be (height, width), both whole pixels, at least 1, "
             f"not {shape!r}"
         )
-    image = to_srgb(read(source, name), name)
+    image = to_srgb(read(source, name), name, background=background)
     if size is not None:
         try:
             shape = fit(image.height, image.width, plain_size(size), side=side)
@@ -98,6 +102,7 @@ def save_image(
     note: str = "",
     bits: Bits = 8,
     quality: int = QUALITY,
+    extras: Extras | None = None,
 ) -> None:
     """Save sRGB values, clipped to [0, 1] and rounded once, in the format of the suffix.
 
@@ -110,6 +115,7 @@ def save_image(
         note: text for `image_note` to read.
         bits: bits per color; 16 for PNG, and for TIFF with tifffile (the extra `formats`).
         quality: of JPEG, WebP and AVIF, from 1 to 100; the other formats lose nothing.
+        extras: from `load_extras`; the alpha is resized with LANCZOS, and JPEG files have none.
 
     Raises:
         InputError: `image` is not of this shape, not floating-point, empty, or has values that are
@@ -128,7 +134,7 @@ def save_image(
     levels, codec = rounded(array, bits=bits), CODECS[Path(path).suffix.lower()]
     try:
         with atomic_write(path) as temporary:
-            encode(temporary, levels, codec=codec, note=note, quality=quality)
+            encode(temporary, levels, codec=codec, note=note, quality=quality, extras=extras)
     except Exception as error:  # a full disk, more pixels than the format allows; codecs raise any
         raise InputError(
             f"cannot save {name} ({codec}, {array.shape[1]}x{array.shape[0]}): {reason_of(error)}"

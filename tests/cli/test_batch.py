@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import commands
 from nst_jax import Config, layers, load_image, save_image
@@ -20,6 +21,7 @@ from nst_jax.cli import batch
 from nst_jax.cli import main as cli
 from nst_jax.devices.backend import resolve
 from nst_jax.geometry import resample
+from nst_jax.io.extras import load_extras
 from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG19
 from nst_jax.scale import step as scale_step
@@ -247,6 +249,22 @@ def test_subfolders_are_walked_and_mirrored_in_any_format(album, seen, capfd):
     assert len(seen.calls) == calls
     assert run([*job[:-3], "--quality=90", "--output=photos/out"]) == 2
     assert "quality 80, not 90" in capfd.readouterr().err
+
+
+def test_pictures_have_the_transparency_of_their_contents(album, seen, capfd):
+    opaque = (load_image("in/f1.png") * 255).astype(np.uint8)
+    for name, alpha in (("a", 0), ("b", 255)):
+        level = np.full((*opaque.shape[:2], 1), alpha, np.uint8)
+        Image.fromarray(np.dstack([opaque, level])).save(f"in/{name}.png")
+    job = ["--content", "in/a.png", "in/b.png", "in/f2.png", "--style=s.png", *FAST, "--steps=1"]
+    assert run([*job, "--background=#ff0000"]) == 0
+    alphas = [load_extras(f"stylized/{name}.png").alpha for name in ("a", "b", "f2")]
+    assert not alphas[0].any()
+    assert alphas[1] is alphas[2] is None
+    (call,) = seen.calls
+    np.testing.assert_array_equal(call.content[0], np.broadcast_to([1, 0, 0], (20, 24, 3)))
+    assert run([*job, "--background=blue"]) == 2
+    assert "made from background #ff0000, not blue" in capfd.readouterr().err
 
 
 def test_a_file_in_the_place_of_a_subfolder(album, seen, capfd):

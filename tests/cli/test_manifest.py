@@ -16,6 +16,7 @@ from nst_jax import Config, load_image, save_image
 from nst_jax.cli import main as cli
 from nst_jax.cli.manifest import read_manifest
 from nst_jax.cli.settings_file import settings_flag
+from nst_jax.io.extras import Extras
 from nst_jax.io.images import image_note
 from nst_jax.weights import sources
 
@@ -32,7 +33,8 @@ def job(tmp_path, monkeypatch, photographs, untrained):
     Path("in").mkdir()
     content, style = photographs
     for name, image in {"c": content, "s": style, "t": style[::-1], "first": content[::-1]}.items():
-        save_image(f"in/{name}.png", image)
+        alpha = np.arange(image[..., 0].size).astype(np.uint8).reshape(image.shape[:2])
+        save_image(f"in/{name}.png", image, extras=Extras(alpha=alpha))
     flags = ["--content=in/c.png", "--style", "in/s.png", "in/t.png", "--style-blend=2,1"]
     flags += ["--start-image=in/first.png", "--size=24", "--min-size=17", "--first-steps=3"]
     return [*flags, "--steps=4", "--preset=crowson", "--weights=untrained", *SHALLOW]
@@ -66,7 +68,13 @@ def test_a_picture_says_how_it_was_made(job, capfd):
 
 @pytest.mark.parametrize(
     ("suffix", "form"),
-    [("png", []), ("jpg", []), ("webp", []), ("tif", ["--bits=16"]), ("avif", [])],
+    [
+        ("png", []),
+        ("jpg", ["--quality=80"]),
+        ("webp", ["--background=red"]),
+        ("tif", ["--bits=16"]),
+        ("avif", []),
+    ],
 )
 def test_a_replay_gives_the_same_bytes(job, capfd, suffix, form):
     assert run([*job, *form, f"--output=a.{suffix}", "--quiet"]) == 0

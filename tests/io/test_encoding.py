@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from nst_jax.errors import InputError
+from nst_jax.io.extras import Extras, load_extras
 from nst_jax.io.images import WRITABLE_SUFFIXES, check_output, image_note, load_image, save_image
 
 
@@ -104,3 +105,89 @@ def test_a_lower_quality_takes_fewer_bytes_and_is_less_exact(tmp_path, suffix):
 def test_a_quality_that_is_none(tmp_path, quality):
     with pytest.raises(InputError, match="allowed are whole numbers from 1 to 100"):
         check_output(tmp_path / "a.jpg", quality=quality)
+
+
+# Transparency
+
+
+def soft_alpha(height=40, width=56):
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    return np.rint(255 * x * (1 - y)).astype(np.uint8)
+
+
+def transparent_file(path, mode, alpha):
+    """Write a file with this opacity; the alpha of a palette is of its colors."""
+    gray = Image.fromarray(alpha)
+    if mode == "P":  # color i has the opacity i
+        image = Image.frombytes("P", gray.size, gray.tobytes())
+        image.putpalette(np.repeat(np.arange(256), 3).tolist())
+        image.save(path, transparency=bytes(range(256)))
+    else:
+        image = gray.convert(mode)
+        image.putalpha(gray)
+        image.save(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".avif"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_the_alpha_comes_back_in_the_size_of_the_picture(tmp_path, suffix, mode):
+    extras = load_extras(transparent_file(tmp_path / "content.png", mode, soft_alpha()))
+    np.testing.assert_array_equal(extras.alpha, soft_alpha())
+    image = noise(20, 28)
+    save_image(tmp_path / f"a{suffix}", image, extras=extras)
+    with Image.open(tmp_path / f"a{suffix}") as found:
+        assert found.mode == "RGBA"
+        got = np.asarray(found).astype(float)
+    tolerance = 3 if suffix == ".avif" else 0.51
+    halves = soft_alpha().reshape(20, 2, 28, 2).mean((1, 3))
+    np.testing.assert_allclose(got[..., 3], halves, atol=tolerance + 1.5)  # LANCZOS is no mean
+    if suffix in (".png", ".tif"):
+        np.testing.assert_allclose(got[..., :3], image * 255, atol=0.51)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bits_have_an_alpha_too(tmp_path, suffix):
+    extras, image = Extras(alpha=soft_alpha(300, 9)), noise(300, 9)
+    save_image(tmp_path / f"a{suffix}", image, bits=16, extras=extras, note="x")
+    found = decoded(tmp_path / f"a{suffix}")
+    np.testing.assert_allclose(found[..., :3], image * 65535.0, atol=0.51)
+    np.testing.assert_array_equal(found[..., 3], extras.alpha * 257.0)
+    np.testing.assert_array_equal(load_extras(tmp_path / f"a{suffix}").alpha, extras.alpha)
+    assert image_note(tmp_path / f"a{suffix}") == "x"
+
+
+def test_what_is_opaque_has_no_alpha(tmp_path):
+    opaque = np.full((5, 4), 255, np.uint8)
+    extras = load_extras(transparent_file(tmp_path / "content.png", "RGBA", opaque))
+    assert extras.alpha is None
+    save_image(tmp_path / "a.png", noise(5, 4), extras=extras)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "RGB"
+    save_image(tmp_path / "a.jpg", noise(40, 56), extras=Extras(alpha=soft_alpha()))
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("background", "color"),
+    [
+        ("white", 255),
+        ("gray", 128),
+        ("#204080", (32, 64, 128)),
+        ("#f00", (255, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_laid_over_the_background(tmp_path, mode, background, color):
+    path = transparent_file(tmp_path / "content.png", mode, soft_alpha())
+    opacity = soft_alpha()[..., None] / 255
+    expected = opacity * soft_alpha()[..., None] + (1 - opacity) * np.broadcast_to(color, 3)
+    found = load_image(path, background=background) * 255
+    np.testing.assert_allclose(found, expected, atol=0.51)
+
+
+@pytest.mark.parametrize("background", ["whitish", "", "#12", "12"])
+def test_a_background_that_is_no_color(tmp_path, background):
+    with pytest.raises(InputError, match=f"'{background}' is no color; allowed are names of CSS"):
+        load_image(tmp_path / "absent.png", background=background)
