@@ -176,7 +176,7 @@ def test_tests_mirror_the_rooms():
             | {"color", "config", "devices", "geometry", "losses", "optimizers", "io.arrays"}
             # For the pictures that a network's activations are measured on.
             | {"io.images", "io.colors", "io.decoding", "io.formats", "io.notes", "io.encoding"}
-            | {"io.deep", "io.extras"},
+            | {"io.writers", "io.extras", "io.metadata"},
         ),
     ],
 )

@@ -338,7 +338,9 @@ class _Painter:
         for each in members:
             try:
                 inputs.append(self._load(each, before, alone=alone))
-                loaded.append(each._replace(extras=load_extras(each.picture.content)))
+                metadata = self.options.form["metadata"]
+                extras = load_extras(each.picture.content, metadata=metadata)
+                loaded.append(each._replace(extras=extras))
             except InputError as error:
                 self.faults[in_flags(error)] = EXIT_USAGE
         return loaded, inputs
@@ -381,7 +383,7 @@ class _Painter:
                 folder = each.picture.output.with_suffix("")
                 folder.mkdir(exist_ok=True)
                 path = folder / f"{step}{self.options.suffix}"
-                save_image(path, image, extras=each.extras, **self.options.form)
+                save_image(path, image, extras=each.extras, **self.options.encoding)
 
         numbers = f"{done + 1}" if len(members) == 1 else f"{done + 1}-{done + len(members)}"
         return show_progress(
@@ -409,7 +411,7 @@ class _Painter:
             )
             note = note_of(manifest, embed=self.options.manifest)
             fault = save_or_rescue(
-                output, image, note=note, extras=each.extras, **self.options.form
+                output, image, note=note, extras=each.extras, **self.options.encoding
             )
             if not fault and self.options.json:
                 fault = save_beside(output, manifest)

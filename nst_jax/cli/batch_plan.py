@@ -107,7 +107,7 @@ def plan_job(options: JobOptions, config: Config, *, warn: Callable[[str], None]
     for each in {folder, *(picture.output.parent for picture in pictures)}:
         if each == folder or each.exists():
             check_folder(each, [*contents, *styles, *start])
-    check_form(options.suffix, **options.form)
+    check_form(options.suffix, **options.encoding)
     check_quality(options, options.suffix)
     for path in start:
         image_shape(path)

@@ -89,8 +89,8 @@ _GROUPS: Mapping[str, str | None] = {
     "several processes": "Start all with the same flags, except --process. They share the rows of "
     "one picture, or divide several pictures among them.",
 }
-# How a picture's file is written if nothing is given: keywords of `save_image`.
-FORM: Mapping[str, Any] = {"bits": 8, "quality": QUALITY}
+# How a picture's file is written if nothing is given.
+FORM: Mapping[str, Any] = {"bits": 8, "quality": QUALITY, "metadata": True}
 _MEMORY, _PROCESSES = "pictures that remember", "several processes"
 
 
@@ -146,8 +146,7 @@ class JobOptions:
     )
     bits: Bits | None = option(
         None,
-        "bits per color of the picture's file; 16 for png, and for tif (extra formats) (default: "
-        "8)",
+        "bits per color of the picture's file; 16 for png and tif (default: 8)",
         None,
         group="images",
         type=int,
@@ -167,6 +166,14 @@ class JobOptions:
         "COLOR",
         group="images",
         type=_color,
+    )
+    metadata: bool | None = option(
+        None,
+        "keep the metadata of the content image in the picture's file: EXIF with time and place, "
+        "XMP, dots per inch (default: yes)",
+        None,
+        group="images",
+        action=argparse.BooleanOptionalAction,
     )
     overwrite: bool = _switch("paint pictures again that are in the folder already", group="images")
     batch: int | None = option(
@@ -297,6 +304,11 @@ class JobOptions:
         form = {**FORM, **self.manifest_of.get("made from", {})}
         given = {name: getattr(self, name) for name in FORM}
         return {name: form[name] if x is None else x for name, x in given.items()}
+
+    @property
+    def encoding(self) -> Mapping[str, Any]:
+        """The part of the form that `save_image` takes, by its keywords."""
+        return {name: self.form[name] for name in ("bits", "quality")}
 
     @property
     def suffix(self) -> str:

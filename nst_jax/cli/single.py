@@ -203,7 +203,7 @@ def _paint(
                 np.asarray(snapshot.image),
                 note=beside.note(snapshot),
                 extras=job.extras,
-                **options.form,
+                **options.encoding,
             )
 
     if store:
@@ -278,7 +278,7 @@ def _save(
 ) -> str:
     """Save the picture and what goes with it, and say so; return the fault, or an empty text."""
     image, note = np.asarray(last.image), beside.note(last)
-    if fault := save_or_rescue(job.output, image, note=note, extras=job.extras, **options.form):
+    if fault := save_or_rescue(job.output, image, note=note, extras=job.extras, **options.encoding):
         return fault
     if live:
         live.written(job.output)

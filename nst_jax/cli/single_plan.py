@@ -53,7 +53,7 @@ def checked_files(options: JobOptions, output: Path) -> list[str]:
     """
     content, start = options.content[0], options.start_image
     styles = expand(options.style, role="style", warn=warn_from_first)
-    check_output(output, **options.form)
+    check_output(output, **options.encoding)
     check_quality(options, output.suffix)
     check_beside(options, output, [content, *styles])
     for path in (content, *styles, start, options.replay):
@@ -107,7 +107,7 @@ def load_job(
         load(content, shape=last.shape),
         [load(path, shape=own) for path, own in zip(styles, last.styles, strict=True)],
         load(start, shape=last.shape) if start else None,
-        load_extras(content),
+        load_extras(content, metadata=options.form["metadata"]),
         output,
         config,
         schedule,

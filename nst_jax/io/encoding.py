@@ -5,13 +5,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt, UInt8
-from PIL import Image
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from nst_jax.errors import InputError, check_installed
+from nst_jax.errors import InputError
 from nst_jax.io.colors import srgb_profile
-from nst_jax.io.deep import write_png, write_tiff
 from nst_jax.io.extras import Extras
-from nst_jax.io.notes import note_options
+from nst_jax.io.notes import KEYWORD, with_note
+from nst_jax.io.writers import write_png, write_tiff
 
 Bits = Literal[8, 16]
 CODECS = {
@@ -28,11 +28,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"subsampling": 0},
     "WEBP": {},
     "AVIF": {"subsampling": "4:4:4"},
-    "TIFF": {"compression": "tiff_deflate"},
+    "TIFF": {},
 }
 LOSSY = ("JPEG", "WEBP", "AVIF")
 QUALITY = 95
-_DEEP = {"PNG": write_png, "TIFF": write_tiff}
+_DEEP = ("PNG", "TIFF")  # 16 bits
 
 
 def check_form(suffix: str, *, bits: int, quality: int) -> None:
@@ -51,8 +51,6 @@ def check_form(suffix: str, *, bits: int, quality: int) -> None:
         raise InputError(
             f"a file {suffix} has 8 bits per color, not 16; for 16 bits write .png or .tif"
         )
-    if bits == 16 and CODECS[suffix] == "TIFF":
-        check_installed("a TIFF file of 16 bits", "tifffile", extra="formats")
 
 
 def encode(
@@ -72,21 +70,58 @@ def encode(
       codec: Pillow's name of the format.
       note: see `save_image`.
       quality: see `save_image`.
-      extras: see `save_image`.
+      extras: see `save_image`; metadata that the format cannot hold are left out.
     """
+    extras = extras or Extras()
+    if extras.alpha is not None and codec != "JPEG":
+        levels = np.dstack([levels, _scaled(extras.alpha, levels)])
+    try:
+        _write(path, levels, codec, _options(codec, note, quality, extras))
+    except Exception:
+        bare = extras._replace(exif=b"", xmp=b"", dpi=None)
+        if bare == extras:
+            raise
+        _write(path, levels, codec, _options(codec, note, quality, bare))
+
+
+def _write(
+    path: Path, levels: UInt[np.ndarray, "height width _"], codec: str, options: dict[str, Any]
+) -> None:
+    if codec == "TIFF":
+        write_tiff(path, levels, options)
+    elif levels.dtype == np.uint16:
+        write_png(path, levels, options)
+    else:
+        Image.fromarray(levels).save(path, format=codec, **options)
+
+
+def _options(codec: str, note: str, quality: int, extras: Extras) -> dict[str, Any]:
+    """Return the keywords of `PIL.Image.Image.save`."""
     # Into PNG files, too, goes the profile, and not the chunk sRGB in its place: editors read the
     # profile, browsers read either, and who reads neither takes the colors for sRGB.
     options = _OPTIONS[codec] | {"icc_profile": srgb_profile()}
     if codec in LOSSY:
         options["quality"] = quality
-    if note:
-        options |= note_options(codec, note)
-    if extras and extras.alpha is not None and codec != "JPEG":
-        levels = np.dstack([levels, _scaled(extras.alpha, levels)])
-    if levels.dtype == np.uint8:
-        Image.fromarray(levels).save(path, format=codec, **options)
-    else:
-        _DEEP[codec](path, levels, options)
+    if extras.dpi:
+        options["dpi"] = extras.dpi
+    if extras.exif:
+        options["exif"] = extras.exif
+    if codec == "PNG":
+        options["pnginfo"] = texts = PngImagePlugin.PngInfo()
+        if note:
+            texts.add_itxt(KEYWORD, note)
+        if extras.xmp:
+            texts.add_itxt("XML:com.adobe.xmp", extras.xmp.decode())
+        return options
+    packet = with_note(extras.xmp, note)
+    if codec == "TIFF":
+        options["tiffinfo"] = tags = Image.Exif()
+        tags.load(extras.exif)
+        if packet:
+            tags[TiffImagePlugin.XMP] = packet
+    elif packet:
+        options["xmp"] = packet
+    return options
 
 
 def _scaled(

@@ -113,9 +113,10 @@ def save_image(
         path: The image file; its suffix is one of `WRITABLE_SUFFIXES`.
         image: sRGB in [0, 1], HWC.
         note: text for `image_note` to read.
-        bits: bits per color; 16 for PNG, and for TIFF with tifffile (the extra `formats`).
+        bits: bits per color; 16 for PNG and TIFF.
         quality: of JPEG, WebP and AVIF, from 1 to 100; the other formats lose nothing.
         extras: from `load_extras`; the alpha is resized with LANCZOS, and JPEG files have none.
+            Metadata that the format cannot hold are left out.
 
     Raises:
         InputError: `image` is not of this shape, not floating-point, empty, or has values that are
