@@ -338,8 +338,7 @@ class _Painter:
         for each in members:
             try:
                 inputs.append(self._load(each, before, alone=alone))
-                metadata = self.options.form["metadata"]
-                extras = load_extras(each.picture.content, metadata=metadata)
+                extras = load_extras(each.picture.content, **self.options.carried)
                 loaded.append(each._replace(extras=extras))
             except InputError as error:
                 self.faults[in_flags(error)] = EXIT_USAGE

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from nst_jax.cli.flags import in_flags
 from nst_jax.cli.inputs import expand, subfolders
-from nst_jax.cli.names import PictureFiles, check_folder, check_quality, name_pictures, pair
+from nst_jax.cli.names import PictureFiles, check_file, check_folder, name_pictures, pair
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.sheet import check_sheet
 from nst_jax.config import Config, ResolvedConfig
@@ -108,7 +108,7 @@ def plan_job(options: JobOptions, config: Config, *, warn: Callable[[str], None]
         if each == folder or each.exists():
             check_folder(each, [*contents, *styles, *start])
     check_form(options.suffix, **options.encoding)
-    check_quality(options, options.suffix)
+    check_file(options, options.suffix)
     for path in start:
         image_shape(path)
     if options.sheet:

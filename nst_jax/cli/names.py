@@ -135,8 +135,10 @@ def check_suffix(flag: str, path: Path, suffixes: Sequence[str]) -> None:
         raise InputError(f"{flag} is {str(path)!r}; its name must end in {allowed}")
 
 
-def check_quality(options: JobOptions, suffix: str) -> None:
-    """Raise InputError if --quality has no effect on a file with this suffix."""
+def check_file(options: JobOptions, suffix: str) -> None:
+    """Raise InputError if --quality or --profile has no effect on a file with this suffix."""
+    if options.form["profile"] == "input" and options.form["bits"] == 16:
+        raise InputError("--profile=input is for 8 bits per color; leave it or --bits=16 out")
     if options.quality and CODECS[suffix.lower()] not in LOSSY:
         raise InputError(
             f"--quality is {options.quality}, but a file {suffix} loses nothing; leave it out, or "

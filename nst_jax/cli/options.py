@@ -15,6 +15,7 @@ from nst_jax.config import Config, checked_live, flag_of, format_setting
 from nst_jax.errors import InputError
 from nst_jax.io.colors import check_color
 from nst_jax.io.encoding import QUALITY, Bits
+from nst_jax.io.extras import Profile
 from nst_jax.presets import PRESETS, preset
 
 APP = "app"  # the first argument that asks for the page
@@ -90,7 +91,7 @@ _GROUPS: Mapping[str, str | None] = {
     "one picture, or divide several pictures among them.",
 }
 # How a picture's file is written if nothing is given.
-FORM: Mapping[str, Any] = {"bits": 8, "quality": QUALITY, "metadata": True}
+FORM: Mapping[str, Any] = {"bits": 8, "quality": QUALITY, "metadata": True, "profile": "srgb"}
 _MEMORY, _PROCESSES = "pictures that remember", "several processes"
 
 
@@ -166,6 +167,14 @@ class JobOptions:
         "COLOR",
         group="images",
         type=_color,
+    )
+    profile: Profile | None = option(
+        None,
+        "colors of the picture's file: srgb, or those of the content image's ICC profile, as "
+        "Display P3, with 8 bits (default: srgb)",
+        None,
+        group="images",
+        choices=get_args(Profile),
     )
     metadata: bool | None = option(
         None,
@@ -304,6 +313,11 @@ class JobOptions:
         form = {**FORM, **self.manifest_of.get("made from", {})}
         given = {name: getattr(self, name) for name in FORM}
         return {name: form[name] if x is None else x for name, x in given.items()}
+
+    @property
+    def carried(self) -> Mapping[str, Any]:
+        """The part of the form that `load_extras` takes, by its keywords."""
+        return {name: self.form[name] for name in ("metadata", "profile")}
 
     @property
     def encoding(self) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from nst_jax.cli.beside import check_beside
 from nst_jax.cli.console import size_text
 from nst_jax.cli.inputs import expand
 from nst_jax.cli.manifest import CHOSEN
-from nst_jax.cli.names import check_quality
+from nst_jax.cli.names import check_file
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import warn_from_first
 from nst_jax.config import Config, ResolvedConfig
@@ -54,7 +54,7 @@ def checked_files(options: JobOptions, output: Path) -> list[str]:
     content, start = options.content[0], options.start_image
     styles = expand(options.style, role="style", warn=warn_from_first)
     check_output(output, **options.encoding)
-    check_quality(options, output.suffix)
+    check_file(options, output.suffix)
     check_beside(options, output, [content, *styles])
     for path in (content, *styles, start, options.replay):
         if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
@@ -101,13 +101,16 @@ def load_job(
             "first; --first-steps is for that"
         )
     load = functools.partial(load_image, background=options.background)
+    extras = load_extras(content, **options.carried)
+    if options.form["profile"] == "input" and not extras.profile:
+        warn_from_first(f"{content} has no ICC profile of RGB colors: the picture has that of sRGB")
     return SingleJob(
         content,
         styles,
         load(content, shape=last.shape),
         [load(path, shape=own) for path, own in zip(styles, last.styles, strict=True)],
         load(start, shape=last.shape) if start else None,
-        load_extras(content, metadata=options.form["metadata"]),
+        extras,
         output,
         config,
         schedule,

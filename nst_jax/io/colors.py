@@ -3,6 +3,7 @@
 import functools
 import io
 import struct
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageColor
@@ -10,6 +11,7 @@ from PIL import Image, ImageCms, ImageColor
 from nst_jax.errors import InputError
 from nst_jax.io.formats import gamma_levels, to_levels
 
+_CMS_ERRORS = (ImageCms.PyCMSError, OSError, TypeError, ValueError)
 _DATE = struct.pack(">6H", 2000, 12, 1, 0, 0, 0)
 
 
@@ -84,6 +86,27 @@ def _with_alpha(image: Image.Image, name: str) -> Image.Image:
     return image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
 
 
+def usable_profile(image: Image.Image) -> bytes:
+    """Return the ICC profile of a file if pictures can be converted to it; empty if not."""
+    profile = image.info.get("icc_profile") or b""
+    try:
+        from_srgb(Image.new("RGB", (1, 1)), profile)
+    except _CMS_ERRORS:  # broken, or for gray or CMYK
+        return b""
+    return profile
+
+
+def from_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert 8-bit sRGB (mode RGB) to the colors of a profile.
+
+    Args:
+      image: the image.
+      profile: from `usable_profile`.
+    """
+    target = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return _converted(image, ImageCms.createProfile("sRGB"), target)
+
+
 def _gray8(image: Image.Image, name: str) -> Image.Image:
     """Scale gray of more bits to 8 (L, or LA if one value is transparent): Pillow would clip it."""
     values = np.asarray(image)
@@ -103,9 +126,13 @@ def _apply_profile(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert to sRGB (mode RGB) through the ICC profile, or without one that is unusable."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        target = ImageCms.createProfile("sRGB")
-        fine = ImageCms.Flags.HIGHRESPRECALC  # matters in the shadows of gray
-        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB", flags=fine)
-    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # broken, or for another mode
-        converted = None
-    return converted or image.convert("RGB")
+        return _converted(image, source, ImageCms.createProfile("sRGB"))
+    except _CMS_ERRORS:  # broken, or for another mode
+        return image.convert("RGB")
+
+
+def _converted(image: Image.Image, source: Any, target: Any) -> Image.Image:
+    fine = ImageCms.Flags.HIGHRESPRECALC  # matters in the shadows of gray
+    converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB", flags=fine)
+    assert converted is not None  # as it is no conversion in place
+    return converted

@@ -8,7 +8,7 @@ from jaxtyping import UInt, UInt8
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from nst_jax.errors import InputError
-from nst_jax.io.colors import srgb_profile
+from nst_jax.io.colors import from_srgb, srgb_profile
 from nst_jax.io.extras import Extras
 from nst_jax.io.notes import KEYWORD, with_note
 from nst_jax.io.writers import write_png, write_tiff
@@ -73,6 +73,8 @@ def encode(
       extras: see `save_image`; metadata that the format cannot hold are left out.
     """
     extras = extras or Extras()
+    if extras.profile:
+        levels = np.asarray(from_srgb(Image.fromarray(levels), extras.profile))
     if extras.alpha is not None and codec != "JPEG":
         levels = np.dstack([levels, _scaled(extras.alpha, levels)])
     try:
@@ -99,7 +101,7 @@ def _options(codec: str, note: str, quality: int, extras: Extras) -> dict[str, A
     """Return the keywords of `PIL.Image.Image.save`."""
     # Into PNG files, too, goes the profile, and not the chunk sRGB in its place: editors read the
     # profile, browsers read either, and who reads neither takes the colors for sRGB.
-    options = _OPTIONS[codec] | {"icc_profile": srgb_profile()}
+    options = _OPTIONS[codec] | {"icc_profile": extras.profile or srgb_profile()}
     if codec in LOSSY:
         options["quality"] = quality
     if extras.dpi:

@@ -106,8 +106,8 @@ def save_image(
 ) -> None:
     """Save sRGB values, clipped to [0, 1] and rounded once, in the format of the suffix.
 
-    The ICC profile of sRGB is embedded. The file is replaced in one step: if anything fails, an
-    earlier file at `path` stays intact.
+    The ICC profile of the colors, mostly sRGB, is embedded. The file is replaced in one step: if
+    anything fails, an earlier file at `path` stays intact.
 
     Args:
         path: The image file; its suffix is one of `WRITABLE_SUFFIXES`.
@@ -116,7 +116,8 @@ def save_image(
         bits: bits per color; 16 for PNG and TIFF.
         quality: of JPEG, WebP and AVIF, from 1 to 100; the other formats lose nothing.
         extras: from `load_extras`; the alpha is resized with LANCZOS, and JPEG files have none.
-            Metadata that the format cannot hold are left out.
+            Metadata that the format cannot hold are left out. Colors of 8 bits are converted to its
+            profile.
 
     Raises:
         InputError: `image` is not of this shape, not floating-point, empty, or has values that are
@@ -125,6 +126,8 @@ def save_image(
     """
     check_output(path, bits=bits, quality=quality)
     name = repr(os.fspath(path))
+    if bits == 16 and extras and extras.profile:
+        raise InputError(f"cannot save {name}: another profile than sRGB is for 8 bits per color")
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.size == 0 or array.dtype.kind != "f":
         raise InputError(

@@ -71,7 +71,7 @@ def test_a_picture_says_how_it_was_made(job, capfd):
     [
         ("png", []),
         ("jpg", ["--quality=80"]),
-        ("webp", ["--background=red"]),
+        ("webp", ["--background=red", "--profile=input"]),
         ("tif", ["--bits=16"]),
         ("avif", ["--no-metadata"]),
     ],

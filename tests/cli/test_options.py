@@ -153,6 +153,7 @@ def test_without_shtab_completion_says_what_to_install(capsys, monkeypatch):
         (["--quality=80"], "--quality is 80, but a file .png loses nothing; leave it out, or"),
         (["--quality=80", "--output=a.tif"], "but a file .tif loses nothing"),
         (["--background=whitish"], "argument --background: 'whitish' is no color; allowed are"),
+        (["--profile=input", "--bits=16"], "--profile=input is for 8 bits per color; leave it or"),
         (["--format=gif"], "argument --format: invalid choice: 'gif'"),
         (["--format=jpg", "--output=a.png"], "--format is jpg, but --output is a.png; leave one"),
         (["--format=webp", "--bits=16"], "a file .webp has 8 bits per color, not 16"),

@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 from nst_jax.errors import InputError
 from nst_jax.io.extras import Extras, load_extras
 from nst_jax.io.images import WRITABLE_SUFFIXES, check_output, image_note, load_image, save_image
+from profiles import DARK_GREY, P3, SRGB, WIDE
 
 
 def noise(height, width, *, seed=0):
@@ -42,6 +43,36 @@ def test_the_profile_of_srgb_is_in_the_file(tmp_path, suffix, bits):
     red, green, blue = found.red_colorant, found.green_colorant, found.blue_colorant
     wanted = [(0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7139)]
     np.testing.assert_allclose([red[0], green[0], blue[0]], wanted, atol=2e-4)
+
+
+@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+def test_the_profile_of_the_content_comes_back(tmp_path, suffix):
+    """Colors go through linear light to the primaries and the curve of the profile."""
+    Image.new("RGB", (3, 2)).save(tmp_path / "content.png", icc_profile=WIDE)
+    extras = load_extras(tmp_path / "content.png", profile="input")
+    image = np.kron(noise(3, 4), np.ones((16, 16, 1), np.float32))  # flat blocks survive JPEG
+    save_image(tmp_path / f"a{suffix}", image, extras=extras)
+    with Image.open(tmp_path / f"a{suffix}") as found:
+        assert found.info["icc_profile"] == WIDE
+        levels = np.asarray(found.convert("RGB"), float)
+    linear = np.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
+    expected = 255 * np.sqrt(np.clip(linear @ (np.linalg.inv(P3) @ SRGB).T, 0, 1))
+    assert np.abs(expected - 255 * image).max() > 15
+    inner = np.s_[8::16, 8::16]
+    tolerance = 1.5 if suffix in (".png", ".tif", ".tiff") else 5
+    np.testing.assert_allclose(levels[inner], expected[inner], atol=tolerance)
+    np.testing.assert_allclose(load_image(tmp_path / f"a{suffix}")[inner], image[inner], atol=0.06)
+
+
+@pytest.mark.parametrize("profile", [b"nonsense", WIDE[:200], DARK_GREY, None])
+def test_a_profile_of_no_rgb_colors_is_no_profile_for_a_picture(tmp_path, profile):
+    Image.new("RGB", (3, 2)).save(tmp_path / "content.png", icc_profile=profile)
+    assert load_extras(tmp_path / "content.png", profile="input") == Extras()
+
+
+def test_another_profile_has_8_bits(tmp_path):
+    with pytest.raises(InputError, match="another profile than sRGB is for 8 bits per color"):
+        save_image(tmp_path / "a.png", noise(2, 3), bits=16, extras=Extras(profile=WIDE))
 
 
 # 16 bits
