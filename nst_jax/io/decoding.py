@@ -61,6 +61,7 @@ def read(source: Source, name: str) -> Image.Image:
 
 def _decoded(image: ImageFile.ImageFile) -> Image.Image:
     _fix_color_key(image)
+    gray = image.format == "PNG" and image.tile[0].args == "LA;16B"
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     if image.mode == "I;16" and tags.get(258) == (12,):
         raise ValueError("Pillow misreads 12-bit gray")
@@ -75,7 +76,8 @@ def _decoded(image: ImageFile.ImageFile) -> Image.Image:
         levels = Image.fromarray(to_levels(_numbers(image, tags)))
         levels.info |= image.info
         return levels
-    return image
+    # Pillow makes colors of it, to which a profile for gray would not apply.
+    return image.convert("LA") if gray else image
 
 
 def _numbers(image: Image.Image, tags: Mapping[int, Any]) -> np.ndarray:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from image_bytes import DARK_GREY, P3, SRGB, WIDE
 from nst_jax.errors import InputError
 from nst_jax.io.extras import Extras, load_extras
 from nst_jax.io.images import WRITABLE_SUFFIXES, check_output, image_note, load_image, save_image
-from profiles import DARK_GREY, P3, SRGB, WIDE
 
 
 def noise(height, width, *, seed=0):

@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from image_bytes import DARK_GREY, P3, SRGB, UPRIGHT, WIDE, icc_profile, icc_xyz, png
 from nst_jax.errors import InputError
 from nst_jax.io import colors, decoding
 from nst_jax.io.colors import to_srgb
@@ -37,7 +38,6 @@ from nst_jax.io.images import (
     load_image,
     save_image,
 )
-from profiles import DARK_GREY, P3, SRGB, WIDE, icc_profile, icc_xyz
 
 LOSSLESS = (".png", ".tif", ".tiff")
 
@@ -98,22 +98,6 @@ def assert_one_line(error, path):
 
 
 # Files from bytes
-
-
-def png(rows, width, depth, color_type, *chunks):
-    """Build a PNG of any bit depth; `rows` are the packed bytes of each row."""
-
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, len(rows), depth, color_type, 0, 0, 0)
-    body = zlib.compress(b"".join(b"\0" + row for row in rows))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(kind, data)
-        for kind, data in [(b"IHDR", header), *chunks, (b"IDAT", body), (b"IEND", b"")]
-    )
 
 
 def tiff(data, shape, bits, photometric, order="<"):
@@ -732,18 +716,6 @@ def test_useless_profile_is_ignored(tmp_path, profile):
 
 
 # Orientation
-
-
-UPRIGHT = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda a: np.rot90(a, 1),
-}
 
 
 def orientation(value):
