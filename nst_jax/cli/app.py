@@ -181,6 +181,7 @@ class Studio:
             preset=wishes.preset,
             weights=self._options.weights,
             settings=check_settings(wishes.settings).settings,
+            metadata=False,  # who passes the picture on has not seen what a photograph tells
             quiet=True,
         )
 
