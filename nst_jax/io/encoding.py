@@ -10,6 +10,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from nst_jax.errors import InputError
 from nst_jax.io.colors import from_srgb, srgb_profile
 from nst_jax.io.extras import Extras
+from nst_jax.io.metadata import tags_of
 from nst_jax.io.notes import KEYWORD, with_note
 from nst_jax.io.writers import write_png, write_tiff
 
@@ -109,18 +110,16 @@ def _options(codec: str, note: str, quality: int, extras: Extras) -> dict[str, A
     if extras.exif:
         options["exif"] = extras.exif
     if codec == "PNG":
-        options["pnginfo"] = texts = PngImagePlugin.PngInfo()
+        options["pnginfo"] = chunks = PngImagePlugin.PngInfo()
         if note:
-            texts.add_itxt(KEYWORD, note)
+            chunks.add_itxt(KEYWORD, note)
         if extras.xmp:
-            texts.add_itxt("XML:com.adobe.xmp", extras.xmp.decode())
+            chunks.add_itxt("XML:com.adobe.xmp", extras.xmp.decode())
         return options
     packet = with_note(extras.xmp, note)
     if codec == "TIFF":
-        options["tiffinfo"] = tags = Image.Exif()
-        tags.load(extras.exif)
-        if packet:
-            tags[TiffImagePlugin.XMP] = packet
+        texts = {TiffImagePlugin.XMP: packet} if packet else {}
+        options["tiffinfo"] = tags_of(extras.exif) | texts
     elif packet:
         options["xmp"] = packet
     return options

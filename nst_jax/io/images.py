@@ -115,7 +115,7 @@ def save_image(
         note: text for `image_note` to read.
         bits: bits per color; 16 for PNG and TIFF.
         quality: of JPEG, WebP and AVIF, from 1 to 100; the other formats lose nothing.
-        extras: from `load_extras`; the alpha is resized with LANCZOS, and JPEG files have none.
+        extras: from ``load_extras``; the alpha is resized with LANCZOS, and JPEG files have none.
             Metadata that the format cannot hold are left out. Colors of 8 bits are converted to its
             profile.
 

@@ -1,6 +1,7 @@
 """Metadata of a photograph that stay true for a picture painted from it."""
 
 import math
+from typing import Any
 from xml.dom import minidom
 
 from PIL import ExifTags, Image
@@ -22,14 +23,20 @@ _DROPPED = (
     *(0x9214, 0xA214),  # where the subject is, in px
 )
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-# The same in XMP; the settings of an editor, which would be applied again; an earlier note.
+# The same in XMP, and the place of data that are no longer in the file.
 _DROPPED_XMP = {
     *("Orientation", "ImageWidth", "ImageLength", "XResolution", "YResolution", "ResolutionUnit"),
     *("BitsPerSample", "Compression", "PhotometricInterpretation", "SamplesPerPixel"),
     *("PixelXDimension", "PixelYDimension", "ColorSpace", "NativeDigest", "Thumbnails"),
-    *("ICCProfile", "ColorMode"),
+    *("ICCProfile", "ColorMode", "HasExtendedXMP"),
 }
-_DROPPED_SPACES = ("http://ns.adobe.com/camera-raw-settings/1.0/", "urn:nst_jax")
+# Settings of an editor, which would be applied again; gain maps and films of telephones; the
+# identity and the history of the file; an earlier note.
+_DROPPED_SPACES = (
+    *("http://ns.adobe.com/camera-raw-settings/", "http://ns.adobe.com/hdr-gain-map/"),
+    *("http://ns.google.com/photos/", "http://ns.apple.com/", "http://ns.adobe.com/xap/1.0/mm/"),
+    "urn:nst_jax",
+)
 
 
 def dpi_of(image: Image.Image) -> Dpi | None:
@@ -44,25 +51,36 @@ def dpi_of(image: Image.Image) -> Dpi | None:
 def exif_of(image: Image.Image) -> bytes:
     """Return the EXIF data of a file for an upright picture of another size; empty if unusable.
 
-    Without the thumbnail, without the maker's note, and without tags that describe the pixels.
+    Without the orientation, which means upright, the thumbnail, the maker's note, and the tags that
+    describe the pixels.
     """
     try:
         had, kept = image.getexif(), Image.Exif()
         for tag in _KEPT:
             if tag in had:
-                kept[tag] = had[tag]
+                kept[tag] = _unchanged(had[tag])
         for group in (_PHOTO, _GPS):
             if found := {tag: x for tag, x in had.get_ifd(group).items() if tag not in _DROPPED}:
                 kept[group] = found
         if dpi := dpi_of(image):
             kept[_BASE.XResolution], kept[_BASE.YResolution] = dpi
             kept[_BASE.ResolutionUnit] = 2  # inch
-        if not kept:
-            return b""
-        kept[_BASE.Orientation] = 1
-        return kept.tobytes()
+        return kept.tobytes() if kept else b""
     except Exception:  # damaged data make Pillow raise nearly everything
         return b""
+
+
+def tags_of(exif: bytes) -> dict[int, Any]:
+    """Return EXIF data as the tags of a TIFF file; those of groups are tables of their own."""
+    had = Image.Exif()
+    had.load(exif)
+    groups = (_PHOTO, _GPS)
+    return {tag: had.get_ifd(tag) if tag in groups else _unchanged(had[tag]) for tag in had}
+
+
+def _unchanged(value: Any) -> Any:
+    """Return the bytes of a text: Pillow reads it as Latin-1, but would write it as ASCII."""
+    return value.encode("latin-1") if isinstance(value, str) else value
 
 
 def xmp_of(image: Image.Image) -> bytes:
@@ -86,4 +104,4 @@ def xmp_of(image: Image.Image) -> bytes:
 
 
 def _is_dropped(node: minidom.Node) -> bool:
-    return node.localName in _DROPPED_XMP or node.namespaceURI in _DROPPED_SPACES
+    return node.localName in _DROPPED_XMP or (node.namespaceURI or "").startswith(_DROPPED_SPACES)

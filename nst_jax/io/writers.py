@@ -76,9 +76,8 @@ def write_tiff(
     parts = (levels[first : first + _ROWS] for first in range(0, height, _ROWS))
     strips = [zlib.compress(part.astype(f"<u{size}").tobytes()) for part in parts]
     sizes = [len(strip) for strip in strips]
-    tags, given = ImageFileDirectory_v2(), options["tiffinfo"]
-    for tag in given:
-        tags[tag] = given.get_ifd(tag) if tag in TiffTags.TAGS_V2_GROUPS else given[tag]
+    tags = ImageFileDirectory_v2()
+    tags.update(options["tiffinfo"])
     tags.update(
         {
             IMAGEWIDTH: width,
