@@ -101,21 +101,27 @@ def load_job(
             "first; --first-steps is for that"
         )
     load = functools.partial(load_image, background=options.background)
-    extras = load_extras(content, **options.carried)
-    if options.form["profile"] == "input" and not extras.profile:
-        warn_from_first(f"{content} has no ICC profile of RGB colors: the picture has that of sRGB")
     return SingleJob(
         content,
         styles,
         load(content, shape=last.shape),
         [load(path, shape=own) for path, own in zip(styles, last.styles, strict=True)],
         load(start, shape=last.shape) if start else None,
-        extras,
+        _extras(options),
         output,
         config,
         schedule,
         devices,
     )
+
+
+def _extras(options: JobOptions) -> Extras:
+    """Load what goes from the content image into the picture's file beside its colors."""
+    content = options.content[0]
+    extras = load_extras(content, **options.carried)
+    if options.form["profile"] == "input" and not extras.profile:
+        warn_from_first(f"{content} has no ICC profile of RGB colors: the picture has that of sRGB")
+    return extras
 
 
 def recalled(config: Config, chosen: Mapping[str, Any], *, devices: int) -> Config:

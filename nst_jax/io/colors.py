@@ -68,7 +68,7 @@ def check_color(text: str) -> str:
     """
     try:
         ImageColor.getcolor(text, "RGB")
-    except ValueError:
+    except (AttributeError, TypeError, ValueError):  # no text, or none that is known
         raise InputError(
             f"{text!r} is no color; allowed are names of CSS, as gray, and #rrggbb, as #808080"
         ) from None

@@ -46,7 +46,7 @@ def check_form(suffix: str, *, bits: int, quality: int) -> None:
     """
     if type(quality) is not int or not 1 <= quality <= 100:
         raise InputError(f"quality is {quality!r}; allowed are whole numbers from 1 to 100")
-    if bits not in get_args(Bits):
+    if type(bits) is not int or bits not in get_args(Bits):
         raise InputError(f"bits is {bits!r}; allowed are 8 and 16")
     if bits == 16 and CODECS[suffix] not in _DEEP:
         raise InputError(

@@ -62,6 +62,7 @@ def test_what_is_painted_can_be_replayed_with_what_was_changed(studio, capfd):
     assert view.content.shape == view.last.image.shape
     changes = read_manifest(view.file)["adjusted"]
     assert changes == [[1, {"content_weight": 40.0, "learning_rate": 0.01}]]
+    assert read_manifest(view.file)["made from"]["metadata"] is False
 
     flags = [f"--replay={view.file}", "--inputs", ".", "--weights=untrained"]
     assert run(main, [*flags, "--output=again.png"]) == 0
