@@ -1,5 +1,6 @@
 """Give content images the colors of their styles (--color=style-only): no steps, no network."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ from nst_jax.cli.single_plan import checked_files
 from nst_jax.color import match_colors
 from nst_jax.config import Config, flag_of
 from nst_jax.errors import InputError
+from nst_jax.io.extras import load_extras
 from nst_jax.io.images import image_shape, load_image
 from nst_jax.transfer.schedule import check_shares, named
 
@@ -78,7 +80,7 @@ def recolor(job: BatchJob, options: JobOptions) -> int:
       options: the options of the command.
     """
     console = make_console(quiet=options.quiet)
-    made_from = provenance_of(job, None)
+    made_from = provenance_of(job, None, background=options.background, **options.form)
     if not options.overwrite:
         job = skip_finished(job, made_from)
     faults, saved = dict.fromkeys(job.faults, EXIT_USAGE), set(job.finished)
@@ -91,16 +93,18 @@ def recolor(job: BatchJob, options: JobOptions) -> int:
     print_header(console, rows)
     for each in () if options.dry_run else job.todo:
         output, size = each.picture.output, size_text(each.shape)
-        job.folder.mkdir(exist_ok=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
         try:
-            image = _recolored(each, job.asked)
+            image = _recolored(each, job.asked, background=options.background)
+            extras = load_extras(each.picture.content, **options.carried)
         except InputError as error:
             faults[in_flags(error)] = EXIT_USAGE
             continue
         manifest = make_manifest(
             made_from(each.picture), None, preset=options.preset, config=job.asked
         )
-        fault = save_or_rescue(output, image, note=note_of(manifest, embed=options.manifest))
+        note = note_of(manifest, embed=options.manifest)
+        fault = save_or_rescue(output, image, note=note, extras=extras, **options.encoding)
         if not fault and options.json:
             fault = save_beside(output, manifest)
         if fault:
@@ -114,13 +118,16 @@ def recolor(job: BatchJob, options: JobOptions) -> int:
     return end(faults, len(saved))
 
 
-def _recolored(each: Planned, asked: Config) -> Float[np.ndarray, "height width 3"]:
+def _recolored(
+    each: Planned, asked: Config, *, background: str
+) -> Float[np.ndarray, "height width 3"]:
+    load = functools.partial(load_image, background=background)
     with named(each.picture.content):
-        content = load_image(each.picture.content, shape=each.shape)
+        content = load(each.picture.content, shape=each.shape)
     styles = []
     for path in each.picture.styles:
         with named(path):
-            styles.append(load_image(path, size=_STYLE_SIZE, enlarge=False))
+            styles.append(load(path, size=_STYLE_SIZE, enlarge=False))
     return np.asarray(
         match_colors(content, styles, shares=asked.style_blend, how=asked.color_match)
     )
