@@ -43,7 +43,7 @@ def as_image(
       InputError: if the image has another shape, holds no floats, or is a PyTorch tensor that
         requires a gradient; or if `check_values` raises it.
     """
-    array = _imported(image, role)
+    array = _imported(image, f"{role} image", _ALLOWED)
     if (
         array.ndim in (3, 4)
         and array.shape[-1] == 3
@@ -60,6 +60,35 @@ def as_image(
     raise InputError(
         f"the {role} image is {array.dtype}{list(array.shape)}; allowed are {_ALLOWED}{hint}"
     )
+
+
+def as_mask(
+    mask: ImageLike, *, role: str, shape: tuple[int, int], dtype: DTypeLike = jnp.float32
+) -> Float[Array, "*batch height width r"]:
+    """Return a mask, or masks of several regions, as a JAX array with an axis of regions.
+
+    Args:
+      mask: floats in [0, 1], (height, width) or (*batch, height, width, r), of any library.
+      role: what error messages call the mask.
+      shape: (height, width) of the image that it belongs to.
+      dtype: the result's dtype.
+
+    Raises:
+      InputError: if the mask has another shape, or holds other values. While JAX traces, values are
+        not checked.
+    """
+    height, width = shape
+    allowed = f"floats of shape ({height}, {width}) or ({height}, {width}, regions), as its image"
+    array = _imported(mask, role, allowed)
+    masks = array[..., None] if array.ndim == 2 else array
+    if masks.ndim not in (3, 4) or masks.shape[-3:-1] != shape or not masks.size:
+        raise InputError(f"the {role} has the shape {list(array.shape)}; allowed are {allowed}")
+    fine = bool(jnp.issubdtype(masks.dtype, jnp.floating))
+    if fine and not isinstance(masks, jax.core.Tracer):
+        fine = bool(((masks >= 0) & (masks <= 1)).all())
+    if not fine:
+        raise InputError(f"the {role} must be floats in [0, 1]; divide levels by 255")
+    return masks.astype(dtype)
 
 
 def check_values(image: Array | np.ndarray, *, name: str) -> None:
@@ -102,18 +131,18 @@ def digest_array(array: np.ndarray) -> str:
     return found.hexdigest()
 
 
-def _imported(image: Any, role: str) -> Array:
+def _imported(image: Any, name: str, allowed: str) -> Array:
     if isinstance(image, jax.Array) or hasattr(image, "__jax_array__"):  # immutable, so not copied
         return jnp.asarray(image)
     if isinstance(image, str | bytes | os.PathLike):
         kind = type(image).__name__
-        raise InputError(f"the {role} image is {image!r}, a {kind}; load it with load_image first")
+        raise InputError(f"the {name} is {image!r}, a {kind}; load it with load_image first")
     if isinstance(image, np.ndarray) or not hasattr(image, "__dlpack__"):
         try:
             return _copied(np.asarray(image))
         except (TypeError, ValueError):
             raise InputError(
-                f"the {role} image is a {type(image).__name__}; allowed are {_ALLOWED}"
+                f"the {name} is a {type(image).__name__}; allowed are {allowed}"
             ) from None
     try:
         return _copied(np.asarray(jax.dlpack.from_dlpack(image)))
@@ -122,7 +151,7 @@ def _imported(image: Any, role: str) -> Array:
             return _copied(np.asarray(image))
         except (BufferError, RuntimeError, TypeError):
             reason = str(error).splitlines()[0]
-            raise InputError(f"the {role} image cannot be read as an array: {reason}") from None
+            raise InputError(f"the {name} cannot be read as an array: {reason}") from None
 
 
 def _copied(array: ArrayLike) -> Array:

@@ -16,6 +16,16 @@ from jaxtyping import Array, Float, Num, PyTree
 
 from nst_jax.errors import InputError
 from nst_jax.io.arrays import check_values
+from nst_jax.losses.regions import (
+    Coverage,
+    Masks,
+    RegionStatistics,
+    blend_regions,
+    coverage,
+    given_masks,
+    region_loss,
+    region_statistics,
+)
 from nst_jax.losses.statistics import (
     StyleStatistics,
     accumulator,
@@ -28,7 +38,10 @@ from nst_jax.losses.terms import style_loss as style_term
 
 Image = Float[Array, "*batch height width 3"]
 GivenImage = Float[Array | np.ndarray, "*batch height width 3"]
+GivenStyle = Float[Array | np.ndarray, "*style_batch _ _ 3"]  # each of another size
+GivenMask = Float[Array | np.ndarray, "*_"]
 Maps = Mapping[str, Any]
+Look = Mapping[str, StyleStatistics | RegionStatistics]
 FeatureFn = Callable[[Image], Maps]
 Weight = float | Num[Array | np.ndarray, ""] | Num[Array | np.ndarray, "*batch"]
 Term = Callable[[Image, Maps], Float[Array, "*batch"]]
@@ -41,13 +54,17 @@ class Targets:
 
     Attributes:
       content: the content image's feature map `(*batch, h, w, c)` for each content layer.
-      style: the result of `losses.style_target` for each style layer.
+      style: the result of `losses.style_target` for each style layer; with regions, an axis of them
+        comes after the batch's.
       style_loss: the formula that `style` is for; static.
+      regions: for each style layer, how much each position of the image's map counts in each
+        region, `(*batch, h, w, r)`; None: there are no regions.
     """
 
     content: PyTree
     style: PyTree
     style_loss: StyleLoss | StyleFormula = dataclasses.field(metadata={"static": True})
+    regions: PyTree = None
 
 
 class Losses(NamedTuple):
@@ -91,25 +108,36 @@ class LossWeights(NamedTuple):
 def make_targets(
     features: FeatureFn,
     content: GivenImage,
-    style: Float[Array | np.ndarray, "*style_batch style_height style_width 3"],
+    style: GivenStyle | Sequence[GivenStyle],
     *,
     content_layers: Sequence[str],
     style_layers: Sequence[str],
     style_loss: StyleLoss | StyleFormula = "moments",
+    content_mask: GivenMask | None = None,
+    style_mask: GivenMask | Sequence[GivenMask | None] | None = None,
 ) -> Targets:
     """Take the content image's feature maps and the style image's statistics.
+
+    With masks each region of the image is drawn to the statistics of its region of the styles:
+    guided Gram matrices, Gatys et al., arXiv 1611.07865; see `losses.regions`.
 
     Args:
       features: the network; it must return at least the layers named below.
       content: sRGB in [0, 1], NHWC or HWC.
       style: sRGB in [0, 1], NHWC or HWC, of any size; one image serves a whole batch of contents.
+        Or a list or tuple of such images, which have equal shares.
       content_layers: names of the maps to keep.
       style_layers: names of the maps to take statistics of.
       style_loss: the formula of the style terms; see `losses.style_loss`.
+      content_mask: in [0, 1], of the content's size: (height, width) where the style acts, or
+        (*batch, height, width, regions). As many styles as regions have one region each.
+      style_mask: the same of the style: the part of it that serves the content's region of the same
+        number. Of several styles a list or tuple; None: the whole image.
 
     Raises:
       KeyError: if `features` does not return one of the layers.
-      InputError: if a value is not finite, or more than 0.5 outside [0, 1].
+      InputError: if a value is not finite, or more than 0.5 outside [0, 1]; if the masks do not fit
+        the images or each other; for several styles or masks with a `StyleFormula`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -122,63 +150,104 @@ def make_targets(
       >>> targets.content["pixels"].shape, targets.style["pixels"].mean.tolist()
       ((4, 6, 3), [1.0, 1.0, 1.0])
     """
-    content, style = jnp.asarray(content), jnp.asarray(style)
+    styles = [jnp.asarray(x) for x in (style if isinstance(style, list | tuple) else [style])]
+    content = jnp.asarray(content)
     check_values(content, name="the content image")
-    check_values(style, name="the style image")
-    maps, style_maps = features(content), features(style)
+    for each in styles:
+        check_values(each, name="the style image")
+    masks, of_styles = given_masks(content, styles, content_mask, style_mask)
+    own = describe(
+        features(content), content_layers=content_layers, style_layers=style_layers, masks=masks
+    )
     if isinstance(style_loss, StyleFormula):
-        kept, _ = describe(maps, content_layers=content_layers, style_layers=())
-        own = OrderedDict((name, style_loss.target(style_maps[name])) for name in style_layers)
-        return Targets(kept, own, style_loss)
-    kept, like = describe(maps, content_layers=content_layers, style_layers=style_layers)
-    _, statistics = describe(style_maps, content_layers=(), style_layers=style_layers)
-    return assemble_targets(kept, like, [statistics], style_loss=style_loss)
+        if masks is not None or len(styles) > 1:
+            raise InputError("a StyleFormula is for one style without masks")
+        maps = features(styles[0])
+        target = OrderedDict((name, style_loss.target(maps[name])) for name in style_layers)
+        return Targets(own.maps, target, style_loss)
+    looks = [
+        describe(features(image), content_layers=(), style_layers=style_layers, masks=mask).look
+        for image, mask in zip(styles, of_styles, strict=True)
+    ]
+    return assemble_targets(own, looks, style_loss=style_loss)
+
+
+class Description(NamedTuple):
+    """What targets are made of, taken from the maps of one image.
+
+    Attributes:
+      maps: the feature map of each content layer.
+      statistics: of each style layer.
+      regions: the masks at each style layer; None: the image has no masks.
+      guided: the statistics of each region, for each style layer; None: there are no masks.
+    """
+
+    maps: OrderedDict[str, Array]
+    statistics: OrderedDict[str, StyleStatistics]
+    regions: OrderedDict[str, Coverage] | None = None
+    guided: OrderedDict[str, RegionStatistics] | None = None
+
+    @property
+    def look(self) -> Look:
+        """What a style image gives: its statistics, those of its regions if it has masks."""
+        return self.statistics if self.guided is None else self.guided
 
 
 def describe(
-    maps: Maps, *, content_layers: Iterable[str], style_layers: Iterable[str]
-) -> tuple[OrderedDict[str, Array], OrderedDict[str, StyleStatistics]]:
+    maps: Maps,
+    *,
+    content_layers: Iterable[str],
+    style_layers: Iterable[str],
+    masks: Masks | None = None,
+) -> Description:
     """Return the content layers' feature maps and the style layers' statistics of an image.
 
     Args:
-      maps: (*batch, h, w, c) each, by name; a style layer may have `StyleStatistics` instead.
+      maps: (*batch, h, w, c) each, by name; a style layer may have `StyleStatistics` instead, where
+        there are no masks.
       content_layers: names of the maps to keep.
       style_layers: names of the maps to take statistics of.
+      masks: of the image's regions.
 
     Raises:
       KeyError: if one of the layers is not among the maps.
     """
-    return (
-        OrderedDict((name, maps[name]) for name in content_layers),
-        OrderedDict((name, as_statistics(maps[name])) for name in style_layers),
-    )
+    kept = OrderedDict((name, maps[name]) for name in content_layers)
+    statistics = OrderedDict((name, as_statistics(maps[name])) for name in style_layers)
+    if masks is None:
+        return Description(kept, statistics)
+    regions = OrderedDict((name, coverage(masks, maps[name].shape[-3:-1])) for name in statistics)
+    guided = OrderedDict((name, region_statistics(maps[name], x)) for name, x in regions.items())
+    return Description(kept, statistics, regions, guided)
 
 
 def assemble_targets(
-    content: OrderedDict[str, Array],
-    like: Mapping[str, StyleStatistics],
-    statistics: Sequence[Mapping[str, StyleStatistics]],
+    content: Description,
+    looks: Sequence[Look],
     *,
     style_loss: StyleLoss = "moments",
     style_blend: Sequence[float | Float[Array, ""]] = (),
 ) -> Targets:
-    """Make targets from the results of `describe` for the content image and the style images.
+    """Make targets from the description of the content image and the looks of the style images.
 
     Args:
-      content: the content image's feature map for each content layer.
-      like: the content image's statistics for each style layer; the targets get the same batch
-        and number of positions.
-      statistics: for each style image, the statistics of each style layer.
+      content: its maps and masks become targets, which get the batch and the number of positions of
+        its statistics.
+      looks: all with regions, or all without.
       style_loss: see `make_targets`.
       style_blend: each style's share; equal shares if empty.
     """
-    shares = style_blend or (1.0,) * len(statistics)
+    shares = style_blend or (1.0,) * len(looks)
     style: OrderedDict[str, PyTree[Array]] = OrderedDict()
-    for name, own in like.items():
-        blended = blend_statistics([each[name] for each in statistics], shares)
+    for name, own in content.statistics.items():
+        each = [look[name] for look in looks]
+        guided = [x for x in each if isinstance(x, RegionStatistics)]
+        whole = [x for x in each if isinstance(x, StyleStatistics)]
+        blended = blend_regions(guided, shares) if guided else blend_statistics(whole, shares)
         target = style_target(blended, kind=style_loss, positions=own.positions)
-        style[name] = _spread(target, blended.mean.ndim - 1, own.mean.shape[:-1])
-    return Targets(content, style, style_loss)
+        batch = (*own.mean.shape[:-1], *(blended.mean.shape[-2:-1] if guided else ()))
+        style[name] = _spread(target, blended.mean.ndim - 1, batch)
+    return Targets(content.maps, style, style_loss, content.regions)
 
 
 def _spread(target: PyTree[Array], axes: int, batch: tuple[int, ...]) -> PyTree[Array]:
@@ -254,8 +323,7 @@ def style_transfer_loss(
         for name, target in targets.content.items()
     )
     style_terms = OrderedDict(
-        (name, style_term(maps[name], target, kind=targets.style_loss))
-        for name, target in targets.style.items()
+        (name, _style_term(name, maps[name], targets)) for name in targets.style
     )
     others = OrderedDict((name, term(image, maps)) for name, (_, term) in terms.items())
     weights = LossWeights(
@@ -268,6 +336,13 @@ def style_transfer_loss(
     zero = jnp.zeros(image.shape[:-3], accumulator(image))
     losses = weigh_terms(content_terms, style_terms, others, weights, zero=zero)
     return losses.total.sum(), losses
+
+
+def _style_term(name: str, features: Any, targets: Targets) -> Float[Array, "*batch"]:
+    target, kind = targets.style[name], targets.style_loss
+    if targets.regions is None or isinstance(kind, StyleFormula):
+        return style_term(features, target, kind=kind)
+    return region_loss(features, targets.regions[name], target, kind=kind)
 
 
 def weigh_terms(

@@ -49,7 +49,7 @@ def describe_style(
     """
     style = jnp.asarray(style)
     check_values(style, name="the style image")
-    return describe(features(style), content_layers=(), style_layers=layers)[1]
+    return describe(features(style), content_layers=(), style_layers=layers).statistics
 
 
 def perceptual_loss(
@@ -112,8 +112,8 @@ def perceptual_loss(
     contents = jnp.asarray(contents)
     check_values(contents, name="the content image")
     maps = jax.lax.stop_gradient(features(contents))
-    kept, like = describe(maps, content_layers=content_layers, style_layers=style)
-    targets = assemble_targets(kept, like, [style], style_loss=style_loss)
+    own = describe(maps, content_layers=content_layers, style_layers=style)
+    targets = assemble_targets(own, [style], style_loss=style_loss)
     return style_transfer_loss(
         images,
         targets,

@@ -37,6 +37,7 @@ def total_variation(
     image: Float[Array, "*batch h w 3"],
     *,
     kind: TotalVariation = "nine-point",
+    weights: Float[Array, "*#batch h w"] | None = None,
 ) -> Float[Array, "*batch"]:
     """Sum up how much neighboring pixels differ.
 
@@ -50,6 +51,8 @@ def total_variation(
         there of an image in [0, 256].
         "l1": the sum of the absolute differences to the right and lower neighbors.
         ProGamerGov/neural-style-pt, `TVLoss`; there of an image in [0, 256].
+      weights: factor of each pixel's differences to its right and lower neighbors, such as a mask;
+        1 by default. Nothing is divided by their sum.
 
     Returns:
       One value of at least 0 for each image of the batch.
@@ -68,7 +71,20 @@ def total_variation(
       3.0
     """
     check_choice("kind", kind, TotalVariation)
-    return add_up(variation_summands(image, kind=kind, shape=image.shape[-3:-1]))
+    summands = variation_summands(image, kind=kind, shape=image.shape[-3:-1])
+    return add_up(summands if weights is None else _weighted(summands, weights))
+
+
+def _weighted(summands: Iterable[Summand], weights: Array) -> list[Summand]:
+    """Multiply the values at each pixel; the ones before the first row and column as that has."""
+
+    def times(x: Summand) -> Summand:
+        edges = [(0, 0)] * (weights.ndim - 2) + [(x.before, 0)] * 2
+        rows, columns = x.values.shape[-3:-1]
+        own = jnp.pad(weights, edges, mode="edge")[..., :rows, :columns, None]
+        return x._replace(values=x.values * jnp.broadcast_to(own, x.values.shape))
+
+    return [times(x) for x in summands]
 
 
 def variation_summands(
@@ -117,13 +133,18 @@ def _differences(image: Array) -> tuple[Array, Array]:
     )
 
 
-def range_penalty(image: Float[Array, "*batch h w 3"]) -> Float[Array, "*batch"]:
+def range_penalty(
+    image: Float[Array, "*batch h w 3"], *, weights: Float[Array, "*#batch h w"] | None = None
+) -> Float[Array, "*batch"]:
     """Mean squared distance of the values from [0, 1], the range that a picture can show.
 
     Args:
       image: sRGB.
+      weights: factor of the squares of each pixel, such as a mask; 1 by default. Nothing is divided
+        by their sum.
     """
-    return add_up(range_summands(image, shape=image.shape[-3:-1]))
+    summands = range_summands(image, shape=image.shape[-3:-1])
+    return add_up(summands if weights is None else _weighted(summands, weights))
 
 
 def range_summands(image: Float[Array, "*batch h w 3"], *, shape: tuple[int, ...]) -> list[Summand]:

@@ -63,6 +63,7 @@ def content_loss(
     target: Float[Array, "*batch h w c"],
     *,
     kind: ContentLoss = "relative",
+    weights: Float[Array, "*#batch h w"] | None = None,
 ) -> Float[Array, "*batch"]:
     """Compute the squared difference of two feature maps.
 
@@ -72,6 +73,8 @@ def content_loss(
       kind: "mean": over channels and positions, as in most programs. "half-sum": half the sum,
         Gatys et al., arXiv 1508.06576, eq. 1. "relative": the sum over the target's sum of squares,
         which does not depend on the scale of the activations; for a target of zeros, the sum.
+      weights: factor of the squares at each position, such as a mask of the map's size; 1 by
+        default. Nothing is divided by their sum: the masks of regions divide the loss into parts.
 
     Returns:
       One value of at least 0 for each image of the batch, in float32 at least.
@@ -90,7 +93,10 @@ def content_loss(
     target = target.astype(acc)
     axes = (-3, -2, -1)
     count = math.prod(features.shape[-3:])
-    square = jnp.sum((features.astype(acc) - target) ** 2, axis=axes)
+    squares = (features.astype(acc) - target) ** 2
+    if weights is not None:
+        squares *= jnp.broadcast_to(weights[..., None].astype(acc), squares.shape)
+    square = jnp.sum(squares, axis=axes)
     return content_loss_of(square, jnp.sum(target**2, axis=axes), count, kind=kind)
 
 
@@ -227,6 +233,17 @@ def style_loss(
         centered = covariance(features.mean, features.second_moment)
         return gaussian_distance(features.mean, centered, target, relative=relative)
     return (relative_wasserstein_loss if relative else wasserstein_loss)(features, target)
+
+
+def shift_of(target: Any, kind: StyleLoss) -> Any:
+    """Return what is taken off a map before it is summed for `style_loss_of`; None: nothing.
+
+    Args:
+      target: from `style_target`, or the shapes of one.
+      kind: see `style_loss`.
+    """
+    wasserstein = kind in ("wasserstein", "relative-wasserstein")
+    return target.mean if wasserstein else None
 
 
 def style_loss_of(

@@ -48,8 +48,21 @@ def gaussian(mean: Float[Array, "*batch c"], second_moment: Float[Array, "*batch
       second_moment: S = F Fᵀ / (H W), or the same average over maps. (Moments may be averaged,
         covariances may not.)
     """
-    values, vectors = jnp.linalg.eigh(covariance(mean, second_moment))
+    values, vectors = _eigenvectors(covariance(mean, second_moment))
     return Gaussian(mean, _product(vectors * jnp.maximum(values, 0)[..., None, :], vectors.mT))
+
+
+def _eigenvectors(matrix: Array) -> tuple[Array, Array]:
+    """Return the eigenvalues and the eigenvectors of symmetric matrices, one after the other.
+
+    jaxlib's LAPACK (0.10.2) takes the matrices of a batch side by side, and its threads can then
+    wait for each other for ever: on two cores in every second run with five batches of two.
+    """
+    if matrix.ndim > 2:
+        found: tuple[Array, Array] = jax.lax.map(_eigenvectors, matrix)
+        return found
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
 
 
 def wasserstein_loss(

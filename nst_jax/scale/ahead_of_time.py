@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from nst_jax.config import ResolvedConfig
 from nst_jax.devices.backend import block, default_device
 from nst_jax.devices.sharding import Layout
+from nst_jax.losses.objective import Targets
 from nst_jax.network.vgg import VGG, freeze
 from nst_jax.scale import tiled_loss
-from nst_jax.scale.hyperparameters import hyperparameters
+from nst_jax.scale.hyperparameters import Hyperparameters, hyperparameters
 from nst_jax.scale.step import (
     StepInputs,
     advance,
@@ -32,6 +33,7 @@ def lower_step(
     config: ResolvedConfig,
     device: Any = None,
     layout: Layout | None = None,
+    regions: int = 0,
 ) -> Any:
     """Lower the program of a step, ready to be compiled.
 
@@ -42,20 +44,25 @@ def lower_step(
       device: whose program it is, by default JAX's default one; one of a topology
         (`jax.experimental.topologies`) need not be there.
       layout: of a picture that needs no rows to fill it up, over devices that the program is for.
+      regions: how many regions have a mask; 0: there are no masks.
     """
-    step = _step(shape, styles, config=config, device=device, layout=layout)
+    step = _step(shape, styles, config=config, device=device, layout=layout, regions=regions)
     with jax.default_matmul_precision(config.matmul_precision):
         return step(advance.lower)
 
 
 def compile_step(
-    shape: tuple[int, ...], styles: Sequence[tuple[int, ...]], *, config: ResolvedConfig
+    shape: tuple[int, ...],
+    styles: Sequence[tuple[int, ...]],
+    *,
+    config: ResolvedConfig,
+    regions: int = 0,
 ) -> Any:
     """Return the compiled program of a step on the default device: the one that a run will call.
 
     The arguments are those of `lower_step`.
     """
-    step = _step(shape, styles, config=config)
+    step = _step(shape, styles, config=config, regions=regions)
     with jax.default_matmul_precision(config.matmul_precision):
         return step(advance.program)
 
@@ -67,6 +74,7 @@ def _step(
     config: ResolvedConfig,
     device: Any = None,
     layout: Layout | None = None,
+    regions: int = 0,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Return what calls a function with the arguments of `advance`."""
     settings = hyperparameters(config)
@@ -83,11 +91,12 @@ def _step(
 
     frozen, image = placed(_frozen(config)), _image(shape, config)
     looks = [_image(look, config) for look in styles]
-    targets = jax.eval_shape(
-        functools.partial(compute_targets, settings=settings), frozen, image, looks
-    )
+    targets = _targets(frozen, image, looks, settings, regions)
     targets = dataclasses.replace(
-        targets, content=placed(targets.content, rows=True), style=placed(targets.style)
+        targets,
+        content=placed(targets.content, rows=True),
+        style=placed(targets.style),
+        regions=placed(targets.regions, rows=True),
     )
     state = placed(jax.eval_shape(functools.partial(start, settings=settings), image))
     inputs = StepInputs(frozen, targets, without_shares(settings))
@@ -96,7 +105,7 @@ def _step(
 
 
 def compile_window_gradient(
-    tiles: Cover, styles: int, *, config: ResolvedConfig
+    tiles: Cover, styles: int, *, config: ResolvedConfig, regions: int = 0
 ) -> tuple[Any, float]:
     """Return the compiled program of one of a picture's tiles.
 
@@ -104,6 +113,7 @@ def compile_window_gradient(
       tiles: the windows of the picture.
       styles: how many style images there are.
       config: settings resolved for the default device.
+      regions: see `lower_step`.
 
     Returns:
       The program of `window_gradient`, and the bytes for each pixel of the content's maps that a
@@ -111,23 +121,24 @@ def compile_window_gradient(
     """
     settings, frozen, kind = hyperparameters(config), _frozen(config), config.image_dtype
     window = _image(tiles.size, config)
-    targets = jax.eval_shape(
-        functools.partial(compute_targets, settings=settings), frozen, window, [window] * styles
-    )
+    targets = _targets(frozen, window, [window] * styles, settings, regions)
     kept = tiled_loss.content_bytes(settings)
     kept = kept if kept <= tiled_loss.KEPT_BYTES else 0.0
     content: Any = targets.content if kept else window
     outputs = config.architecture.outputs
     by_content: Any = (jax.ShapeDtypeStruct((), kind),) * len(settings.content_layers)
+    lead = (regions,) if regions else ()
     by_style: Any = {
-        name: tuple(jax.ShapeDtypeStruct((outputs(name),) * n, kind) for n in (2, 1))
+        name: tuple(jax.ShapeDtypeStruct((*lead, *(outputs(name),) * n), kind) for n in (2, 1))
         for name in settings.style_layers
     }
     constants = tiled_loss.Constants(by_content, by_style, without_shares(settings))
     shift = tiled_loss.shifts(targets.style, settings.style_loss)
     part = Part(jax.ShapeDtypeStruct((4,), jnp.int32), tiles.picture)
+    inputs = frozen, window, content, part, shift, constants
     with jax.default_matmul_precision(config.matmul_precision):
-        lowered = tiled_loss.window_gradient.lower(frozen, window, content, part, shift, constants)
+        masks = _masks(window, regions)
+        lowered = tiled_loss.window_gradient.lower(*inputs, masks=masks)
     return lowered.compile(), kept
 
 
@@ -148,6 +159,25 @@ def _frozen(config: ResolvedConfig) -> VGG:
     taken = functools.partial(freeze, taps=config.taps)
     frozen: VGG = jax.eval_shape(taken, blank_network(config))
     return frozen
+
+
+def _targets(
+    network: VGG, image: Any, looks: Sequence[Any], settings: Hyperparameters, regions: int
+) -> Targets:
+    """Return the shapes of the targets."""
+    inputs = network, image, looks, settings
+    masks, others = _masks(image, regions), [_masks(look, regions) for look in looks]
+
+    def compute(inputs: Any, masks: Any, others: Any) -> Targets:
+        return compute_targets(*inputs, masks=masks, style_masks=others)
+
+    targets: Targets = jax.eval_shape(compute, inputs, masks, others if regions else None)
+    return targets
+
+
+def _masks(image: Any, regions: int) -> jax.ShapeDtypeStruct | None:
+    """Return the shape of an image's masks."""
+    return jax.ShapeDtypeStruct((*image.shape[:-1], regions), image.dtype) if regions else None
 
 
 def _image(shape: tuple[int, ...], config: ResolvedConfig) -> jax.ShapeDtypeStruct:

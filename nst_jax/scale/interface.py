@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from nst_jax.config import ResolvedConfig
 from nst_jax.losses.objective import Losses
+from nst_jax.losses.regions import Masks, StyleMasks
 from nst_jax.network.vgg import VGG
 from nst_jax.optimizers.minimize import Record, State
 from nst_jax.scale.windows import Cover
@@ -29,6 +30,8 @@ class ScaleInputs(NamedTuple):
       tiles: the windows that the picture is computed in; None: it is computed at once.
       devices: those that compute it at once; None: JAX's default one.
       before: the state at the scale before, if there was one.
+      masks: of the content's regions at the scale's size; None: there are no regions.
+      style_masks: of each style at its size of this scale; None with no regions.
     """
 
     content: Float[Array, "*batch height width 3"]
@@ -39,6 +42,8 @@ class ScaleInputs(NamedTuple):
     tiles: Cover | None = None
     devices: Sequence[Any] | None = None
     before: State | None = None
+    masks: Masks | None = None
+    style_masks: Sequence[StyleMasks] | None = None
 
 
 @runtime_checkable

@@ -15,6 +15,8 @@ from nst_jax.config import ResolvedConfig
 from nst_jax.devices.executable_cache import CachedJit
 from nst_jax.devices.sharding import Layout
 from nst_jax.losses.objective import (
+    Description,
+    Look,
     Losses,
     LossWeights,
     Targets,
@@ -24,8 +26,8 @@ from nst_jax.losses.objective import (
     style_transfer_loss,
     weigh_terms,
 )
+from nst_jax.losses.regions import Masks, StyleMasks
 from nst_jax.losses.regularizers import Summand, add_up, range_summands, variation_summands
-from nst_jax.losses.statistics import StyleStatistics
 from nst_jax.losses.terms import StyleLoss
 from nst_jax.network.vgg import NETWORKS, VGG, build_vgg
 from nst_jax.optimizers.minimize import State, run_steps
@@ -81,6 +83,8 @@ def prepare_step(
     config: ResolvedConfig,
     picture: _Picture | None = None,
     layout: Layout | None = None,
+    masks: Masks | None = None,
+    style_masks: Sequence[StyleMasks] | None = None,
 ) -> tuple[State, StepInputs]:
     """Return the state of a scale before its first step, and what `advance` takes beside it.
 
@@ -91,14 +95,25 @@ def prepare_step(
       config: the settings.
       picture: where to start; the content image if not given.
       layout: of the content's shape, to compute on many devices.
+      masks: of the content's regions, if there are any.
+      style_masks: of each style.
     """
     settings = hyperparameters(config)
     picture = content if picture is None else picture
     if layout:
         network = layout.replicate(network)
         content, picture = layout.place(content), layout.place(picture)
+        masks = None if masks is None else layout.place(masks)
     with jax.default_matmul_precision(config.matmul_precision):
-        targets = compute_targets(network, content, styles, settings, layout=layout)
+        targets = compute_targets(
+            network,
+            content,
+            styles,
+            settings,
+            layout=layout,
+            masks=masks,
+            style_masks=style_masks,
+        )
     state = start(picture, settings, layout=layout)
     return state, StepInputs(network, targets, without_shares(settings))
 
@@ -196,21 +211,25 @@ def compute_targets(
     settings: Hyperparameters,
     *,
     layout: Layout | None = None,
+    masks: Masks | None = None,
+    style_masks: Sequence[StyleMasks] | None = None,
 ) -> Targets:
     """Compute what `make_targets` does, of several styles, with one compiled program for each size.
 
-    The network is best one from `freeze`. With a layout it and the content lie on its devices, and
-    so will the targets.
+    The network is best one from `freeze`. With a layout it, the content and its masks lie on its
+    devices, and so will the targets.
     """
     layers = tuple(settings.content_layers), tuple(settings.style_layers)
-    maps, like = _describe(network, content, *layers, layout)
-    statistics = []
-    for style in styles:
+    described = _describe(network, content, *layers, layout, masks)
+    looks: list[Look] = []
+    of_styles: Sequence[StyleMasks | None] = style_masks or [None] * len(styles)
+    for style, mask in zip(styles, of_styles, strict=True):
         own = layout and layout.beside(style.shape)
         if layout:
-            style = own.place(style) if own else layout.replicate(style)
-        statistics.append(_describe(network, style, *layers, own)[1])
-    targets: Targets = _assemble(maps, like, statistics, settings.style_blend, settings.style_loss)
+            place = own.place if own else layout.replicate
+            style, mask = place(style), mask if mask is None else place(mask)
+        looks.append(_describe(network, style, *layers, own, mask).look)
+    targets: Targets = _assemble(described, looks, settings.style_blend, settings.style_loss)
     return targets
 
 
@@ -221,27 +240,31 @@ def _describe(
     content_layers: tuple[str, ...],
     style_layers: tuple[str, ...],
     layout: Layout | None = None,
-) -> tuple[OrderedDict[str, Array], OrderedDict[str, StyleStatistics]]:
+    masks: Masks | None = None,
+) -> Description:
     """Compute all that is to know of an image, whether it is content or style.
 
     One program for both is one less to compile where they are of one size.
     """
     if layout:
         image = layout.crop(image)
+        masks = None if masks is None else layout.crop(masks)
     maps = network(image, taps=content_layers + style_layers)
-    kept, statistics = describe(maps, content_layers=content_layers, style_layers=style_layers)
-    return (jax.tree.map(layout.spread, kept) if layout else kept), statistics
+    found = describe(maps, content_layers=content_layers, style_layers=style_layers, masks=masks)
+    if not layout:
+        return found
+    spread = functools.partial(jax.tree.map, layout.spread)
+    return found._replace(maps=spread(found.maps), regions=spread(found.regions))
 
 
 @functools.partial(jax.jit, static_argnames="style_loss")
 def _assemble(
-    maps: OrderedDict[str, Array],
-    like: OrderedDict[str, StyleStatistics],
-    statistics: list[OrderedDict[str, StyleStatistics]],
+    content: Description,
+    looks: list[Look],
     style_blend: tuple[float | Array, ...],
     style_loss: StyleLoss,
 ) -> Targets:
-    return assemble_targets(maps, like, statistics, style_loss=style_loss, style_blend=style_blend)
+    return assemble_targets(content, looks, style_loss=style_loss, style_blend=style_blend)
 
 
 @functools.partial(jax.jit, static_argnames="layout")
@@ -284,10 +307,12 @@ def advance(
 
 
 def _cropped(targets: Targets, variable: Array, settings: Hyperparameters) -> Targets:
-    """Take away the rows of the content's maps that fill up a layout."""
+    """Take away the rows of the content's maps, and of its masks there, that fill up a layout."""
     height, stride = variable.shape[-3], settings.architecture.stride
-    maps = OrderedDict(
-        (name, target[..., : height // stride(name), :, :])
-        for name, target in targets.content.items()
-    )
-    return dataclasses.replace(targets, content=maps)
+
+    def cropped(maps: Mapping[str, Array]) -> OrderedDict[str, Array]:
+        rows = {name: height // stride(name) for name in maps}
+        return OrderedDict((name, x[..., : rows[name], :, :]) for name, x in maps.items())
+
+    regions = targets.regions and cropped(targets.regions)
+    return dataclasses.replace(targets, content=cropped(targets.content), regions=regions)

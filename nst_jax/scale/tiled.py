@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, PyTree
 from nst_jax.config import Config, Space
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, shape_of
-from nst_jax.losses.objective import Losses, assemble_targets
+from nst_jax.losses.objective import Description, Losses, assemble_targets
 from nst_jax.losses.statistics import StyleStatistics
 from nst_jax.optimizers.minimize import State
 from nst_jax.scale.hyperparameters import (
@@ -70,41 +70,43 @@ class TiledScale:
         self._network, self._precision = inputs.network, config.matmul_precision
         self._cover = inputs.tiles or _windows(shape_of(inputs.content), config)
         self._content = np.asarray(inputs.content)
+        self._masks = None if inputs.masks is None else np.asarray(inputs.masks)
         # The content's maps of each window, if they are kept.
         self._maps: list[Maps] | None = None
         self._settings = hyperparameters(config)
         with jax.default_matmul_precision(self._precision):
-            style = self._style_targets(inputs.styles, config)
+            style = self._style_targets(inputs, config)
             self._targets = TiledTargets(style, self._content_squares())
         self._settings = self._asked = without_shares(self._settings)
         self._shift = shifts(self._targets.style, self._settings.style_loss)
         self._state = self._begin(np.asarray(inputs.picture), inputs.before)
 
     def _style_targets(
-        self, styles: Sequence[Array], config: Config
+        self, inputs: ScaleInputs, config: Config
     ) -> OrderedDict[str, PyTree[Array]]:
-        settings, blank = self._settings, jnp.zeros(())
-        positions = settings.architecture.positions
-        statistics = [
-            self._sum_statistics(
-                np.asarray(style), _windows(shape_of(style), config), shift={}, space="srgb"
-            )
-            for style in styles
-        ]
-        like = {
-            name: StyleStatistics(
-                blank, jnp.zeros(1), jnp.asarray(float(positions(name, *self._cover.picture)))
-            )
-            for name in settings.style_layers
-        }
+        settings, looks = self._settings, []
+        masks: Sequence[Any] = inputs.style_masks or [None] * len(inputs.styles)
+        for image, mask in zip(inputs.styles, masks, strict=True):
+            style, covered = np.asarray(image), _windows(shape_of(image), config)
+            own = None if mask is None else np.asarray(mask)
+            looks.append(self._sum_statistics(style, covered, shift={}, space="srgb", masks=own))
+        like = Description(OrderedDict(), self._positions())
         targets: OrderedDict[str, PyTree[Array]] = assemble_targets(
-            OrderedDict(),
-            like,
-            statistics,
-            style_loss=settings.style_loss,
-            style_blend=settings.style_blend,
+            like, looks, style_loss=settings.style_loss, style_blend=settings.style_blend
         ).style
         return targets
+
+    def _positions(self) -> OrderedDict[str, StyleStatistics]:
+        """Return what targets need of the content's statistics: how many positions there are."""
+        settings, blank = self._settings, jnp.zeros(())
+        counts = {
+            name: settings.architecture.positions(name, *self._cover.picture)
+            for name in settings.style_layers
+        }
+        return OrderedDict(
+            (name, StyleStatistics(blank, jnp.zeros(1), jnp.asarray(float(count))))
+            for name, count in counts.items()
+        )
 
     def _content_squares(self) -> tuple[Float[Array, ""], ...]:
         if content_bytes(self._settings) <= KEPT_BYTES:
@@ -124,13 +126,20 @@ class TiledScale:
         return squares
 
     def _sum_statistics(
-        self, image: np.ndarray, covered: Cover, *, shift: Mapping[str, Array], space: Space
+        self,
+        image: np.ndarray,
+        covered: Cover,
+        *,
+        shift: Mapping[str, Array],
+        space: Space,
+        masks: np.ndarray | None,
     ) -> Statistics:
         """Add up the statistics of all windows of an image."""
         settings, total = self._settings, None
         for window in covered.windows if settings.style_layers else ():
             cut, part = covered.cut(image, window), covered.part(window)
-            share = window_statistics(self._network, cut, part, shift, settings, space)
+            own = None if masks is None else covered.cut(masks, window)
+            share = window_statistics(self._network, cut, part, shift, settings, space, masks=own)
             total = share if total is None else jax.tree.map(jnp.add, total, share)
         return OrderedDict() if total is None else total
 
@@ -175,7 +184,7 @@ class TiledScale:
         """Return the losses and the gradient at the variable."""
         variable, settings, picture = self._state.variable, self._settings, self._cover.picture
         statistics = self._sum_statistics(
-            variable, self._cover, shift=self._shift, space=settings.space
+            variable, self._cover, shift=self._shift, space=settings.space, masks=self._masks
         )
         constants = differentiate(statistics, self._targets, settings, picture)
         gradient, shares, waiting = np.zeros_like(variable), [], None
@@ -187,6 +196,7 @@ class TiledScale:
                 self._cover.part(window),
                 self._shift,
                 constants,
+                masks=None if self._masks is None else self._cover.cut(self._masks, window),
             )
             shares.append(share)
             # The device computes one window while the host adds the one before.

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from nst_jax.config import Space
-from nst_jax.geometry import Shape
+from nst_jax.geometry import Shape, shape_of
 from nst_jax.losses.objective import Losses
+from nst_jax.losses.regions import RegionStatistics, coverage, region_loss_of, region_statistics
 from nst_jax.losses.regularizers import Summand, add_up
 from nst_jax.losses.statistics import StyleStatistics, accumulator, gram_matrix
-from nst_jax.losses.terms import StyleLoss, content_loss_of, style_loss_of
+from nst_jax.losses.terms import StyleLoss, content_loss_of, shift_of, style_loss_of
 from nst_jax.network.vgg import VGG
 from nst_jax.scale.hyperparameters import Hyperparameters, to_normalized
 from nst_jax.scale.step import losses_of_terms, regularizers
@@ -27,7 +28,7 @@ from nst_jax.scale.windows import Part
 # Content maps of more bytes a pixel are computed anew at every step rather than kept.
 KEPT_BYTES = 64
 Maps = OrderedDict[str, Any]
-Statistics = OrderedDict[str, StyleStatistics]
+Statistics = OrderedDict[str, StyleStatistics | RegionStatistics]
 
 
 class TiledTargets(NamedTuple):
@@ -47,7 +48,7 @@ class Constants(NamedTuple):
 
     Attributes:
       content: the derivative of the loss by each content layer's sum of squared differences.
-      style: that by each style layer's Gram matrix and mean.
+      style: that by each style layer's Gram matrix and mean, or the regions' sums.
       settings: from `hyperparameters`.
     """
 
@@ -71,19 +72,30 @@ def window_statistics(
     shift: Mapping[str, Array],
     settings: Hyperparameters,
     space: Space,
+    *,
+    masks: Float[Array, "height width r"] | None = None,
 ) -> Statistics:
-    """Return the part's share of the statistics of an image in some space."""
+    """Return the part's share of the statistics of an image in some space; masks: the window's."""
     maps = network.from_normalized(to_normalized(window, space), taps=tuple(settings.style_layers))
-    return _part_statistics(maps, part, shift, settings)
+    return _part_statistics(maps, part, shift, settings, masks)
 
 
 def _part_statistics(
-    maps: Mapping[str, Array], part: Part, shift: Mapping[str, Array], settings: Hyperparameters
+    maps: Mapping[str, Array],
+    part: Part,
+    shift: Mapping[str, Array],
+    settings: Hyperparameters,
+    masks: Array | None,
 ) -> Statistics:
     """Return the part's share of the picture's statistics; the shares add up, their means too."""
     found: Statistics = OrderedDict()
     table = settings.architecture
     for name in settings.style_layers:
+        if masks is not None:
+            regions = coverage(masks, shape_of(maps[name]))
+            own = part.own(regions, stride=table.stride(name))
+            found[name] = region_statistics(maps[name], own, shift=shift.get(name))
+            continue
         features, acc, stride = maps[name], accumulator(maps[name]), table.stride(name)
         if name in shift:
             features = features.astype(acc) - shift[name].reshape(1, 1, -1)
@@ -98,9 +110,8 @@ def _part_statistics(
 
 def shifts(target: Mapping[str, Any], kind: StyleLoss) -> dict[str, Array]:
     """Return what is taken off the maps before they are summed; see `losses.style_loss_of`."""
-    if kind not in ("wasserstein", "relative-wasserstein"):
-        return {}
-    return {name: gaussian.mean for name, gaussian in target.items()}
+    found = {name: shift_of(each, kind) for name, each in target.items()}
+    return {name: shift for name, shift in found.items() if shift is not None}
 
 
 @jax.jit
@@ -128,14 +139,14 @@ def differentiate(
 
     def loss(content: tuple[Array, ...], moments: dict[str, tuple[Array, Array]]) -> Array:
         whole = OrderedDict(
-            (name, StyleStatistics(*moments[name], statistics[name].positions))
+            (name, type(statistics[name])(*moments[name], statistics[name].positions))
             for name in settings.style_layers
         )
         sums = Sums(content, OrderedDict())
         losses: Losses = losses_of(whole, sums, targets, settings, picture)
         return losses.total
 
-    moments = {name: (each.gram, each.mean) for name, each in statistics.items()}
+    moments = {name: each[:2] for name, each in statistics.items()}
     by_content, by_style = jax.grad(loss, argnums=(0, 1))(zero, moments)
     return Constants(by_content, by_style, settings)
 
@@ -148,10 +159,13 @@ def window_gradient(
     part: Part,
     shift: Mapping[str, Array],
     constants: Constants,
+    *,
+    masks: Float[Array, "height width r"] | None = None,
 ) -> tuple[Float[Array, "height width 3"], Sums]:
     """Return a window's part of the gradient, margins included, and its part of the sums.
 
-    The content is the window's maps, or the window itself to compute them of.
+    The content is the window's maps, or the window itself to compute them of; the masks are the
+    window's.
     """
     settings = constants.settings
     stride, names = settings.architecture.stride, tuple(settings.content_layers)
@@ -166,7 +180,7 @@ def window_gradient(
     def loss(variable: Array) -> tuple[Array, Sums]:
         normalized = to_normalized(variable, settings.space)
         maps = network.from_normalized(normalized, taps=settings.taps)
-        statistics = _part_statistics(maps, part, shift, settings)
+        statistics = _part_statistics(maps, part, shift, settings, masks)
         squares = []
         for name in names:
             difference = maps[name].astype(accumulator(maps[name])) - content[name]
@@ -175,9 +189,9 @@ def window_gradient(
         total: Any = sum(weight * others[name] for name, (weight, _) in terms.items())
         for factor, square in zip(constants.content, squares, strict=True):
             total += factor * square
-        for name, (by_gram, by_mean) in constants.style.items():
-            total += jnp.vdot(by_gram, statistics[name].gram)
-            total += jnp.vdot(by_mean, statistics[name].mean)
+        for name, derivatives in constants.style.items():
+            for by, own in zip(derivatives, statistics[name], strict=False):
+                total += jnp.vdot(by, own)
         return total, Sums(tuple(squares), others)
 
     gradient, sums = jax.grad(loss, has_aux=True)(window)
@@ -208,10 +222,14 @@ def losses_of(
             settings.content_layers, sums.content, targets.squares, strict=True
         )
     )
-    style = OrderedDict(
-        (name, style_loss_of(statistics[name], targets.style[name], kind=settings.style_loss))
-        for name in settings.style_layers
-    )
+
+    def style_term(name: str) -> Array:
+        own, target, kind = statistics[name], targets.style[name], settings.style_loss
+        if isinstance(own, StyleStatistics):
+            return style_loss_of(own, target, kind=kind)
+        return region_loss_of(own, target, positions=table.positions(name, *picture), kind=kind)
+
+    style = OrderedDict((name, style_term(name)) for name in settings.style_layers)
     return losses_of_terms(content, style, sums.regularizers, settings)
 
 

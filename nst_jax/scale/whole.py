@@ -33,6 +33,8 @@ class WholeScale:
             config=inputs.config,
             picture=inputs.picture,
             layout=layout,
+            masks=inputs.masks,
+            style_masks=inputs.style_masks,
         )
         if inputs.before:
             carried = resize_state(inputs.before, layout.gather(state) if layout else state)

@@ -91,7 +91,7 @@ def need(plan: ScalePlan, *, config: ResolvedConfig, batch: int = 0, devices: in
         batch = -(-batch // devices)
     lead = (batch,) if batch else ()
     styles = [(*lead, *style) for style in plan.styles]
-    step = compile_step((*lead, *shape), styles, config=config)
+    step = compile_step((*lead, *shape), styles, config=config, regions=plan.regions)
     pixels = (batch or 1) * shape[0] * shape[1]
     # Simulated devices share the memory.
     there = devices if default_device().platform == "cpu" else 1
@@ -99,11 +99,13 @@ def need(plan: ScalePlan, *, config: ResolvedConfig, batch: int = 0, devices: in
 
 
 def _need_tiled(plan: ScalePlan, tiles: Cover, config: ResolvedConfig) -> Need:
-    program, kept = compile_window_gradient(tiles, len(plan.styles), config=config)
+    program, kept = compile_window_gradient(
+        tiles, len(plan.styles), config=config, regions=plan.regions
+    )
     pair = 2 * config.memory_size if config.optimizer != "adam" else 2
     # The content as it was read and resized, the picture, its gradient, its average, what is shown
     # and saved, and what the optimizer remembers; the content's maps with the windows' margins.
-    pictures = 12 * (9 + pair)
+    pictures = 12 * (9 + pair) + 8 * plan.regions  # the masks as given, and at the scale
     host = int(math.prod(plan.shape) * (pictures + kept * _overlap(tiles)))
     return Need(_bytes(program), _PROCESS_BYTES + host)
 
@@ -280,7 +282,11 @@ def pace(
     # The numbers in the network do not change the time.
     network = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), blank_network(config))
     frozen = freeze(network, taps=config.taps)
-    scale = begin_scale(ScaleInputs(picture, styles, picture, frozen, config, tried.tiles, devices))
+    inputs = ScaleInputs(picture, styles, picture, frozen, config, tried.tiles, devices)
+    if tried.regions:
+        masks, *others = (jnp.ones((*x.shape[:-1], tried.regions)) for x in (picture, *styles))
+        inputs = inputs._replace(masks=masks, style_masks=others)
+    scale = begin_scale(inputs)
     scale.advance(1)
     times = []
     for _ in range(3):

@@ -13,6 +13,7 @@ from nst_jax.geometry import Shape, resample, shape_of
 from nst_jax.network.vgg import VGG
 from nst_jax.scale.interface import Scale, ScaleInputs
 from nst_jax.scale.prepare import begin_scale
+from nst_jax.transfer.guides import Guides
 from nst_jax.transfer.initial_image import first_picture
 from nst_jax.transfer.schedule import Schedule
 
@@ -21,7 +22,11 @@ _Style = Float[Array, "*_ _ _ 3"]  # each of another size
 
 
 class Painting(NamedTuple):
-    """A `multiscale.Job`; see `stylize` for its parts."""
+    """A `multiscale.Job`; see `stylize` for its parts.
+
+    Attributes:
+      photograph: the content image as it is given; `content` is the one that is painted.
+    """
 
     content: _Picture
     styles: Sequence[_Style]
@@ -30,7 +35,8 @@ class Painting(NamedTuple):
     config: ResolvedConfig
     schedule: Schedule
     devices: Sequence[Any]
-    colors: _Picture | None = None
+    photograph: _Picture
+    guides: Guides = Guides()
 
     @property
     def steps(self) -> Sequence[int]:
@@ -56,6 +62,7 @@ class Painting(NamedTuple):
             picture = first_picture(content, styles, self.start, self.config)
         else:
             picture = _enlarged(picture, plan.shape, clamp=self.config.clamp)
+        guides = self.guides.at(plan.shape, plan.styles)
         inputs = ScaleInputs(
             content,
             styles,
@@ -65,15 +72,20 @@ class Painting(NamedTuple):
             tiles=plan.tiles,
             devices=self.devices,
             before=before.state() if before else None,
+            masks=guides.content,
+            style_masks=guides.styles,
         )
         return begin_scale(inputs), picture
 
     def shown(self, picture: Any) -> Any:
-        """Return the picture with the colors that it gets; see `multiscale.Job`."""
+        """Return the picture with the colors that it gets and what stays; see `multiscale.Job`."""
         picture = jnp.clip(picture, 0, 1)
-        if self.colors is None:
+        keeps = self.config.color == "keep"
+        if not keeps and self.guides.protected is None:
             return picture
-        return with_colors(picture, _resized(self.colors, shape_of(picture)))
+        photograph = _resized(self.photograph, shape_of(picture))
+        picture = with_colors(picture, photograph) if keeps else picture
+        return self.guides.protect(picture, photograph)
 
 
 def recolored(

@@ -19,12 +19,14 @@ class ScalePlan(NamedTuple):
       steps: updates made there.
       styles: (height, width) of each style image there.
       tiles: the windows that the picture is computed in; None: it is computed at once.
+      regions: how many regions have a mask; 0: there are no masks.
     """
 
     shape: Shape
     steps: int
     styles: tuple[Shape, ...]
     tiles: Cover | None
+    regions: int = 0
 
 
 class Schedule(NamedTuple):
@@ -52,7 +54,12 @@ class Schedule(NamedTuple):
 
 
 def make_schedule(
-    content: Shape, styles: Sequence[Shape], config: Config, *, names: Sequence[str] = ()
+    content: Shape,
+    styles: Sequence[Shape],
+    config: Config,
+    *,
+    names: Sequence[str] = (),
+    regions: int = 0,
 ) -> Schedule:
     """Plan a run, and check that all images are large enough for the layers at every scale.
 
@@ -63,6 +70,7 @@ def make_schedule(
       styles: (height, width) of each style image as it is given.
       config: the settings.
       names: what the errors call the images, the content first; by default only by their roles.
+      regions: see `ScalePlan`.
 
     Raises:
       InputError: if an image is too small, or all weights are 0.
@@ -96,6 +104,7 @@ def make_schedule(
                 count,
                 tuple(style_shape(style, shape, config) for style in largest),
                 tiles(shape, config),
+                regions,
             )
             for shape, count in zip(shapes, steps, strict=True)
         )

@@ -20,6 +20,7 @@ from nst_jax.losses.objective import Losses
 from nst_jax.network.activations import match_activations
 from nst_jax.network.vgg import VGG, freeze, parameters, recast
 from nst_jax.scale.tiled import check_tiled
+from nst_jax.transfer.guides import make_guides
 from nst_jax.transfer.multiscale import Adjust, EndScale, Pauses, Snapshot, snapshots
 from nst_jax.transfer.painting import Painting, recolored
 from nst_jax.transfer.progress import SECONDS, with_progress
@@ -36,6 +37,10 @@ def stylize(
     network: VGG,
     config: Config | None = None,
     start: ImageLike | None = None,
+    content_mask: ImageLike | None = None,
+    style_mask: ImageLike | Sequence[ImageLike | None] | None = None,
+    style_strength: ImageLike | None = None,
+    protect: ImageLike | None = None,
     snapshot_every: int | None = 50,
     snapshot_seconds: float | None = None,
     end_scale: EndScale | None = None,
@@ -63,6 +68,14 @@ def stylize(
         used here. With the precision auto, a float32 network computes in what suits the device, and
         any other network in its own dtype.
       start: the first picture, sRGB of any size, in place of that of `Config.start`.
+      content_mask: floats in [0, 1] of the content's size: (height, width) where the style acts, or
+        (*batch, height, width, regions) where each style does; see `losses.regions`.
+      style_mask: the same of the style, or a list or tuple with one for each style: which part of
+        it serves the content's region of the same number. None: the whole image serves, of as many
+        styles as regions each its own one.
+      style_strength: factor of the style at each pixel, a mask like `content_mask`.
+      protect: a mask like `content_mask` of what stays the content image's: the style does not act
+        there, and pixels where the mask is 1 are the photograph's own.
       snapshot_every: steps between snapshots; None: a snapshot at the end alone.
       snapshot_seconds: if given, a snapshot is also yielded about this often.
       end_scale: asked with each snapshot; True ends its scale there. The steps that are left at the
@@ -88,15 +101,16 @@ def stylize(
       that says so is the last one.
 
     Raises:
-      InputError: for images that are too small or of the wrong shape or type; for shares that are
-        not one for each style; for the color style-only (see `match_colors`); for `adjust` with
-        L-BFGS, and for what it returns that is not allowed; for a network of another dtype than the
-        config's, or one that ends before a layer of the config's; for one that does not know its
-        mean activations, where the config asks for another scale; for a precision that the device
-        does not have, and for float64 without `jax_enable_x64`; for a batch with L-BFGS, which
-        would make one problem of the batch; for Winograd's algorithm on many devices; for more
-        devices than there are; for tiles of a batch, on many devices or with optax's L-BFGS; for a
-        folder of checkpoints that cannot be used.
+      InputError: for images and masks that are too small or of the wrong shape or type; for shares
+        that are not one for each style; for masks that do not fit each other; for the color
+        style-only (see `match_colors`); for `adjust` with L-BFGS, and for what it returns that is
+        not allowed; for a network of another dtype than the config's, or one that ends before a
+        layer of the config's; for one that does not know its mean activations, where the config
+        asks for another scale; for a precision that the device does not have, and for float64
+        without `jax_enable_x64`; for a batch with L-BFGS, which would make one problem of the
+        batch; for Winograd's algorithm on many devices; for more devices than there are; for tiles
+        of a batch, on many devices or with optax's L-BFGS; for a folder of checkpoints that cannot
+        be used.
     """
     mesh, asked = find_devices(devices), config or Config()
     network, config = _resolve(network, asked, devices=len(mesh))
@@ -125,7 +139,16 @@ def stylize(
         )
     first = None if start is None else as_image(start, role="start", dtype=config.image_dtype)
     _check_batches(content, [*styles, *([] if first is None else [first])])
-    schedule = make_schedule(shape_of(content), [shape_of(image) for image in styles], config)
+    guides = make_guides(
+        content,
+        styles,
+        content_mask=content_mask,
+        style_mask=style_mask,
+        style_strength=style_strength,
+        protect=protect,
+    )
+    shapes = [shape_of(image) for image in styles]
+    schedule = make_schedule(shape_of(content), shapes, config, regions=guides.regions)
     if schedule.last.tiles:
         check_tiled(content.shape, config)
         if mesh != find_devices(None):
@@ -134,10 +157,8 @@ def stylize(
                 f"{', '.join(map(str, mesh))}; leave one of the two out"
             )
     frozen = freeze(network, taps=config.taps)
-    colors = content if config.color == "keep" else None
-    painting = Painting(
-        *recolored(content, styles, first, config), frozen, config, schedule, mesh, colors
-    )
+    painted = recolored(content, styles, first, config)
+    painting = Painting(*painted, frozen, config, schedule, mesh, content, guides)
     if isinstance(checkpoints, str | os.PathLike):
         store = _open_store(checkpoints, painting, network, asked)
         run = _closing(store, snapshots(painting, pauses, Saver(store, checkpoint_seconds)))
@@ -169,6 +190,7 @@ def _open_store(
     images = {"content": [painting.content], "style": painting.styles, "start": [painting.start]}
     made_from: dict[str, Any] = plain_settings(asked)
     made_from |= {f"{role} image": [digest(image) for image in of] for role, of in images.items()}
+    made_from |= {"masks": digest(painting.guides)} if painting.guides.regions else {}
     made_from |= {"network": network.architecture.name, "weights": digest(parameters(network))}
     return CheckpointStore(folder, fingerprint=made_from, warn=warnings.warn)
 

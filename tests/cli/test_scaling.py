@@ -323,7 +323,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(job, capfd):
 def interrupt(flags, monkeypatch):
     """Run a job that saves o_2.png on the way, and stop it there."""
 
-    def save(path, image, note):
+    def save(path, image, **options):
         if path.name == "o_2.png":
             signal.raise_signal(signal.SIGINT)
 

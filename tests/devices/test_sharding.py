@@ -34,13 +34,13 @@ content = rng.uniform(size=(265, 35, 3)).astype(np.float32)  # 320 rows with tho
 style = rng.uniform(size=(290, 40, 3)).astype(np.float32)
 found = {}
 
-def run(content, config, devices):
+def run(content, config, devices, **masks):
     *_, last = stylize(content, style, network=network, config=config, devices=devices,
-                       snapshot_every=None)
+                       snapshot_every=None, **masks)
     return np.asarray(last.image), last.losses.total
 
-def distances(content, config, devices="all"):
-    (alone, losses), (together, same) = (run(content, config, n) for n in (None, devices))
+def distances(content, config, devices="all", **masks):
+    (alone, losses), (together, same) = (run(content, config, n, **masks) for n in (None, devices))
     return [together.shape, float(np.linalg.norm(together - alone) / np.linalg.norm(alone)),
             float(np.abs(same / losses - 1).max())]
 
@@ -48,6 +48,13 @@ found["picture"] = distances(content, config)
 shallow = dataclasses.replace(config, content_layers=layers("relu2_1"),
                               style_layers=layers("relu1_1"), min_size=190, first_steps=2)
 found["scales"] = distances(content, shallow)
+regions = rng.uniform(size=(265, 35, 3)).astype(np.float32)
+of_style = rng.uniform(size=(290, 40, 3)).astype(np.float32)
+guided = {"content_mask": regions, "style_mask": of_style, "protect": regions[..., 0]}
+found["regions"] = distances(content, shallow, **guided)
+found["batch with regions"] = distances(
+    rng.uniform(size=(4, 265, 35, 3)).astype(np.float32), dataclasses.replace(shallow, min_size=0),
+    **guided)
 found["lbfgs"] = distances(content, dataclasses.replace(
     shallow, optimizer="lbfgs-torch", memory_size=3, min_size=0))
 found["batch"] = distances(rng.uniform(size=(4, 40, 32, 3)).astype(np.float32), shallow)
@@ -113,6 +120,8 @@ def found():
     [
         ("picture", [265, 35, 3]),
         ("scales", [265, 35, 3]),
+        ("regions", [265, 35, 3]),
+        ("batch with regions", [4, 265, 35, 3]),
         ("batch", [4, 40, 32, 3]),
         ("other device", [60, 35, 3]),
     ],

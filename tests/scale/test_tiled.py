@@ -37,11 +37,12 @@ def images():
     return [image.astype(np.float32) for image in (content, style, picture)]
 
 
-def compare(images, network, config):
+def compare(images, network, config, **masks):
     """Return relative errors: the largest of all losses, and the gradient's; and the tiles."""
     config = resolve(config)
     content, style, picture = map(jnp.asarray, images)
     given = {"network": freeze(network, taps=config.taps), "config": config, "picture": picture}
+    given |= masks
     tiled = TiledScale(ScaleInputs(content, [style], **given))
     losses, gradient = tiled.evaluate()
     state, inputs = prepare_step(content, [style], **given)
@@ -72,6 +73,18 @@ def test_every_style_loss(random_params, images, style_loss):
     config = Config(style_loss=style_loss, tile=32, pooling="average", **SHALLOW)
     network = build_vgg19(random_params)
     worst, distance, tiled = compare(images, network, config)
+    assert len(tiled._cover.windows) == 6
+    assert worst < 3e-6
+    assert distance < BUDGETS.get(style_loss, 2e-6)
+
+
+@pytest.mark.parametrize("style_loss", ["moments", "wasserstein"])
+def test_regions(random_params, images, style_loss):
+    config = Config(style_loss=style_loss, tile=32, pooling="average", **SHALLOW)
+    draw = np.random.default_rng(1).uniform
+    content, style, _ = (jnp.asarray(draw(size=(*x.shape[:2], 2)), jnp.float32) for x in images)
+    masks = {"masks": content, "style_masks": [style]}
+    worst, distance, tiled = compare(images, build_vgg19(random_params), config, **masks)
     assert len(tiled._cover.windows) == 6
     assert worst < 3e-6
     assert distance < BUDGETS.get(style_loss, 2e-6)
