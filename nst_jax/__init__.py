@@ -59,6 +59,8 @@ if typing.TYPE_CHECKING:
     from nst_jax.io.checkpoint import CheckpointStore as CheckpointStore
     from nst_jax.io.images import load_image as load_image
     from nst_jax.io.images import save_image as save_image
+    from nst_jax.io.masks import load_color_map as load_color_map
+    from nst_jax.io.masks import load_mask as load_mask
     from nst_jax.weights.activations import mean_activations as mean_activations
     from nst_jax.weights.sources import cached_weights as cached_weights
     from nst_jax.weights.sources import load_network as load_network
@@ -70,7 +72,9 @@ __version__ = "0.2.0"
 _LATER = {
     "CheckpointStore": "nst_jax.io.checkpoint",
     "cached_weights": "nst_jax.weights.sources",
+    "load_color_map": "nst_jax.io.masks",
     "load_image": "nst_jax.io.images",
+    "load_mask": "nst_jax.io.masks",
     "mean_activations": "nst_jax.weights.activations",
     "save_image": "nst_jax.io.images",
     "load_network": "nst_jax.weights.sources",

@@ -1,7 +1,9 @@
 """Draw the demo pictures: a lakeside village (content.png) and four styles to give it.
 
+There are two masks of it: a map of its regions (regions.png), and the village (village.png).
+
 The styles are an oil painting (style.png), a woodblock print (ink.png), a glass mosaic (mosaic.png)
-and a watercolor (watercolor.png). `python png/draw.py` writes all five beside itself, always the
+and a watercolor (watercolor.png). `python png/draw.py` writes all seven beside itself, always the
 same, in about two minutes; names given after it draw only those. It needs only numpy and pillow.
 """
 
@@ -14,6 +16,7 @@ from PIL import Image
 from ink import ink
 from mosaic import mosaic
 from painting import painting
+from regions import regions, village
 from scene import photograph
 from watercolor import watercolor
 
@@ -23,6 +26,8 @@ PICTURES = {
     "ink.png": ink,
     "mosaic.png": mosaic,
     "watercolor.png": watercolor,
+    "regions.png": regions,
+    "village.png": village,
 }
 
 if __name__ == "__main__":

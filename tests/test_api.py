@@ -37,7 +37,7 @@ def public_functions(module):
 def test_the_names():
     assert set(PUBLIC) == {
         *("stylize", "Snapshot", "Config", "Layer", "layers", "preset", "PRESETS", "InputError"),
-        *("load_image", "save_image"),
+        *("load_image", "save_image", "load_mask", "load_color_map"),
         *("VGG", "VGG16", "VGG19", "build_vgg16", "build_vgg19", "parameters"),
         *("Features", "FrozenParam", "freeze", "match_activations", "mean_activations"),
         *("load_network", "load_vgg16", "load_vgg19"),

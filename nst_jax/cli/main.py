@@ -17,13 +17,14 @@ from nst_jax.cli.batch_plan import plan_job
 from nst_jax.cli.flags import exit_code
 from nst_jax.cli.inputs import is_collection
 from nst_jax.cli.manifest import manifest_text, read_manifest
+from nst_jax.cli.masks import MASKS
 from nst_jax.cli.options import APP, JobOptions, parse_options
 from nst_jax.cli.output import PROGRAM, warn, warn_from_first
 from nst_jax.cli.pipes import STANDARD, lasting_inputs, standard_output
 from nst_jax.cli.replay import replayed
 from nst_jax.cli.settings_file import save_settings
 from nst_jax.cli.single import paint
-from nst_jax.config import Config, plain_settings
+from nst_jax.config import Config, flag_of, plain_settings
 from nst_jax.devices.backend import default_device, resolve
 from nst_jax.devices.compilation_cache import kept_programs
 from nst_jax.devices.sharding import find_devices
@@ -117,6 +118,7 @@ def _run_many(options: JobOptions, asked: Config) -> int:
         ("--preview", options.preview, "leave it out"),
         ("--report", options.report, "take --sheet"),
         ("--timelapse", options.timelapse, "leave it out"),
+        *((flag_of(name), getattr(options, name), "leave it out") for name in MASKS),
         ("--checkpoint", options.checkpoint, "pictures that are finished are skipped without it"),
     ):
         if given:

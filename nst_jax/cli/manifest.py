@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeGuard
 
 import jax
@@ -35,6 +36,7 @@ CHOSEN = ("size", "precision", "conv", "remat")
 # From which step on numbers of the settings had other values, by name; see `stylize`.
 Changes = Sequence[tuple[int, Mapping[str, float]]]
 ROLES = ("content", "style", "start")  # of images
+MASK_ROLES = ("content mask", "style mask", "style strength", "protect")  # only if they are given
 # The type of each part that the program reads again.
 _PARTS = {
     **dict.fromkeys(("made from", "chosen", "versions", "losses"), dict),
@@ -61,7 +63,12 @@ def provenance(asked: Config, *, weights: Weights | None, **others: Any) -> Prov
 
 
 def of_images(
-    content: str, styles: Sequence[str], start: str | None, *, digest: Callable[[str], str]
+    content: str,
+    styles: Sequence[str],
+    start: str | None,
+    *,
+    masks: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    digest: Callable[[str], str],
 ) -> Provenance:
     """Return the digests of the images that a picture is made from.
 
@@ -69,10 +76,12 @@ def of_images(
       content: path of the content image.
       styles: paths of the style images.
       start: path of the first picture, if one was given.
+      masks: paths of the masks, by their roles.
       digest: returns the digest of a file's bytes.
     """
-    files = zip(ROLES, ([content], styles, [start] if start else []), strict=True)
-    return {f"{role} image": [digest(path) for path in paths] for role, paths in files}
+    files = dict(zip(ROLES, ([content], styles, [start] if start else []), strict=True))
+    files |= {role: paths for role, paths in masks.items() if paths}
+    return {f"{role} image": [digest(path) for path in paths] for role, paths in files.items()}
 
 
 def choices(config: Config) -> dict[str, Any]:
@@ -175,7 +184,9 @@ def _is_manifest(found: Any) -> TypeGuard[Manifest]:
         return False
     if not _are_changes(found.get("adjusted", [])):
         return False
-    images = [found["made from"].get(f"{role} image") for role in ROLES]
+    made_from = found["made from"]
+    images = [made_from.get(f"{role} image") for role in ROLES]
+    images += [made_from.get(f"{role} image", []) for role in MASK_ROLES]
     tables = [found["losses"], found["chosen"], found["versions"]]
     tables += [table for table in found["losses"].values() if isinstance(table, dict)]
     return all(isinstance(x, list) and all(isinstance(y, str) for y in x) for x in images) and all(
@@ -223,7 +234,7 @@ def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
         ("network", _network_text(made_from)),
         *(
             (f"{role} image", f"SHA-256 {digest}")
-            for role in ROLES
+            for role in (*ROLES, *MASK_ROLES)
             for digest in made_from.get(f"{role} image", ())
         ),
     ]

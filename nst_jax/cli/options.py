@@ -117,6 +117,17 @@ class JobOptions:
         group="images",
         choices=get_args(Pairs),
     )
+    content_mask: Sequence[str] = _images(
+        "where each style acts: one colored map, whose red goes to the first style, then green, "
+        "blue, yellow, magenta, cyan, white, and black to none; or a gray mask for each style, of "
+        "two styles for the first alone"
+    )
+    style_mask: Sequence[str] = _images(
+        "which part of each style image counts: a gray mask for each, or maps with the colors of "
+        "--content-mask, whose regions they serve"
+    )
+    protect: str | None = _path("mask of what stays the photograph")
+    style_strength: str | None = _path("mask of how strongly the style acts; white: fully")
     start_image: str | None = _path("first picture, in place of --start")
     output: str | None = _path(
         "picture to write, or - for standard output; for several pictures the folder for files "
@@ -306,6 +317,13 @@ class JobOptions:
         """The numbers that changed on the way of the picture that is replayed."""
         adjusted = self.manifest_of.get("adjusted", ())
         return [(step, checked_live(numbers)) for step, numbers in adjusted]
+
+    @property
+    def masks(self) -> Mapping[str, Sequence[str]]:
+        """The files of the masks that were given, by their roles."""
+        one = {"style strength": self.style_strength, "protect": self.protect}
+        masks = {"content mask": self.content_mask, "style mask": self.style_mask}
+        return masks | {role: [path] if path else [] for role, path in one.items()}
 
     @property
     def form(self) -> Mapping[str, Any]:

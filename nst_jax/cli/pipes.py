@@ -9,11 +9,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nst_jax.cli.options import JobOptions
 from nst_jax.errors import InputError
 
 STANDARD = "-"  # standard input or output, as the name of a file
+# The options that name images.
+_SEVERAL = ("content", "style", "content_mask", "style_mask")
+_ONE = ("start_image", "style_strength", "protect")
 
 
 @contextlib.contextmanager
@@ -31,8 +35,9 @@ def lasting_inputs(options: JobOptions) -> Iterator[JobOptions]:
     Raises:
       InputError: if a pipe is given twice, or standard input is a terminal.
     """
-    start = [options.start_image] if options.start_image else []
-    once = [path for path in (*options.content, *options.style, *start) if _is_read_once(path)]
+    given = {name: getattr(options, name) for name in (*_SEVERAL, *_ONE)}
+    paths = [*(x for name in _SEVERAL for x in given[name]), *(given[name] for name in _ONE)]
+    once = [path for path in paths if path and _is_read_once(path)]
     if not once:
         yield options
         return
@@ -40,12 +45,10 @@ def lasting_inputs(options: JobOptions) -> Iterator[JobOptions]:
         raise InputError(f"{twice.pop()!r} is given twice, but it can be read once; give a file")
     with tempfile.TemporaryDirectory(prefix="nst-jax-") as folder:
         copies = {path: _copied(path, Path(folder)) for path in once}
-        yield dataclasses.replace(
-            options,
-            content=[copies.get(path, path) for path in options.content],
-            style=[copies.get(path, path) for path in options.style],
-            start_image=copies.get(start[0], start[0]) if start else None,
-        )
+        lasting: dict[str, Any] = {name: copies.get(given[name], given[name]) for name in _ONE}
+        for name in _SEVERAL:
+            lasting[name] = [copies.get(path, path) for path in given[name]]
+        yield dataclasses.replace(options, **lasting)
 
 
 def _is_read_once(path: str) -> bool:

@@ -14,6 +14,7 @@ from nst_jax.cli.console import print_header, save_or_rescue, size_text
 from nst_jax.cli.finished import provenance_of, skip_finished
 from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, in_flags
 from nst_jax.cli.manifest import make_manifest, note_of, save_beside
+from nst_jax.cli.masks import MASKS
 from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console
@@ -29,7 +30,7 @@ from nst_jax.transfer.schedule import check_shares, named
 _STYLE_SIZE = "1MP"  # more pixels of a style hardly change the moments of its colors
 _FOR_STEPS = (
     *("start_image", "sequence", "batch", "save_every", "preview", "checkpoint"),
-    *("log", "report", "timelapse"),
+    *("log", "report", "timelapse", *MASKS),
 )
 
 

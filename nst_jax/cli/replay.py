@@ -9,6 +9,7 @@ import numpy as np
 
 from nst_jax.cli.inputs import expand
 from nst_jax.cli.manifest import (
+    MASK_ROLES,
     ROLES,
     Manifest,
     plain_text,
@@ -64,7 +65,11 @@ def replayed(options: JobOptions) -> JobOptions:
         options,
         content=images["content"],
         style=images["style"],
-        start_image=images["start"][0] if images["start"] else None,
+        start_image=next(iter(images["start"]), None),
+        content_mask=images["content mask"],
+        style_mask=images["style mask"],
+        style_strength=next(iter(images["style strength"]), None),
+        protect=next(iter(images["protect"]), None),
         preset=settings.preset or "default",
         config=settings,
         devices=options.devices or manifest["devices"],
@@ -107,7 +112,7 @@ def _find(made_from: Manifest, picture: Path, inputs: Sequence[str]) -> dict[str
     Raises:
       InputError: if an image is not found.
     """
-    wanted = {role: made_from[f"{role} image"] for role in ROLES}
+    wanted = {role: made_from.get(f"{role} image", []) for role in (*ROLES, *MASK_ROLES)}
     left = {digest for digests in wanted.values() for digest in digests}
     found: dict[str, str] = {}
     looked = 0

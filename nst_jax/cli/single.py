@@ -216,6 +216,7 @@ def _paint(
         network=network,
         config=job.config,
         start=job.start,
+        **job.masks,
         snapshot_every=_pause(job, options),
         snapshot_seconds=SECONDS,
         adjust=_adjust(job, options, live),
@@ -336,6 +337,7 @@ def _made_from(job: SingleJob, weights: Weights, options: JobOptions) -> Provena
         job.content_path,
         job.style_paths,
         options.start_image,
+        masks=options.masks,
         digest=lambda path: sha256_of(Path(path)),
     )
     others = {"background": options.background}

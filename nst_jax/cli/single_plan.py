@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from nst_jax.cli.beside import check_beside
 from nst_jax.cli.console import size_text
 from nst_jax.cli.inputs import expand
 from nst_jax.cli.manifest import CHOSEN
+from nst_jax.cli.masks import load_masks
 from nst_jax.cli.names import check_file
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import warn_from_first
@@ -33,6 +35,7 @@ class SingleJob(NamedTuple):
     content: np.ndarray
     styles: list[np.ndarray]
     start: np.ndarray | None
+    masks: Mapping[str, Any]
     extras: Extras
     output: Path
     config: ResolvedConfig
@@ -56,7 +59,8 @@ def checked_files(options: JobOptions, output: Path) -> list[str]:
     check_output(output, **options.encoding)
     check_file(options, output.suffix)
     check_beside(options, output, [content, *styles])
-    for path in (content, *styles, start, options.replay):
+    masks = itertools.chain(*options.masks.values())
+    for path in (content, *styles, start, *masks, options.replay):
         if path and output.exists() and os.path.exists(path) and os.path.samefile(output, path):
             raise InputError(f"--output {output} is the input image {path}; name another file")
     return styles
@@ -85,10 +89,11 @@ def load_job(
     content, start = options.content[0], options.start_image
     styles = checked_files(options, output)
     content_shape, *style_shapes = map(image_shape, (content, *styles))
+    masks = load_masks(options, styles)
 
     def schedule_of(size: Size) -> Schedule:
         shape = fit(*content_shape, size, side=config.side)
-        return make_schedule(shape, style_shapes, config)
+        return make_schedule(shape, style_shapes, config, regions=masks.regions)
 
     config, schedule = fit_to_memory(
         schedule_of, config=config, may_remat=may_remat, devices=len(devices)
@@ -107,6 +112,7 @@ def load_job(
         load(content, shape=last.shape),
         [load(path, shape=own) for path, own in zip(styles, last.styles, strict=True)],
         load(start, shape=last.shape) if start else None,
+        masks.at(last.shape, last.styles),
         _extras(options),
         output,
         config,
