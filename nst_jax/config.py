@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -64,6 +64,13 @@ class Layer(NamedTuple):
     weight: float = 1.0
 
 
+class LayerBlend(NamedTuple):
+    """The shares of several style images at a style layer."""
+
+    name: str
+    shares: tuple[float, ...]
+
+
 def layers(*names: str, **weights: float) -> tuple[Layer, ...]:
     """Return layers with their weights: `layers("relu1_1", "relu2_1")`, `layers(relu1_1=256)`.
 
@@ -101,7 +108,8 @@ class Config:
 
     Layers may also be given as text, `"relu1_1:64,relu2_1"`, as a mapping `{"relu1_1": 64.0}`, or
     as names and pairs `("relu1_1", ("relu2_1", 4.0))`; the shares of styles as text, `"2,1"`, or as
-    a list; and every number as a scalar of NumPy or JAX. The fields hold Python's own types.
+    a list; those of layers as text, `"relu4_1:0:1"`, or as a mapping `{"relu4_1": (0, 1)}`; and
+    every number as a scalar of NumPy or JAX. The fields hold Python's own types.
 
     Raises:
       InputError: at construction, if a value is out of range.
@@ -174,6 +182,11 @@ class Config:
     )
     style_blend: tuple[float, ...] = _setting(
         (), "shares of several style images, such as 2,1; equal if not given"
+    )
+    style_layer_blend: tuple[LayerBlend, ...] = _setting(
+        (),
+        "style layers where the styles have other shares; relu4_1:0:1,relu5_1:0:1 takes broad "
+        "forms from the second style alone",
     )
     style_fit: StyleFit = _setting(
         "longest",
@@ -255,6 +268,12 @@ class Config:
                     self.architecture.check_taps(layer.name for layer in layers)
                 except InputError as error:
                     raise SettingError(name, f": {error}") from None
+        known = [layer.name for layer in self.style_layers]
+        if other := [blend.name for blend in self.style_layer_blend if blend.name not in known]:
+            raise SettingError(
+                "style_layer_blend",
+                f" names {other[0]}, which is no style layer; allowed are {', '.join(known)}",
+            )
         if self.conv == "winograd" and self.precision == "tf32":
             raise SettingError(
                 "conv",
@@ -440,6 +459,17 @@ def _layer(value: Any) -> Layer:
             raise TypeError
 
 
+def _layer_blend(value: Any) -> LayerBlend:
+    match value:
+        case str():
+            name, *shares = value.split(":")
+            return LayerBlend(name.strip(), _shares(list(shares)))
+        case [str(name), shares]:
+            return LayerBlend(name, _shares(shares))
+        case _:
+            raise TypeError
+
+
 # For each type the function that brings a value into its plain form, or raises TypeError or
 # ValueError, and what the value must be. Other types are choices.
 _KINDS: Mapping[Any, tuple[Callable[[Any], Any], str]] = {
@@ -452,6 +482,10 @@ _KINDS: Mapping[Any, tuple[Callable[[Any], Any], str]] = {
         lambda value: tuple(map(_layer, _parts(value))),
         "layers with weights, as relu1_1:256,relu2_1:64",
     ),
+    tuple[LayerBlend, ...]: (
+        lambda value: tuple(map(_layer_blend, _parts(value))),
+        "layers with shares, as relu4_1:0:1,relu5_1:0:1",
+    ),
 }
 
 
@@ -460,6 +494,8 @@ def format_setting(value: Any) -> str:
     match value:
         case Layer(name, weight):
             return name if weight == 1 else f"{name}:{weight:.6g}"
+        case LayerBlend(name, shares):
+            return ":".join([name, *map(format_setting, shares)])
         case tuple():
             return ",".join(map(format_setting, value)) or "none"
         case float():
@@ -475,6 +511,8 @@ def plain_settings(config: Config) -> dict[str, Any]:
         match value:
             case (Layer(), *_):
                 return {layer.name: layer.weight for layer in value}
+            case (LayerBlend(), *_):
+                return {blend.name: list(blend.shares) for blend in value}
             case tuple():
                 return list(value)
             case _:
@@ -505,6 +543,10 @@ def checked(setting: "dataclasses.Field[Any]", value: Any) -> Any:
         raise SettingError(setting.name, f" is {value!r}; it must be {words}") from None
     if setting.type == tuple[Layer, ...]:
         _check_layers(setting.name, plain)
+    elif setting.type == tuple[LayerBlend, ...]:
+        _check_once(setting.name, [blend.name for blend in plain])
+        for blend in plain:
+            _check_shares(setting.name, blend.shares, least=1)
     elif isinstance(plain, tuple):
         _check_shares(setting.name, plain)
     elif setting.type != Size:
@@ -543,10 +585,13 @@ def _check_bounds(setting: "dataclasses.Field[Any]", value: int | float) -> None
         raise SettingError(setting.name, f" is {value}; it must be {allowed}")
 
 
+def _check_once(name: str, layers: Sequence[str]) -> None:
+    if len(set(layers)) < len(layers):
+        raise SettingError(name, f" names a layer twice: {', '.join(layers)}")
+
+
 def _check_layers(name: str, layers: tuple[Layer, ...]) -> None:
-    names = [layer.name for layer in layers]
-    if len(set(names)) < len(names):
-        raise SettingError(name, f" names a layer twice: {', '.join(names)}")
+    _check_once(name, [layer.name for layer in layers])
     for layer in layers:
         if not (math.isfinite(layer.weight) and layer.weight >= 0):
             raise SettingError(
@@ -554,7 +599,9 @@ def _check_layers(name: str, layers: tuple[Layer, ...]) -> None:
             )
 
 
-def _check_shares(name: str, shares: tuple[float, ...]) -> None:
-    text = ",".join(map(str, shares))
-    if shares and (not all(math.isfinite(x) and x >= 0 for x in shares) or sum(shares) == 0):
+def _check_shares(name: str, shares: tuple[float, ...], *, least: int = 0) -> None:
+    text = ",".join(map(str, shares)) or "none"
+    if len(shares) < least or (
+        shares and (not all(math.isfinite(x) and x >= 0 for x in shares) or sum(shares) == 0)
+    ):
         raise SettingError(name, f" is {text}; shares must be at least 0, and one of them above 0")

@@ -6,7 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nst_jax.config import Config, Layer, SettingError, layers
+from nst_jax.config import (
+    Config,
+    Layer,
+    LayerBlend,
+    SettingError,
+    format_setting,
+    layers,
+    plain_settings,
+)
 from nst_jax.errors import InputError
 from nst_jax.geometry import SIZES
 
@@ -190,6 +198,16 @@ def test_shares_may_be_given_as_people_write_them(given):
     assert Config(style_blend="none").style_blend == Config(style_blend="").style_blend == ()
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_shares_of_layers_may_be_given_as_people_write_them():
+    wanted = (LayerBlend("relu4_1", (0.0, 1.0)), LayerBlend("relu1_1", (2.0, 1.0)))
+    for given in ("relu4_1:0:1,relu1_1:2:1", {"relu4_1": [0, 1], "relu1_1": (2, 1)}, wanted):
+        config = Config(style_layer_blend=given)
+        assert config.style_layer_blend == wanted
+        assert Config(**plain_settings(config)) == config
+    assert format_setting(wanted) == "relu4_1:0:1,relu1_1:2:1"
+
+
 @pytest.mark.parametrize("kind", [lambda x: x.dtype.type(x), np.asarray, jnp.asarray])
 def test_numbers_may_be_arrays_of_one_number(unchecked, kind):
     given = {"steps": np.array(3), "tv_weight": np.array(0.5), "clamp": np.array(False)}
@@ -207,6 +225,7 @@ def test_layers_are_named_with_and_without_weights():
     assert Config(style_layers=layers("relu1_1")) == Config(style_layers=(Layer("relu1_1"),))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -216,6 +235,11 @@ def test_layers_are_named_with_and_without_weights():
         ("style_layers", layers(relu1_1=math.nan), "the weight nan; it must be at least 0"),
         ("style_blend", (1.0, -2.0), "style_blend is 1.0,-2.0; shares must be at least 0"),
         ("style_blend", (0.0, 0.0), "shares must be at least 0, and one of them above 0"),
+        ("style_layer_blend", {"relu4_1": (0.0, 0.0)}, "shares must be at least 0, and one of"),
+        ("style_layer_blend", "relu4_1", "style_layer_blend is none; shares must be at least 0"),
+        ("style_layer_blend", "relu4_1:1,relu4_1:2", "style_layer_blend names a layer twice"),
+        ("style_layer_blend", "relu4_2:0:1", "relu4_2, which is no style layer; allowed are relu1"),
+        ("style_layer_blend", "relu4_1:x", "it must be layers with shares, as relu4_1:0:1,relu5"),
         ("scale_factor", 1.0, "scale_factor is 1.0; it must be above 1"),
         ("start_blend", 1.5, "start_blend is 1.5; it must be at least 0 and at most 1"),
     ],

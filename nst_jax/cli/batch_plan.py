@@ -14,7 +14,7 @@ from nst_jax.cli.inputs import expand, subfolders
 from nst_jax.cli.names import PictureFiles, check_file, check_folder, name_pictures, pair
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.sheet import check_sheet
-from nst_jax.config import Config, ResolvedConfig
+from nst_jax.config import Config, ResolvedConfig, flag_of
 from nst_jax.devices.backend import default_device
 from nst_jax.distributed.collectives import allgather_json
 from nst_jax.errors import InputError
@@ -139,10 +139,11 @@ def plan_job(options: JobOptions, config: Config, *, warn: Callable[[str], None]
 
 def _check_together(options: JobOptions, config: Config, styles: int) -> None:
     """Raise InputError for options that do not go together."""
-    if config.style_blend and options.pairs:
+    given = [x for x in ("style_blend", "style_layer_blend") if getattr(config, x)]
+    if given and options.pairs:
         raise InputError(
-            "style-blend is for a blend of all styles, but with --pairs every picture has one "
-            "style; leave one of the two out"
+            f"{flag_of(given[0])} is for a blend of all styles, but with --pairs every picture has "
+            "one style; leave one of the two out"
         )
     check_shares(config, styles)
     which = "--sequence" if options.sequence else no_batch(config)

@@ -22,6 +22,7 @@ from nst_jax.cli.output import EXIT_OUTPUT_LOST, lasting_output, make_console
 from nst_jax.config import (
     Config,
     Layer,
+    LayerBlend,
     ResolvedConfig,
     SettingError,
     checked,
@@ -123,6 +124,7 @@ _METAVARS: dict[Any, str] = {
     float: "F",
     tuple[Layer, ...]: "NAME[:F],…",
     tuple[float, ...]: "F,…",
+    tuple[LayerBlend, ...]: "NAME:F:F,…",
 }
 
 

@@ -227,6 +227,7 @@ def assemble_targets(
     *,
     style_loss: StyleLoss = "moments",
     style_blend: Sequence[float | Float[Array, ""]] = (),
+    style_layer_blend: Mapping[str, Sequence[float | Float[Array, ""]]] = MappingProxyType({}),
 ) -> Targets:
     """Make targets from the description of the content image and the looks of the style images.
 
@@ -236,11 +237,12 @@ def assemble_targets(
       looks: all with regions, or all without.
       style_loss: see `make_targets`.
       style_blend: each style's share; equal shares if empty.
+      style_layer_blend: the shares at layers that have others.
     """
-    shares = style_blend or (1.0,) * len(looks)
+    everywhere = style_blend or (1.0,) * len(looks)
     style: OrderedDict[str, PyTree[Array]] = OrderedDict()
     for name, own in content.statistics.items():
-        each = [look[name] for look in looks]
+        each, shares = [look[name] for look in looks], style_layer_blend.get(name, everywhere)
         guided = [x for x in each if isinstance(x, RegionStatistics)]
         whole = [x for x in each if isinstance(x, StyleStatistics)]
         blended = blend_regions(guided, shares) if guided else blend_statistics(whole, shares)

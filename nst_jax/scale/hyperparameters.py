@@ -45,6 +45,7 @@ class Hyperparameters:
     content_layers: OrderedDict[str, Number]
     style_layers: OrderedDict[str, Number]
     style_blend: tuple[Number, ...]
+    style_layer_blend: OrderedDict[str, tuple[Number, ...]]
     network: NetworkName = _static()
     taps: tuple[str, ...] = _static()
     content_loss: ContentLoss = _static()
@@ -77,6 +78,7 @@ def hyperparameters(config: Config) -> Hyperparameters:
     own = {
         "content_layers": OrderedDict(config.content_layers),
         "style_layers": OrderedDict(config.style_layers),
+        "style_layer_blend": OrderedDict(config.style_layer_blend),
         "tv_loss": config.tv_loss if config.tv_weight else None,
         "has_range": config.range_weight > 0,
     }

@@ -28,7 +28,6 @@ from nst_jax.losses.objective import (
 )
 from nst_jax.losses.regions import Masks, StyleMasks
 from nst_jax.losses.regularizers import Summand, add_up, range_summands, variation_summands
-from nst_jax.losses.terms import StyleLoss
 from nst_jax.network.vgg import NETWORKS, VGG, build_vgg
 from nst_jax.optimizers.minimize import State, run_steps
 from nst_jax.scale.hyperparameters import (
@@ -123,7 +122,7 @@ def without_shares(settings: Hyperparameters) -> Hyperparameters:
 
     So the program of a step is the same for any number of styles.
     """
-    return dataclasses.replace(settings, style_blend=())
+    return dataclasses.replace(settings, style_blend=(), style_layer_blend=OrderedDict())
 
 
 def variable_loss(
@@ -229,7 +228,7 @@ def compute_targets(
             place = own.place if own else layout.replicate
             style, mask = place(style), mask if mask is None else place(mask)
         looks.append(_describe(network, style, *layers, own, mask).look)
-    targets: Targets = _assemble(described, looks, settings.style_blend, settings.style_loss)
+    targets: Targets = _assemble(described, looks, settings)
     return targets
 
 
@@ -257,14 +256,15 @@ def _describe(
     return found._replace(maps=spread(found.maps), regions=spread(found.regions))
 
 
-@functools.partial(jax.jit, static_argnames="style_loss")
-def _assemble(
-    content: Description,
-    looks: list[Look],
-    style_blend: tuple[float | Array, ...],
-    style_loss: StyleLoss,
-) -> Targets:
-    return assemble_targets(content, looks, style_loss=style_loss, style_blend=style_blend)
+@jax.jit
+def _assemble(content: Description, looks: list[Look], settings: Hyperparameters) -> Targets:
+    return assemble_targets(
+        content,
+        looks,
+        style_loss=settings.style_loss,
+        style_blend=settings.style_blend,
+        style_layer_blend=settings.style_layer_blend,
+    )
 
 
 @functools.partial(jax.jit, static_argnames="layout")

@@ -92,7 +92,11 @@ class TiledScale:
             looks.append(self._sum_statistics(style, covered, shift={}, space="srgb", masks=own))
         like = Description(OrderedDict(), self._positions())
         targets: OrderedDict[str, PyTree[Array]] = assemble_targets(
-            like, looks, style_loss=settings.style_loss, style_blend=settings.style_blend
+            like,
+            looks,
+            style_loss=settings.style_loss,
+            style_blend=settings.style_blend,
+            style_layer_blend=settings.style_layer_blend,
         ).style
         return targets
 

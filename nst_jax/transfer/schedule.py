@@ -113,12 +113,18 @@ def make_schedule(
 
 def check_shares(config: Config, styles: int) -> None:
     """Raise SettingError, an InputError, if the shares are not one for each style."""
-    if config.style_blend and len(config.style_blend) != styles:
-        raise SettingError(
-            "style_blend",
-            f" has {len(config.style_blend)} shares, but the number of styles is {styles}; give "
-            "one for each",
-        )
+    given = [("style_blend", "", config.style_blend)] if config.style_blend else []
+    given += [
+        ("style_layer_blend", f" at {blend.name}", blend.shares)
+        for blend in config.style_layer_blend
+    ]
+    for name, where, shares in given:
+        if len(shares) != styles:
+            raise SettingError(
+                name,
+                f" has {len(shares)} shares{where}, but the number of styles is {styles}; give one "
+                "for each",
+            )
 
 
 @contextmanager

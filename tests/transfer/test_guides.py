@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nst_jax import Config, InputError, build_vgg19, layers, stylize
+from nst_jax.config import LayerBlend
 
 FEW = Config(
     min_size=17,
@@ -114,6 +115,23 @@ def test_a_run_goes_on_only_with_its_masks(network, images, tmp_path):
         begin(content_mask=HALVES[..., ::-1])
     with pytest.raises(InputError, match="masks"):
         begin()
+
+
+def test_a_style_for_fine_layers_and_one_for_coarse_ones(network, images):
+    content, (fine, coarse) = images
+    blend = (LayerBlend("relu1_1", (1.0, 0.0)), LayerBlend("relu2_1", (0.0, 1.0)))
+    both = dataclasses.replace(FEW, min_size=0, steps=1, style_layer_blend=blend)
+    found = last(content, [fine, coarse], network, both).losses.style_terms
+    alone = dataclasses.replace(both, style_layer_blend=())
+    first, second = (last(content, x, network, alone).losses.style_terms for x in (fine, coarse))
+    np.testing.assert_allclose(found["relu1_1"], first["relu1_1"], rtol=1e-6)
+    np.testing.assert_allclose(found["relu2_1"], second["relu2_1"], rtol=1e-6)
+    tiled = dataclasses.replace(both, tile=16)
+    again = last(content, [fine, coarse], network, tiled).losses.style_terms
+    np.testing.assert_allclose(again["relu2_1"], found["relu2_1"], rtol=1e-5)
+    wrong = dataclasses.replace(both, style_layer_blend=(LayerBlend("relu1_1", (1.0,)),))
+    with pytest.raises(InputError, match="has 1 shares at relu1_1, but the number of styles is 2"):
+        last(content, [fine, coarse], network, wrong)
 
 
 @pytest.mark.parametrize("role", ["content_mask", "style_strength", "protect"])
