@@ -492,17 +492,18 @@ class TestNetworks:
 def test_the_recipe_paints_with_trained_weights(package, tmp_path, capfd):
     """Its losses come to what they were measured to be.
 
-    Winograd's algorithm and direct convolutions end up to 1.2 % apart after these 60 steps, in one
-    of the losses. Average pooling, zeros as padding, no total variation, or half the weight of
-    relu1_1 end 5 to 11 % away.
+    In float64 one thread and two come to the same four digits; in float32 rounding grows in these
+    60 steps until the content loss is up to 5 % away. Average pooling, zeros as padding, no total
+    variation, or half the weight of relu1_1 end 3 to 11 % away, in one of the losses.
     """
     images, output = [ROOT / f"png/{name}.png" for name in ("content", "style")], tmp_path / "o.png"
     flags = [f"--content={images[0]}", f"--style={images[1]}", f"--output={output}"]
-    assert run([*flags, "--network=vgg16", "--size=128", "--first-steps=60"]) == 0
+    flags += ["--network=vgg16", "--size=128", "--first-steps=60", "--precision=float64"]
+    assert run(flags) == 0
     printed = capfd.readouterr()
     assert printed.err == ""
     last = re.findall(r"step 60/60  content (\S+) style (\S+) total (\S+)", printed.out)
-    np.testing.assert_allclose([float(x) for x in last[0]], [0.4303, 2.673, 4.299], rtol=0.02)
+    np.testing.assert_allclose([float(x) for x in last[0]], [0.4196, 2.673, 4.267], rtol=0.005)
     assert np.abs(load_image(output) - load_image(images[0], size=128)).mean() > 0.05
 
 

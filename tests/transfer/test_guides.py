@@ -81,6 +81,8 @@ def test_what_is_protected_is_the_photograph(network, images, color):
             np.testing.assert_array_equal(snapshot.image[:, :16], content[:, :16])
             assert jnp.abs(snapshot.image - content)[:, 16:].mean() > 0.01
     assert snapshot.image.shape == content.shape
+    everything = last(content, styles, network, config, protect=jnp.ones(SHAPE))
+    assert not everything.losses.style.any()
 
 
 def test_the_style_is_as_strong_as_the_mask_says(network, images):
