@@ -1,34 +1,20 @@
 """The page: images and settings on one side, the picture as it forms on the other."""
 
 import functools
-import html
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import numpy as np
-from jaxtyping import Float
-from PIL import Image
-
-from nst_jax.app.live import Live, View
+from nst_jax.app.live import Live
+from nst_jax.app.shown import COLORS, loss_table, shown_image, status_html, status_line
 from nst_jax.config import Config
-from nst_jax.geometry import fit
-from nst_jax.io.arrays import rounded
-from nst_jax.losses.objective import Losses
 from nst_jax.presets import PRESETS, preset
-from nst_jax.transfer.multiscale import Snapshot
-from nst_jax.transfer.pace import duration_text
-from nst_jax.transfer.progress import ends_scale
-from nst_jax.transfer.schedule import Schedule
 
 if TYPE_CHECKING:
     import gradio as gr
 
-_MOST = 768  # px; the longest side of the picture on the page
-_POINTS = 200  # most points of a curve
 _LEAST_SIZE, _USUAL_SIZE = 64, 512  # px
 # The settings whose sliders act while the picture forms: label, largest multiple of the preset's.
 _LIVE: Mapping[str, tuple[str, float]] = {
@@ -36,14 +22,11 @@ _LIVE: Mapping[str, tuple[str, float]] = {
     "style_weight": ("Style weight", 5.0),
     "learning_rate": ("Step size", 3.0),
 }
-_COLORS = {"total": "#1f2937", "content": "#f97316", "style": "#2563eb"}  # of the curves
-_STATUS = '<p role="status">{}</p>'  # a screen reader reads it aloud
-_PHASES = {
-    "waiting": "Loading the network and compiling; the first run of a size takes longest.",
-    "painting": "Painting",
-    "paused": "Paused",
-    "ended": "Done",
-}
+_COLOR_CHOICES = [
+    ("of the style", "style"),
+    ("of the photograph", "keep"),
+    ("of the style, moved to the photograph's", "match"),
+]
 CSS = """
 .gradio-container { max-width: 76rem !important; margin: auto; }
 #status progress { width: 100%; height: 0.6rem; accent-color: var(--color-accent); }
@@ -128,6 +111,7 @@ class _Form(NamedTuple):
     preset: Any
     size: Any
     style_scale: Any
+    color: Any
     button: Any
 
 
@@ -165,7 +149,7 @@ def painting_page(
             with gr.Column(scale=2, min_width=320):
                 form = _show_form(most_size, examples)
             with gr.Column(scale=3, min_width=320):
-                run = _show_run(_STATUS.format("Give both images, and press Paint."))
+                run = _show_run(status_line("Give both images, and press Paint."))
         *fields, button = form
         button.click(
             paint,
@@ -212,6 +196,7 @@ def _show_form(most_size: int, examples: Collection[Example]) -> _Form:
         gr.Dropdown(list(PRESETS), value="default", label="Preset"),
         gr.Slider(_LEAST_SIZE, most_size, value=usual, step=16, label=label, elem_id="size"),
         gr.Slider(0.25, 4, value=1, step=0.05, label="Style scale: larger or smaller strokes"),
+        gr.Radio(_COLOR_CHOICES, value="style", label="Colors", elem_id="color"),
         gr.Button("Paint", variant="primary", elem_id="paint"),
     )
 
@@ -223,10 +208,12 @@ def _wishes(
     name: str,
     size: float,
     style_scale: float,
+    color: str,
     *multiples: float,
 ) -> Wishes:
     """Return what the form and the sliders say."""
     settings: dict[str, Any] = {"size": int(size), "side": "longest", "style_scale": style_scale}
+    settings["color"] = color
     settings |= _multiplied(base_numbers(preset(name)), multiples)
     if shares.strip():
         settings["style_blend"] = shares
@@ -262,7 +249,7 @@ def watching_page(live: Live, title: str, config: Config) -> "gr.Blocks":
     page: gr.Blocks
     with gr.Blocks(title="nst_jax", analytics_enabled=False) as page:
         gr.Markdown(f"# {title}")
-        run = _show_run(_status(live.view))
+        run = _show_run(status_html(live.view))
 
         def follow() -> Iterator[dict[Any, Any]]:
             for update in _updates(live, run):
@@ -318,7 +305,7 @@ def _show_run(status_text: str) -> _Run:
         x="step",
         y="loss",
         color="part",
-        color_map=_COLORS,
+        color_map=COLORS,
         y_title="log10 of the loss",
         height=220,
         elem_id="curves",
@@ -365,7 +352,7 @@ def _changes(live: Live, run: _Run, photograph: Path) -> Iterator[dict[Any, Any]
             continue
         running, ended = view.phase in ("painting", "paused"), view.phase == "ended"
         changes: dict[Any, Any] = {
-            run.status: _status(view),
+            run.status: status_html(view),
             run.pause: gr.update(
                 value="Go on" if view.phase == "paused" else "Pause", interactive=running
             ),
@@ -375,60 +362,11 @@ def _changes(live: Live, run: _Run, photograph: Path) -> Iterator[dict[Any, Any]
         if view.last is not shown and view.content is not None and view.last:
             shown = view.last
             if not photograph.exists():
-                _shown(view.content, view.content).save(photograph, quality=90)
-            changes[run.picture] = str(photograph), _shown(view.last.image, view.content)
+                shown_image(view.content, view.content).save(photograph, quality=90)
+            changes[run.picture] = str(photograph), shown_image(view.last.image, view.content)
             if len(view.rows) > 1:  # of no points the plot would take the axes to be words
-                changes[run.curves] = _curves(view.rows)
+                changes[run.curves] = loss_table(view.rows)
         yield changes
         if ended:
             return
         version = view.version
-
-
-def _shown(
-    image: Float[jax.Array | np.ndarray, "_ _ 3"], content: Float[np.ndarray, "_ _ 3"]
-) -> Image.Image:
-    """Return an image at the size at which the page shows the content."""
-    height, width = content.shape[:2]
-    height, width = fit(height, width, min(_MOST, max(height, width)), side="longest")
-    whole = Image.fromarray(rounded(np.asarray(image)))
-    return whole.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _curves(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the losses so far as a table for the plot."""
-    import pandas as pd  # type: ignore[import-untyped]
-
-    chosen = rows[1 :: max(1, len(rows) // _POINTS)]  # of the content itself the content loss is 0
-    table = [
-        {"step": row["step"], "loss": float(np.log10(row[part])), "part": part}
-        for row in chosen
-        for part in _COLORS
-        if isinstance(row[part], float) and row[part] > 0
-    ]
-    return pd.DataFrame(table, columns=["step", "loss", "part"])
-
-
-def _status(view: View) -> str:
-    """Return what a run is doing, as HTML."""
-    last, schedule = view.last, view.schedule
-    text, bar = _PHASES[view.phase], ""
-    if view.phase == "ended" and not view.file:
-        text = "There is no picture."
-    elif last and schedule:
-        text += f": step {last.step} of {schedule.steps}"
-        bar = f'<progress aria-label="steps" value="{last.step}" max="{schedule.steps}"></progress>'
-        if view.phase != "ended":
-            text += _scale_text(last, schedule)
-        if view.left and view.phase == "painting":
-            text += f", {duration_text(view.left.seconds)} left"
-    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in view.notes)
-    return bar + _STATUS.format(html.escape(text)) + notes
-
-
-def _scale_text(last: Snapshot[Losses], schedule: Schedule) -> str:
-    """Return what happens at which scale."""
-    ends = ends_scale(last, schedule)
-    number = last.scale + ends
-    height, width = schedule.scales[number - 1].shape
-    return f", {'preparing ' if ends else ''}scale {number} of {last.scales}, {width}×{height} px"

@@ -27,7 +27,7 @@ _CLIENT = """
     painting = {"image": handle_file("style.png"), "caption": None}
     jobs = [
         client.submit(
-            handle_file("content.png"), [painting], "", "default", size, 1, 1, 1, 1,
+            handle_file("content.png"), [painting], "", "default", size, 1, "keep", 1, 1, 1,
             api_name="/paint",
         )
         for size in (64, 512)
@@ -72,7 +72,8 @@ def test_it_paints_and_keeps_its_limits_and_leaves_nothing(folder):
         assert "Done: step 110 of 110" in painted[1]
         assert "THE NETWORK IS NOT TRAINED" in painted[1]
         files = [x["value"] for x in painted if isinstance(x, dict) and "stylized" in str(x)]
-        assert read_manifest(folder / "got" / files[0])["step"] == 110
+        manifest = read_manifest(folder / "got" / files[0])
+        assert (manifest["step"], manifest["made from"]["color"]) == (110, "keep")
         assert "Value 512 is greater than maximum value 96" in refused
         port = address.rstrip("/").rpartition(":")[2]
         again = [sys.executable, "-m", "nst_jax", "app", f"--port={port}"]
@@ -90,6 +91,7 @@ def test_it_paints_and_keeps_its_limits_and_leaves_nothing(folder):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_size_on_the_page_is_the_longest_side_whatever_the_preset(name):
-    wishes = _wishes("c.png", [("s.png", None)], "", name, 96.0, 1.0, 1.0, 1.0, 1.0)
+    wishes = _wishes("c.png", [("s.png", None)], "", name, 96.0, 1.0, "match", 1.0, 1.0, 1.0)
     config = dataclasses.replace(PRESETS[name], **wishes.settings)
+    assert config.color == "match"
     assert fit(30, 90, config.size, side=config.side) == (32, 96)
