@@ -18,6 +18,8 @@ from nst_jax.errors import InputError
 
 Method = Literal["lanczos3", "cubic", "linear"]
 Side = Literal["longest", "shortest"]
+Wrap = Literal["none", "x", "both"]
+Ends = Literal["meet", "repeat"]
 Shape = tuple[int, int]
 Size = int | str  # see `plain_size`
 SIZES = (  # more digits would overflow numbers of XLA
@@ -122,9 +124,18 @@ def fit(height: int, width: int, size: Size, *, side: Side = "longest") -> Shape
     return max(1, round(height * ratio)), max(1, round(width * ratio))
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "method"))
+def wrapped_sides(wrap: Wrap) -> tuple[bool, bool]:
+    """Say of the height and of the width whether their two ends meet."""
+    return wrap == "both", wrap != "none"
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "method", "wrap"))
 def resample(
-    image: Float[Array, "*batch h w c"], shape: Shape, *, method: Method = "lanczos3"
+    image: Float[Array, "*batch h w c"],
+    shape: Shape,
+    *,
+    method: Method = "lanczos3",
+    wrap: Wrap = "none",
 ) -> Float[Array, "*batch p q c"]:
     """Resample an image to (height, width) px; smoothed first where it shrinks.
 
@@ -135,21 +146,53 @@ def resample(
       image: a picture or a feature map, of any units.
       shape: (height, width) of the result in px.
       method: how values between positions are found, as in `jax.image.resize`.
+      wrap: the sides whose two ends meet; x: left and right, both: also top and bottom.
     """
-    if image.shape[-3:-1] == shape:
+    before, whole = image.shape[-3:-1], (*image.shape[:-3], *shape, image.shape[-1])
+    if before == shape:
         return image
-    found: Array = jax.image.resize(image, (*image.shape[:-3], *shape, image.shape[-1]), method)
+    if wrap == "none":
+        found: Array = jax.image.resize(image, whole, method)
+        return found
+    # Far enough for the widest kernel, of three pixels of the smaller size on each side.
+    added = [
+        wraps * (3 * math.ceil(max(1, old / new)) + 1)
+        for wraps, old, new in zip(wrapped_sides(wrap), before, shape, strict=True)
+    ]
+    edges = [(0, 0)] * (image.ndim - 3) + [(n, n) for n in added] + [(0, 0)]
+    scale = [new / old for old, new in zip(before, shape, strict=True)]
+    shift = [-n * ratio for n, ratio in zip(added, scale, strict=True)]
+    axes, kind = (image.ndim - 3, image.ndim - 2), image.dtype
+    around = jnp.pad(image, edges, mode="wrap")
+    found = jax.image.scale_and_translate(
+        around, whole, axes, jnp.asarray(scale, kind), jnp.asarray(shift, kind), method
+    )
     return found
 
 
-def repeat_border(x: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h+2 w+2 c"]:
-    """Pad a map's height and width by one on each side with the values at its border.
+def pad_border(
+    x: Float[Array, "*batch h w c"],
+    *,
+    wrap: Wrap = "none",
+    ends: Ends = "meet",
+    repeat: bool = True,
+) -> Float[Array, "*batch p q c"]:
+    """Pad a map by one row or column at each end of its sides.
 
-    `jnp.pad(..., mode="edge")` slices all axes, which JAX refuses where the batch has an explicit
-    sharding.
+    `jnp.pad` slices all axes, which JAX refuses where the batch has an explicit sharding.
+
+    Args:
+      x: the map.
+      wrap: the sides whose ends are padded: meet: each with the values at the other end; repeat:
+        each with its own once more.
+      ends: see `wrap`.
+      repeat: whether the ends of the other sides get their own values once more, or nothing.
     """
-    for axis in (x.ndim - 3, x.ndim - 2):
+    for axis, wraps in zip((x.ndim - 3, x.ndim - 2), wrapped_sides(wrap), strict=True):
         first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
         last = jax.lax.slice_in_dim(x, -1, None, axis=axis)
-        x = jnp.concatenate([first, x, last], axis=axis)
+        if wraps and ends == "meet":
+            x = jnp.concatenate([last, x, first], axis=axis)
+        elif wraps or repeat:
+            x = jnp.concatenate([first, x, last], axis=axis)
     return x

@@ -2,6 +2,7 @@ import itertools
 import math
 from fractions import Fraction
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -126,3 +127,23 @@ def test_resampling_smooths_before_it_shrinks():
     stripes = jnp.zeros((4, 64, 3)).at[:, ::2].set(1.0)
     small = resample(stripes, (4, 16))
     np.testing.assert_allclose(small[:, 2:-2], np.full((4, 12, 3), 0.5), atol=0.02)
+
+
+@pytest.mark.parametrize("method", ["lanczos3", "cubic"])
+@pytest.mark.parametrize(("shape", "wrap"), [((32, 40), "x"), ((8, 12), "both")])
+def test_a_picture_that_wraps_is_resampled_as_the_plane_that_it_tiles(wrap, shape, method):
+    image = np.random.default_rng(0).random((16, 20, 3), np.float32)
+    rows = 3 if wrap == "both" else 1
+    plane = (rows * shape[0], 3 * shape[1], 3)
+    expected = jax.image.resize(np.tile(image, (rows, 3, 1)), plane, method)
+    middle = expected[(rows // 2) * shape[0] :, shape[1] :][: shape[0], : shape[1]]
+    # The positions between pixels are float32, of up to 60 px.
+    np.testing.assert_allclose(resample(image, shape, method=method, wrap=wrap), middle, atol=2e-5)
+
+
+def test_a_picture_of_few_pixels_wraps_more_than_once():
+    values = np.asarray([0.0, 1.0, 4.0], np.float32)
+    found = resample(values.reshape(1, 3, 1), (1, 48), method="linear", wrap="x")
+    there = (np.arange(48) + 0.5) / 16 - 0.5
+    expected = np.interp(there, range(3), values, period=3)
+    np.testing.assert_allclose(found[0, :, 0], expected, atol=1e-5)

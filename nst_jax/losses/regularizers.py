@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nst_jax.errors import check_choice
-from nst_jax.geometry import repeat_border
+from nst_jax.geometry import Wrap, pad_border, wrapped_sides
 
 TotalVariation = Literal["nine-point", "l2", "l1"]
 
@@ -19,12 +19,12 @@ class Summand(NamedTuple):
     Attributes:
       values: at each position of the image.
       factor: of the sum of the values.
-      before: how many rows and columns of values precede those of the image's first pixel.
+      before: how many rows and how many columns of values precede those of the first pixel.
     """
 
     values: Float[Array, "*batch rows columns 3"]
     factor: float
-    before: int = 0
+    before: tuple[int, int] = (0, 0)
 
 
 def add_up(summands: Iterable[Summand]) -> Float[Array, "*batch"]:
@@ -38,6 +38,7 @@ def total_variation(
     *,
     kind: TotalVariation = "nine-point",
     weights: Float[Array, "*#batch h w"] | None = None,
+    wrap: Wrap = "none",
 ) -> Float[Array, "*batch"]:
     """Sum up how much neighboring pixels differ.
 
@@ -53,12 +54,13 @@ def total_variation(
         ProGamerGov/neural-style-pt, `TVLoss`; there of an image in [0, 256].
       weights: factor of each pixel's differences to its right and lower neighbors, such as a mask;
         1 by default. Nothing is divided by their sum.
+      wrap: the sides whose two ends are neighbors; x: left and right, both: also top and bottom.
 
     Returns:
       One value of at least 0 for each image of the batch.
 
     Raises:
-      InputError: if there is no such kind.
+      InputError: if there is no such kind, or no such wrap.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -71,7 +73,8 @@ def total_variation(
       3.0
     """
     check_choice("kind", kind, TotalVariation)
-    summands = variation_summands(image, kind=kind, shape=image.shape[-3:-1])
+    check_choice("wrap", wrap, Wrap)
+    summands = variation_summands(image, kind=kind, shape=image.shape[-3:-1], wrap=wrap)
     return add_up(summands if weights is None else _weighted(summands, weights))
 
 
@@ -79,7 +82,7 @@ def _weighted(summands: Iterable[Summand], weights: Array) -> list[Summand]:
     """Multiply the values at each pixel; the ones before the first row and column as that has."""
 
     def times(x: Summand) -> Summand:
-        edges = [(0, 0)] * (weights.ndim - 2) + [(x.before, 0)] * 2
+        edges = [(0, 0)] * (weights.ndim - 2) + [(n, 0) for n in x.before]
         rows, columns = x.values.shape[-3:-1]
         own = jnp.pad(weights, edges, mode="edge")[..., :rows, :columns, None]
         return x._replace(values=x.values * jnp.broadcast_to(own, x.values.shape))
@@ -88,35 +91,47 @@ def _weighted(summands: Iterable[Summand], weights: Array) -> list[Summand]:
 
 
 def variation_summands(
-    image: Float[Array, "*batch h w 3"], *, kind: TotalVariation, shape: tuple[int, ...]
+    image: Float[Array, "*batch h w 3"],
+    *,
+    kind: TotalVariation,
+    shape: tuple[int, ...],
+    wrap: Wrap = "none",
 ) -> list[Summand]:
     """Return the summands of `total_variation`.
 
     Args:
-      image: sRGB in [0, 1], or a window of one.
+      image: sRGB in [0, 1], or a window of one, which does not wrap.
       kind: see `total_variation`.
       shape: (height, width) of the whole image.
+      wrap: see `total_variation`.
     """
+    around = pad_border(image, wrap=wrap, repeat=kind == "nine-point")
+    # Pairs across a seam are counted once, with the last row or column.
+    rows, columns = map(int, wrapped_sides(wrap))
+    x = around[..., rows:, columns:, :]
     match kind:
         case "nine-point":
-            x = repeat_border(image)
-            inner = x[..., 1:-1, 1:-1, :]
-            right, down = x[..., 1:-1, 2:, :] - inner, x[..., 2:, 1:-1, :] - inner
+            inner = around[..., 1:-1, 1:-1, :]
+            right, down = around[..., 1:-1, 2:, :] - inner, around[..., 2:, 1:-1, :] - inner
             falling = x[..., 1:, 1:, :] - x[..., :-1, :-1, :]
             rising = x[..., 1:, :-1, :] - x[..., :-1, 1:, :]
             height, width = map(float, shape)  # their product can exceed an int32
+            above, left = 1 - rows, 1 - columns
+            corners = 1 / (18 * (height + above) * (width + left))
             return [
                 Summand(right**2 + down**2, 2 / (9 * height * width)),
-                Summand(falling**2 + rising**2, 1 / (18 * (height + 1) * (width + 1)), before=1),
+                Summand(falling**2 + rising**2, corners, before=(above, left)),
             ]
         case "l2":
-            right, down = _differences(image)
+            right, down = _differences(x)
             return [
                 Summand(right[..., :-1, :, :] ** 2, 1 / 2),
                 Summand(down[..., :, :-1, :] ** 2, 1 / 2),
             ]
         case "l1":
-            return [Summand(_magnitude(x), 1.0) for x in _differences(image)]
+            right, down = _differences(x)
+            right, down = right[..., : image.shape[-3], :, :], down[..., : image.shape[-2], :]
+            return [Summand(_magnitude(right), 1.0), Summand(_magnitude(down), 1.0)]
         case _:
             assert_never(kind)
 

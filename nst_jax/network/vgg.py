@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nst_jax.errors import InputError, check_choice
-from nst_jax.geometry import repeat_border
+from nst_jax.geometry import Ends, Wrap, pad_border
 from nst_jax.network.architecture import ARCHITECTURES, Architecture, NetworkName
 from nst_jax.network.conv import Convolution, conv3x3, pays_for, turn
 from nst_jax.network.pooling import Pooling, pool
@@ -116,6 +116,8 @@ class NetworkOptions(TypedDict, total=False):
     dtype: DTypeLike
     conv: Convolution
     remat: Remat
+    wrap: Wrap
+    ends: Ends
 
 
 class VGG(nnx.Module):
@@ -133,11 +135,16 @@ class VGG(nnx.Module):
         each 2x2 with stride 2; odd sizes are rounded down.
       pool_scale: factor of the pooled maps.
       padding: how conv1_1 pads the normalized image, "zeros" (as trained) or "replicate"; all other
-        convolutions pad with zeros.
+        convolutions pad with zeros. No padding is needed at sides that wrap.
       dtype: of the computation and of the taps.
       conv: how the convolutions are computed; "winograd" is fast on a CPU, best after `freeze`.
       remat: which maps the gradient computes again, to save memory: "none", or "blocks", all maps
         between two poolings except the taps.
+      wrap: the sides of the image whose two ends meet; x: left and right, both: also top and
+        bottom. It is exact where they are multiples of the deepest map's stride.
+      ends: how every convolution pads the sides that wrap; meet: with the values at the other end;
+        repeat: each end with its own, for the style image beside a picture that wraps. Its maps
+        then have no border either, which padding with zeros would leave in its statistics.
       means: the mean activation after each ReLU, if it is known, for `match_activations`.
     """
 
@@ -154,6 +161,8 @@ class VGG(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         conv: Convolution = "direct",
         remat: Remat = "none",
+        wrap: Wrap = "none",
+        ends: Ends = "meet",
         deepest: str | None = None,
     ):
         for name, value, allowed in (
@@ -161,11 +170,13 @@ class VGG(nnx.Module):
             ("padding", padding, Padding),
             ("conv", conv, Convolution),
             ("remat", remat, Remat),
+            ("wrap", wrap, Wrap),
+            ("ends", ends, Ends),
         ):
             check_choice(name, value, allowed)
         self.pooling, self.pool_scale = pooling, pool_scale
         self.padding, self.dtype, self.conv = padding, jnp.dtype(dtype), conv
-        self.remat = remat
+        self.remat, self.wrap, self.ends = remat, wrap, ends
         self.means: FrozenParam[Array] | None = nnx.data(None)
         self.convs = nnx.List(
             FrozenConv(row.inputs, row.outputs, rngs=rngs, param_dtype=param_dtype)
@@ -268,21 +279,32 @@ class VGG(nnx.Module):
             if row.pooled:
                 yield f"pool{row.block - 1}", self._pool
             convolve: Callable[..., Array] = functools.partial(layer, conv=self.conv)
-            if row is self.architecture.convs[0]:
-                convolve = functools.partial(self._first, convolve)
+            repeat = self.padding == "replicate" and row is self.architecture.convs[0]
+            if repeat or self.wrap != "none":
+                convolve = functools.partial(self._inside, convolve, repeat)
             if taps is None or row.name in taps:
                 yield row.name, convolve
                 yield row.relu, jax.nn.relu
             else:
                 yield row.relu, functools.partial(convolve, rectify=True)
 
-    def _first(
-        self, convolve: Callable[..., Array], x: Float[Array, "n h w 3"], *, rectify: bool = False
+    def _inside(
+        self,
+        convolve: Callable[..., Array],
+        repeat: bool,
+        x: Float[Array, "n h w inputs"],
+        *,
+        rectify: bool = False,
     ) -> Float[Array, "n h w outputs"]:
-        if self.padding == "zeros":
-            return convolve(x, rectify=rectify)
-        # The convolution's own zeros reach only the outer ring of the result, which is cut off.
-        return convolve(repeat_border(x), rectify=rectify)[:, 1:-1, 1:-1]
+        """Convolve a map with a border of its own; see `pad_border`.
+
+        The convolution's zeros reach only the outer ring of the result, which is cut off. (In the
+        convolution itself, a border took XLA's CPU backend more time than the ring does.)
+        """
+        _, height, width, _ = x.shape
+        around = pad_border(x, wrap=self.wrap, ends=self.ends, repeat=repeat)
+        top, left = (around.shape[1] - height) // 2, (around.shape[2] - width) // 2
+        return convolve(around, rectify=rectify)[:, top : top + height, left : left + width]
 
     def _pool(self, x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
         return pool(x, self.pooling) * jnp.asarray(self.pool_scale, x.dtype)
@@ -402,7 +424,7 @@ def build_vgg19(
         parameters behind `deepest` may be absent.
       param_dtype: the dtype that the parameters are converted to.
       deepest: the last tap that the network has.
-      options: pooling, pool_scale, padding, dtype, conv and remat; see `VGG`.
+      options: pooling, pool_scale, padding, dtype, conv, remat, wrap and ends; see `VGG`.
 
     Raises:
       InputError: if a parameter is missing, unknown or of the wrong shape; the message lists all.

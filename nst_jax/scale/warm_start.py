@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from nst_jax.geometry import Shape, resample, shape_of
+from nst_jax.geometry import Shape, Wrap, resample, shape_of
 from nst_jax.optimizers.adam import AdamState
 from nst_jax.optimizers.minimize import State
 
@@ -15,7 +15,7 @@ from nst_jax.optimizers.minimize import State
 _CARRIED = (AdamState, optax.ScaleByAdamState, optax.ScaleByScheduleState)
 
 
-def resize_state(state: State, fresh: State) -> State:
+def resize_state(state: State, fresh: State, *, wrap: Wrap = "none") -> State:
     """Start a larger scale: the fresh state with what the optimizer knew at the scale before.
 
     Adam, ours or optax's, goes on with its count of updates and its averages at the new size: the
@@ -26,12 +26,14 @@ def resize_state(state: State, fresh: State) -> State:
     Args:
       state: at the scale before; its variable is an image.
       fresh: from `Minimizer.init` at the enlarged picture, of the same optimizer.
+      wrap: see `resample`.
     """
 
     def carry(before: Any, after: Any) -> Any:
         match before:
             case AdamState(count, mean, square) | optax.ScaleByAdamState(count, mean, square):
-                return type(before)(count, *_resized(mean, square, shape_of(fresh.variable)))
+                resized = _resized(mean, square, shape_of(fresh.variable), wrap)
+                return type(before)(count, *resized)
             case optax.ScaleByScheduleState():
                 return before
         return after
@@ -41,8 +43,8 @@ def resize_state(state: State, fresh: State) -> State:
     return fresh._replace(optimizer=optimizer)
 
 
-def _resized(mean: Array, square: Array, shape: Shape) -> tuple[Array, Array]:
+def _resized(mean: Array, square: Array, shape: Shape, wrap: Wrap) -> tuple[Array, Array]:
     return (
-        resample(mean, shape, method="cubic"),
-        jnp.maximum(resample(square, shape, method="linear"), 0),
+        resample(mean, shape, method="cubic", wrap=wrap),
+        jnp.maximum(resample(square, shape, method="linear", wrap=wrap), 0),
     )

@@ -40,7 +40,7 @@ class Part:
         both: Array = rows & columns
         return both
 
-    def own(self, x: Array, *, stride: int = 1, before: int = 0) -> Array:
+    def own(self, x: Array, *, stride: int = 1, before: tuple[int, int] = (0, 0)) -> Array:
         """Set to zero what is not the part's.
 
         Args:
@@ -49,8 +49,9 @@ class Part:
           before: rows and columns that the map has before the window's first; whose that one is,
             these are too.
         """
-        inside = self.inside(x.shape[-3] - before, x.shape[-2] - before, stride=stride)
-        inside = jnp.pad(inside, ((before, 0), (before, 0)), mode="edge")
+        above, left = before
+        inside = self.inside(x.shape[-3] - above, x.shape[-2] - left, stride=stride)
+        inside = jnp.pad(inside, ((above, 0), (left, 0)), mode="edge")
         return jnp.where(inside.reshape((1,) * (x.ndim - 3) + (*inside.shape, 1)), x, 0)
 
 

@@ -258,8 +258,8 @@ def load_network(
         weights, "auto" takes VGG-16 in place of VGG-19, or else an untrained network.
       config: settings of a run, in place of the defaults of the options: the network computes as
         `stylize` makes it compute on JAX's default device. It does not choose the network.
-      options: pooling, pool_scale, padding, dtype, conv and remat; see `VGG`. Each overrides the
-        config's.
+      options: pooling, pool_scale, padding, dtype, conv, remat, wrap and ends; see `VGG`.
+        Each overrides the config's.
 
     Warns:
       UserWarning: if "auto" takes another or an untrained network; the warning says why.

@@ -58,6 +58,44 @@ def test_neighbor_by_neighbor_in_float64(kind, shape):
     np.testing.assert_allclose(found, REFERENCES[kind](x), rtol=1e-12, atol=1e-15)
 
 
+def nine_point_of_x(x):
+    """As `nine_point`; the last column's right neighbor is the first."""
+    down = np.pad(x, ((1, 1), (0, 0), (0, 0)), mode="edge")
+    right = np.roll(down, -1, axis=1)
+    straight = np.mean((right - down)[1:-1] ** 2) + np.mean((down[2:] - down[1:-1]) ** 2)
+    diagonal = np.mean((right[1:] - down[:-1]) ** 2) + np.mean((down[1:] - right[:-1]) ** 2)
+    return 2 * (straight / 3 + diagonal / 12)
+
+
+def nine_point_of_both(x):
+    down, right = np.roll(x, -1, axis=0), np.roll(x, -1, axis=1)
+    straight = np.mean((down - x) ** 2) + np.mean((right - x) ** 2)
+    diagonal = np.mean((np.roll(right, -1, axis=0) - x) ** 2) + np.mean((down - right) ** 2)
+    return 2 * (straight / 3 + diagonal / 12)
+
+
+def of_one_more_tile(reference, x, wrap):
+    """A sum over the plane grows by this with each tile."""
+    of = lambda rows, columns: reference(np.tile(x, (rows, columns, 1)))  # noqa: E731
+    return of(1, 3) - of(1, 2) if wrap == "x" else of(3, 3) - of(2, 3) - of(3, 2) + of(2, 2)
+
+
+@pytest.mark.parametrize("wrap", ["x", "both"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ends_that_meet_are_neighbors(kind, wrap):
+    x = draw(5, 4, 3)
+    if kind == "nine-point":
+        expected = nine_point_of_x(x) if wrap == "x" else nine_point_of_both(x)
+    else:
+        expected = of_one_more_tile(REFERENCES[kind], x, wrap)
+    with jax.enable_x64(True):
+        value = functools.partial(total_variation, kind=kind, wrap=wrap)
+        found, ones = value(jnp.asarray(x)), jnp.ones(x.shape[:2])
+        weighted = value(jnp.asarray(x), weights=ones) if kind != "l2" else found
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(weighted, expected, rtol=1e-12)
+
+
 def test_nine_point_is_the_peers_in_torch(torch):
     from torch.nn import functional
 
