@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from nst_jax.color import ColorMatch
 from nst_jax.errors import InputError, choice_fault
-from nst_jax.geometry import SIZES, Side, Size, plain_size
+from nst_jax.geometry import SIZES, Side, Size, Wrap, plain_size
 from nst_jax.losses.regularizers import TotalVariation
 from nst_jax.losses.terms import ContentLoss, StyleLoss
 from nst_jax.network.activations import Activations
@@ -122,6 +122,12 @@ class Config:
         "image; max: the largest that fits in memory",
     )
     side: Side = _setting("longest", "the side of the picture that --size sets, if in px")
+    wrap: Wrap = _setting(
+        "none",
+        "sides of the picture whose two ends meet without a seam; x: left and right, as in a "
+        "panorama; both: also top and bottom, as in a tile of a pattern; these sides become "
+        "multiples of 16 px",
+    )
     min_size: int = _setting(
         128, "lower limit of the first scale's longest side in px; 0: one scale only", least=0
     )
@@ -280,6 +286,12 @@ class Config:
                 " is winograd, which is for float32, bfloat16 and float64, but precision is tf32; "
                 "leave one of the two out",
             )
+        if self.wrap != "none" and self.tile:
+            raise SettingError(
+                "wrap",
+                f" is {self.wrap}, which is for a picture that is computed at once, but tile is "
+                f"{self.tile}; leave one of the two out",
+            )
 
     def resolve(
         self, platform: str, *, capability: float | None = None, devices: int = 1
@@ -409,6 +421,7 @@ class ResolvedConfig(Config):
             "dtype": self.dtype,
             "conv": self.conv,
             "remat": self.remat,
+            "wrap": self.wrap,
         }
 
 

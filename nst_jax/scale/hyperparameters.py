@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from nst_jax.config import Config, Optimizer, Space
+from nst_jax.geometry import Wrap
 from nst_jax.losses.regularizers import TotalVariation
 from nst_jax.losses.terms import ContentLoss, StyleLoss
 from nst_jax.network.architecture import ARCHITECTURES, Architecture, NetworkName
@@ -52,6 +53,7 @@ class Hyperparameters:
     style_loss: StyleLoss = _static()
     tv_loss: TotalVariation | None = _static()
     has_range: bool = _static()
+    wrap: Wrap = _static()
     space: Space = _static()
     clamp: bool = _static()
     optimizer: Optimizer = _static()

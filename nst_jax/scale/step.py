@@ -28,7 +28,7 @@ from nst_jax.losses.objective import (
 )
 from nst_jax.losses.regions import Masks, StyleMasks
 from nst_jax.losses.regularizers import Summand, add_up, range_summands, variation_summands
-from nst_jax.network.vgg import NETWORKS, VGG, build_vgg
+from nst_jax.network.vgg import NETWORKS, VGG, build_vgg, recast
 from nst_jax.optimizers.minimize import State, run_steps
 from nst_jax.scale.hyperparameters import (
     Hyperparameters,
@@ -190,7 +190,7 @@ def regularizers(
     """
     summands: dict[str, tuple[Weight, Callable[..., list[Summand]]]] = {}
     if settings.tv_loss:
-        variation = functools.partial(variation_summands, kind=settings.tv_loss)
+        variation = functools.partial(variation_summands, kind=settings.tv_loss, wrap=settings.wrap)
         summands["tv"] = settings.tv_weight, variation
     if settings.has_range:
         summands["range"] = settings.range_weight, range_summands
@@ -216,18 +216,19 @@ def compute_targets(
     """Compute what `make_targets` does, of several styles, with one compiled program for each size.
 
     The network is best one from `freeze`. With a layout it, the content and its masks lie on its
-    devices, and so will the targets.
+    devices, and so will the targets. Style images do not wrap; see `VGG.ends`.
     """
     layers = tuple(settings.content_layers), tuple(settings.style_layers)
     described = _describe(network, content, *layers, layout, masks)
     looks: list[Look] = []
+    borderless = network if network.wrap == "none" else recast(network, ends="repeat")
     of_styles: Sequence[StyleMasks | None] = style_masks or [None] * len(styles)
     for style, mask in zip(styles, of_styles, strict=True):
         own = layout and layout.beside(style.shape)
         if layout:
             place = own.place if own else layout.replicate
             style, mask = place(style), mask if mask is None else place(mask)
-        looks.append(_describe(network, style, *layers, own, mask).look)
+        looks.append(_describe(borderless, style, *layers, own, mask).look)
     targets: Targets = _assemble(described, looks, settings)
     return targets
 

@@ -37,7 +37,8 @@ class WholeScale:
             style_masks=inputs.style_masks,
         )
         if inputs.before:
-            carried = resize_state(inputs.before, layout.gather(state) if layout else state)
+            fresh, wrap = layout.gather(state) if layout else state, inputs.config.wrap
+            carried = resize_state(inputs.before, fresh, wrap=wrap)
             state = layout.place_state(carried) if layout else carried
         self._state = state
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.geometry import Shape, resample, shape_of
+from nst_jax.geometry import Shape, Wrap, resample, shape_of
 from nst_jax.io.arrays import ImageLike, as_mask
 from nst_jax.losses.regions import Masks, StyleMasks, given_masks
 
@@ -31,28 +31,31 @@ class Guides(NamedTuple):
         """How many regions there are; 0 without masks."""
         return 0 if self.content is None else self.content.shape[-1]
 
-    def at(self, shape: Shape, styles: Sequence[Shape]) -> "Guides":
+    def at(self, shape: Shape, styles: Sequence[Shape], *, wrap: Wrap = "none") -> "Guides":
         """Return the masks at the sizes of a scale; pixels get the mean of those that they cover.
 
         Args:
           shape: (height, width) of the picture there.
           styles: the same of each style.
+          wrap: that of the picture; see `resample`.
         """
         if self.content is None or self.styles is None:
             return self
         own = [_resized(mask, there) for mask, there in zip(self.styles, styles, strict=True)]
-        return self._replace(content=_resized(self.content, shape), styles=own)
+        return self._replace(content=_resized(self.content, shape, wrap), styles=own)
 
-    def protect(self, picture: _Style, photograph: _Style) -> _Style:
+    def protect(self, picture: _Style, photograph: _Style, *, wrap: Wrap = "none") -> _Style:
         """Put back what is protected.
 
         Args:
           picture: sRGB.
           photograph: sRGB, of the same shape.
+          wrap: see `at`.
         """
         if self.protected is None:
             return picture
-        share = jnp.broadcast_to(_resized(self.protected, shape_of(picture)), picture.shape)
+        share = _resized(self.protected, shape_of(picture), wrap)
+        share = jnp.broadcast_to(share, picture.shape)
         return share * photograph + (1 - share) * picture
 
 
@@ -87,5 +90,5 @@ def make_guides(
     return Guides(regions, [x for x in looks if x is not None], protected)
 
 
-def _resized(masks: StyleMasks, shape: Shape) -> StyleMasks:
-    return jnp.clip(resample(masks, shape, method="linear"), 0, 1)
+def _resized(masks: StyleMasks, shape: Shape, wrap: Wrap = "none") -> StyleMasks:
+    return jnp.clip(resample(masks, shape, method="linear", wrap=wrap), 0, 1)

@@ -38,7 +38,7 @@ def first_picture(
         return content
     key = jax.random.key(config.seed)
     if given is not None:
-        picture = jnp.clip(resample(given, shape[-3:-1]), 0, 1)
+        picture = jnp.clip(resample(given, shape[-3:-1], wrap=config.wrap), 0, 1)
     else:
         match config.start:
             case "noise":

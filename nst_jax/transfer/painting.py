@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from nst_jax.color import gray, gray_like, match_colors, with_colors
 from nst_jax.config import Config, Optimizer, ResolvedConfig
 from nst_jax.devices.sharding import spans_processes
-from nst_jax.geometry import Shape, resample, shape_of
+from nst_jax.geometry import Shape, Wrap, resample, shape_of
 from nst_jax.network.vgg import VGG
 from nst_jax.scale.interface import Scale, ScaleInputs
 from nst_jax.scale.prepare import begin_scale
@@ -55,14 +55,14 @@ class Painting(NamedTuple):
 
     def begin(self, number: int, picture: Any, before: Scale | None) -> tuple[Scale, Any]:
         """Prepare a scale; see `multiscale.Job`."""
-        plan = self.schedule.scales[number]
-        content = _resized(self.content, plan.shape)
+        plan, wrap = self.schedule.scales[number], self.config.wrap
+        content = _resized(self.content, plan.shape, wrap=wrap)
         styles = list(map(_resized, self.styles, plan.styles))
         if picture is None:
             picture = first_picture(content, styles, self.start, self.config)
         else:
-            picture = _enlarged(picture, plan.shape, clamp=self.config.clamp)
-        guides = self.guides.at(plan.shape, plan.styles)
+            picture = _enlarged(picture, plan.shape, clamp=self.config.clamp, wrap=wrap)
+        guides = self.guides.at(plan.shape, plan.styles, wrap=wrap)
         inputs = ScaleInputs(
             content,
             styles,
@@ -83,9 +83,9 @@ class Painting(NamedTuple):
         keeps = self.config.color == "keep"
         if not keeps and self.guides.protected is None:
             return picture
-        photograph = _resized(self.photograph, shape_of(picture))
+        photograph = _resized(self.photograph, shape_of(picture), wrap=self.config.wrap)
         picture = with_colors(picture, photograph) if keeps else picture
-        return self.guides.protect(picture, photograph)
+        return self.guides.protect(picture, photograph, wrap=self.config.wrap)
 
 
 def recolored(
@@ -103,11 +103,11 @@ def recolored(
             return content, [match_colors(style, content, how=how) for style in styles], start
 
 
-def _resized(image: _Style, shape: Shape) -> _Style:
-    return image if shape_of(image) == shape else jnp.clip(resample(image, shape), 0, 1)
+def _resized(image: _Style, shape: Shape, *, wrap: Wrap = "none") -> _Style:
+    return image if shape_of(image) == shape else jnp.clip(resample(image, shape, wrap=wrap), 0, 1)
 
 
-def _enlarged(picture: _Style, shape: Shape, *, clamp: bool) -> _Style:
+def _enlarged(picture: _Style, shape: Shape, *, clamp: bool, wrap: Wrap) -> _Style:
     """Bring the picture of one scale to the next one's size."""
-    larger = resample(picture, shape, method="cubic")
+    larger = resample(picture, shape, method="cubic", wrap=wrap)
     return jnp.clip(larger, 0, 1) if clamp else larger

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from nst_jax.config import Config, SettingError
 from nst_jax.errors import InputError
-from nst_jax.geometry import Shape, fit, scales, side_of
+from nst_jax.geometry import Shape, Wrap, fit, scales, side_of, wrapped_sides
+from nst_jax.network.architecture import STRIDE
 from nst_jax.scale.tiled import tiles
 from nst_jax.scale.windows import Cover
 
@@ -64,9 +65,10 @@ def make_schedule(
     """Plan a run, and check that all images are large enough for the layers at every scale.
 
     The first scale is large enough for the layers, also where a picture is much longer than high.
+    At every scale the sides that wrap are the nearest multiples of 16 px.
 
     Args:
-      content: (height, width) of the picture in px.
+      content: (height, width) of the picture in px, before that rounding.
       styles: (height, width) of each style image as it is given.
       config: the settings.
       names: what the errors call the images, the content first; by default only by their roles.
@@ -85,11 +87,12 @@ def make_schedule(
     if not any((config.content_weight, config.style_weight, config.tv_weight, config.range_weight)):
         raise InputError("all weights are 0, so there is nothing to optimize; give one more than 0")
     least = config.architecture.minimum_size(config.taps)
-    *smaller, last = scales(*content, min_size=config.min_size, factor=config.scale_factor)
+    found = scales(*content, min_size=config.min_size, factor=config.scale_factor)
+    *smaller, last = dict.fromkeys(_whole_windows(shape, config.wrap) for shape in found)
     shapes = [*(shape for shape in smaller if min(shape) >= least), last]
     content_name, *style_names = names or [""] * (1 + len(styles))
     with named(content_name):
-        _check_content(content, config)
+        _check_content(last, config)
     for name, style in zip(style_names, styles, strict=True):
         with named(name):
             _check_style(style, shapes[0], config)
@@ -109,6 +112,15 @@ def make_schedule(
             for shape, count in zip(shapes, steps, strict=True)
         )
     )
+
+
+def _whole_windows(shape: Shape, wrap: Wrap) -> Shape:
+    """Round the sides that wrap, so that no layer has a window of a pooling across a seam."""
+    height, width = (
+        max(1, round(side / STRIDE)) * STRIDE if wraps else side
+        for side, wraps in zip(shape, wrapped_sides(wrap), strict=True)
+    )
+    return height, width
 
 
 def check_shares(config: Config, styles: int) -> None:

@@ -57,8 +57,8 @@ def stylize(
 
     Args:
       content: sRGB floats in [0, 1], HWC, or NHWC for independent pictures of one shape; an array
-        of JAX, of NumPy, or of PyTorch and others by DLPack. The result has the same size;
-        `load_image` resizes.
+        of JAX, of NumPy, or of PyTorch and others by DLPack. The result has the same size, but for
+        `Config.wrap`, which rounds sides to multiples of 16 px; `load_image` resizes.
       style: one image like the content, of any size, or a list or tuple of images for a blend of
         styles. One style image serves a whole batch.
       network: from `load_vgg19` or `load_vgg16`. It pools, pads and convolves as the config says,

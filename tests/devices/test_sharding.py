@@ -59,6 +59,9 @@ found["lbfgs"] = distances(content, dataclasses.replace(
     shallow, optimizer="lbfgs-torch", memory_size=3, min_size=0))
 found["batch"] = distances(rng.uniform(size=(4, 40, 32, 3)).astype(np.float32), shallow)
 
+tiles = rng.uniform(size=(256, 32, 3)).astype(np.float32)
+found["wrap"] = distances(tiles, dataclasses.replace(shallow, wrap="both"))
+
 small, third = content[:60], jax.devices()[2:3]  # filled up to 64 rows
 found["other device"] = distances(small, shallow, third)
 snapshots = stylize(small, style, network=network, config=shallow, devices=third)
@@ -121,6 +124,7 @@ def found():
         ("picture", [265, 35, 3]),
         ("scales", [265, 35, 3]),
         ("regions", [265, 35, 3]),
+        ("wrap", [256, 32, 3]),
         ("batch with regions", [4, 265, 35, 3]),
         ("batch", [4, 40, 32, 3]),
         ("other device", [60, 35, 3]),

@@ -52,6 +52,19 @@ def test_what_is_large_enough_itself_is_so_at_every_scale(height, width, high, w
             make_schedule((height, width), [(high, wide)], config)
 
 
+@given(SIDES, SIDES, st.sampled_from(["x", "both"]), st.floats(1.05, 3))
+def test_sides_that_wrap_are_whole_windows_of_all_poolings(height, width, wrap, factor):
+    config = Config(wrap=wrap, scale_factor=factor, **SHALLOW)
+    shapes = [shape for shape, _ in scales(height, width, config)]
+    assert len(set(shapes)) == len(shapes)
+    for high, wide in shapes:
+        assert wide % 16 == 0
+        assert high % 16 == 0 or wrap == "x"
+    high, wide = shapes[-1]
+    assert abs(wide - width) <= (8 if width >= 8 else 15)
+    assert abs(high - height) <= (0 if wrap == "x" else 8 if height >= 8 else 15)
+
+
 @pytest.mark.parametrize("setting", ["style_size", "style_scale"])
 def test_what_makes_a_style_too_small_is_named(setting):
     config = Config(**{setting: 16 if setting == "style_size" else 0.1})
