@@ -130,7 +130,7 @@ def make_targets(
       style_layers: names of the maps to take statistics of.
       style_loss: the formula of the style terms; see `losses.style_loss`.
       content_mask: in [0, 1], of the content's size: (height, width) where the style acts, or
-        (*batch, height, width, regions). As many styles as regions have one region each.
+        ``(*batch, height, width, regions)``. As many styles as regions have one region each.
       style_mask: the same of the style: the part of it that serves the content's region of the same
         number. Of several styles a list or tuple; None: the whole image.
 

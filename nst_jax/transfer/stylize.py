@@ -69,7 +69,7 @@ def stylize(
         any other network in its own dtype.
       start: the first picture, sRGB of any size, in place of that of `Config.start`.
       content_mask: floats in [0, 1] of the content's size: (height, width) where the style acts, or
-        (*batch, height, width, regions) where each style does; see `losses.regions`.
+        ``(*batch, height, width, regions)`` where each style does; see `losses.regions`.
       style_mask: the same of the style, or a list or tuple with one for each style: which part of
         it serves the content's region of the same number. None: the whole image serves, of as many
         styles as regions each its own one.
