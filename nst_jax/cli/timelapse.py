@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nst_jax.cli.names import check_apart, check_suffix
 from nst_jax.color import to_oklab
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, fit
+from nst_jax.io import video
 from nst_jax.io.arrays import rounded
 from nst_jax.io.files import atomic_write, check_writable
 from nst_jax.losses.objective import Losses
@@ -132,13 +134,6 @@ def _write_images(path: Path, film: Sequence[Frame]) -> None:
 
 
 def _write_mp4(path: Path, film: Sequence[Frame]) -> None:
-    import av
-
-    height, width = (side - side % 2 for side in film[0].shape[:2])  # H.264 takes even sides
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=_RATE, options={"crf": "18"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in [*film, *[film[-1]] * _HELD]:
-            pixels = np.ascontiguousarray(frame[:height, :width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+    shown = [*film, *[film[-1]] * _HELD]
+    frames = (video.Frame(pixels, Fraction(i, _RATE)) for i, pixels in enumerate(shown))
+    video.write_video(path, frames, clock=video.Clock(Fraction(_RATE), Fraction(1, _RATE)))
