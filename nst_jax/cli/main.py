@@ -13,7 +13,8 @@ import jax
 from nst_jax.app.live import Live
 from nst_jax.cli import recolor
 from nst_jax.cli.batch import paint_many
-from nst_jax.cli.batch_plan import plan_job
+from nst_jax.cli.batch_plan import BatchJob, plan_job
+from nst_jax.cli.film import find_film, paint_film
 from nst_jax.cli.flags import exit_code
 from nst_jax.cli.inputs import is_collection
 from nst_jax.cli.manifest import manifest_text, read_manifest
@@ -85,6 +86,7 @@ def _run(options: JobOptions) -> int:
     default_device()  # fails first if JAX finds no device
     if config.color == "style-only":
         recolor.check_options(options, config)
+    film = find_film(options)
     # A folder or a pattern gets an output folder even for one file, as the number can change.
     collected = len(options.content) > 1 or is_collection(options.content[0])
     if jax.process_count() > 1 and options.devices is None:
@@ -92,7 +94,10 @@ def _run(options: JobOptions) -> int:
     if not is_first():
         options = replace(options, quiet=True)
     if collected or options.pairs or options.sequence:
-        return _run_many(options, config)
+        _check_many(options, config)
+        if film:
+            return paint_film(film, options, config, paint=_paint_many)
+        return _paint_many(plan_job(options, config, warn=warn_from_first), options)
     if options.output != STANDARD:
         output = Path(options.output or f"stylized{options.suffix}")
         if options.format and CODECS[options.suffix] != CODECS.get(output.suffix.lower()):
@@ -110,7 +115,8 @@ def _run(options: JobOptions) -> int:
         return _run_one(options, config, picture)
 
 
-def _run_many(options: JobOptions, asked: Config) -> int:
+def _check_many(options: JobOptions, asked: Config) -> None:
+    """Raise InputError for an option that only one picture can have."""
     for flag, given, advice in (
         ("--size=max", asked.size == "max", "give a number of px"),
         ("--output=-", options.output == STANDARD, "name a folder"),
@@ -123,11 +129,13 @@ def _run_many(options: JobOptions, asked: Config) -> int:
     ):
         if given:
             raise InputError(f"{flag} is for one picture; for several, {advice}")
-    job = plan_job(options, asked, warn=warn_from_first)
-    if asked.color == "style-only":
+
+
+def _paint_many(job: BatchJob, options: JobOptions) -> int:
+    if job.asked.color == "style-only":
         return recolor.recolor(job, options)
     devices = find_devices(options.devices, own=True)
-    config = resolve(asked, devices=len(devices))
+    config = resolve(job.asked, devices=len(devices))
     with kept_programs(warn), jax.enable_x64(config.dtype == "float64"):
         code = paint_many(job, options, config, devices)
     launch.leave()

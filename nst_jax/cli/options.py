@@ -205,8 +205,9 @@ class JobOptions:
         type=_batch,
     )
     sequence: bool = _switch(
-        "the content images are the frames of a film: each starts from the result of the frame "
-        "before it, and runs at the last scale only",
+        "the content is a video, or its images are the frames of a film: each frame starts from "
+        "the result before it, and runs at the last scale only; --output is then a video .mp4 "
+        "(extra film; default for a video: stylized.mp4), or a folder",
         group="images",
     )
     preset: str = option(

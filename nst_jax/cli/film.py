@@ -1,0 +1,199 @@
+"""A video as the content, and a video of its painted frames."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from rich.markup import escape
+
+from nst_jax.cli.batch_plan import BatchJob, plan_job
+from nst_jax.cli.console import print_header
+from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE
+from nst_jax.cli.names import check_apart, check_folder
+from nst_jax.cli.options import JobOptions
+from nst_jax.cli.output import make_console, warn
+from nst_jax.config import Config
+from nst_jax.errors import InputError, check_installed
+from nst_jax.io.arrays import rounded
+from nst_jax.io.files import check_writable
+from nst_jax.io.images import load_image
+from nst_jax.io.video import (
+    FILM_SUFFIX,
+    VIDEO_SUFFIXES,
+    Frame,
+    read_clock,
+    read_video,
+    sound_left_out,
+    write_video,
+)
+
+
+class Film(NamedTuple):
+    """A video to paint.
+
+    Attributes:
+      video: its path.
+      output: the video to write, or a folder for the painted frames alone.
+    """
+
+    video: str
+    output: Path
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the output is a video."""
+        return self.output.suffix.lower() == FILM_SUFFIX and not self.output.is_dir()
+
+    @property
+    def frames(self) -> Path:
+        """The folder of the painted frames."""
+        return self.output.with_suffix(".frames") if self.is_written else self.output
+
+
+def find_film(options: JobOptions) -> Film | None:
+    """Return the film of a command; None if its content is no video.
+
+    Raises:
+      InputError: if another option does not go with the video, or the output cannot be written.
+    """
+    videos = [path for path in options.content if _is_video(path)]
+    if not videos:
+        if options.sequence and options.output and _is_video(options.output):
+            raise InputError(
+                f"--output {options.output} is a video, but --content is none; name a folder"
+            )
+        return None
+    video, output = videos[0], Path(options.output or f"stylized{FILM_SUFFIX}")
+    if len(options.content) > 1:
+        raise InputError(f"the video {video} is painted alone; leave the other contents out")
+    if not options.sequence:
+        raise InputError(f"--content {video} is a video; add --sequence to paint its frames")
+    if jax.process_count() > 1:
+        raise InputError("a video is for one process, as each frame needs the one before it")
+    check_installed(f"--content {video}", "av", extra="film")
+    film = Film(video, output)
+    _check_output(film, options)
+    return film
+
+
+def _is_video(path: str) -> bool:
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES and not os.path.isdir(path)
+
+
+def _check_output(film: Film, options: JobOptions) -> None:
+    """Raise InputError if the output cannot be written, or is a finished film."""
+    output = film.output
+    if output.suffix and not film.is_written and not output.is_dir():
+        raise InputError(
+            f"--output is {str(output)!r}; its name must end in {FILM_SUFFIX}, or be that of a "
+            "folder, without a dot"
+        )
+    if film.is_written:
+        check_apart("--output", output, [film.video])
+        check_writable(output, what="the video")
+        if options.pairs:
+            raise InputError("--pairs makes a film for each style; leave it out, or name a folder")
+    check_folder(film.frames, [])
+    begun = any(film.frames.glob(f"[0-9]*{options.suffix}"))
+    if film.is_written and output.exists() and not begun and not options.overwrite:
+        raise InputError(
+            f"--output {output} is there already; give --overwrite to paint anew, or another name"
+        )
+
+
+def paint_film(
+    film: Film,
+    options: JobOptions,
+    asked: Config,
+    *,
+    paint: Callable[[BatchJob, JobOptions], int],
+) -> int:
+    """Paint the frames of a video, and write them as a video; return the exit code.
+
+    The painted frames stay in their folder until all are there.
+
+    Args:
+      film: from `find_film`.
+      options: the options of the command.
+      asked: the settings.
+      paint: paints the pictures of a job; returns the exit code.
+
+    Raises:
+      InputError: if the video cannot be read, or its first frame cannot be painted.
+    """
+    console = make_console(quiet=options.quiet)
+    clock, lost = read_clock(film.video), film.is_written and sound_left_out(film.video)
+    if lost:
+        warn(f"{film.output} is without the sound {', '.join(lost)}, which MP4 cannot hold")
+    with _folder_in(film.frames) as folder:
+        options = replace(options, content=[str(folder)], output=str(film.frames))
+
+        def check() -> None:
+            if faults := plan_job(options, asked, warn=lambda _: None).faults:
+                raise InputError(faults[0])
+
+        with console.status(f"reading {escape(film.video)}"):
+            times = _read(film.video, folder, check=check)
+        text = f"{film.video}, {len(times)} frames, {float(clock.rate):.5g} in a second"
+        print_header(console, [("video", text)])
+        job = plan_job(options, asked, warn=warn)
+        code = paint(job, options)
+    if film.is_written and code in (EXIT_FAILURE, EXIT_USAGE):
+        warn(f"{film.output} is not written, for these reasons; the frames are in {film.frames}")
+    if code or options.dry_run or not film.is_written:
+        return code
+    pictures = [picture.output for picture in job.pictures]
+    frames = map(Frame, map(_pixels, pictures), times)
+    try:
+        write_video(film.output, frames, clock=clock, sound=film.video)
+    except Exception as error:  # codecs raise any
+        warn(f"error: cannot write {film.output}: {error}; its frames are in {film.frames}")
+        return EXIT_FAILURE
+    _remove(pictures, film.frames)
+    console.print(escape(f"wrote    {film.output}, {len(pictures)} frames"))
+    return 0
+
+
+@contextlib.contextmanager
+def _folder_in(frames: Path) -> Iterator[Path]:
+    """Yield an empty folder in that of the painted frames, for those of the video."""
+    folder = frames / ".video"
+    shutil.rmtree(folder, ignore_errors=True)  # a killed run has left it
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        _remove([], frames)
+
+
+def _remove(files: Iterable[Path], folder: Path) -> None:
+    """Remove files, and their folder if it has no others."""
+    for file in files:
+        file.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _read(video: str, folder: Path, *, check: Callable[[], None]) -> list[Fraction]:
+    """Write the frames of a video as files, call `check` after the first; return their times."""
+    times = []
+    for frame in read_video(video):
+        times.append(frame.time)
+        Image.fromarray(frame.pixels).save(folder / f"{len(times):06}.png", compress_level=1)
+        if len(times) == 1:
+            check()
+    return times
+
+
+def _pixels(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    return rounded(load_image(path))

@@ -1,0 +1,199 @@
+"""A video as the content. `stylize` is faked: it gives the content back."""
+
+import functools
+import os
+import signal
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import commands
+from nst_jax import load_image, save_image
+from nst_jax.cli import batch
+from nst_jax.cli import main as cli
+from nst_jax.losses.objective import Losses
+from nst_jax.network.vgg import VGG19
+from nst_jax.transfer.multiscale import Snapshot
+from nst_jax.transfer.schedule import make_schedule
+from nst_jax.weights.converted_file import Weights
+
+av = pytest.importorskip("av", reason="PyAV is not installed: pip install '.[film]'")
+
+from clips import TIMES, UNIT, make_clip, make_sound, pixels, sound_of  # noqa: E402
+
+run = functools.partial(commands.run, cli.main)
+JOB = ["--content=c.mp4", "--style=s.png", "--sequence", "--size=original", "--min-size=0"]
+JOB += ["--weights=untrained", "--steps=2", "--first-steps=2"]
+TO_FILE = [*JOB, "--output=o.mp4"]
+
+
+@pytest.fixture
+def painter(tmp_path, monkeypatch):
+    """A folder with a video and a style; the record of the calls, and a hook before each."""
+    monkeypatch.chdir(tmp_path)
+    make_clip("c.mp4")
+    save_image("s.png", np.full((24, 32, 3), 0.5))
+    painter = SimpleNamespace(starts=[], before=lambda: None, finite=lambda: True)
+    weights = Weights({}, "vgg19", trained=True, origin="nowhere")
+    monkeypatch.setattr(batch, "run_weights", lambda _, config: (weights, config))
+    monkeypatch.setattr(batch, "network_of", lambda *_: object.__new__(VGG19))
+
+    def stylize(content, styles, *, config, start, **_):
+        painter.starts.append(start)
+        painter.before()
+        one = np.ones(1, np.float32)
+        losses = Losses(one, one, one, *[OrderedDict()] * 3)
+        steps = make_schedule(content.shape[:2], [(24, 32)], config).steps
+        yield Snapshot(steps, jnp.asarray(content), losses, painter.finite())
+
+    monkeypatch.setattr(batch, "stylize", stylize)
+    return painter
+
+
+def files():
+    return sorted(set(os.listdir()) - {"c.mp4", "s.png"})
+
+
+def shown(path):
+    """Return the times, in seconds, and the colors of a video's frames."""
+    with av.open(path) as clip:
+        frames = list(clip.decode(video=0))
+    times = [frame.pts * frame.time_base for frame in frames]
+    return times, [frame.to_ndarray(format="rgb24").astype(int) for frame in frames]
+
+
+def stop_at(painter, frame):
+    """Stop the run while a frame is painted, counted over all runs."""
+
+    def stop():
+        if len(painter.starts) == frame:
+            signal.raise_signal(signal.SIGTERM)
+
+    painter.before = stop
+
+
+def test_a_film_goes_on_where_it_was_stopped(painter, capfd):
+    stop_at(painter, 2)
+    assert run(TO_FILE) == 128 + signal.SIGTERM
+    assert files() == ["o.frames"]  # nothing half-written
+    assert sorted(os.listdir("o.frames")) == ["000001.png", "000002.png"]
+    assert "2 of 5 pictures are done; the same command goes on" in capfd.readouterr().err
+    assert run(TO_FILE) == 0
+    assert len(painter.starts) == len(TIMES)
+    assert files() == ["o.mp4"]
+    times, frames = shown("o.mp4")
+    assert times == [time * UNIT for time in TIMES]
+    assert sound_of("o.mp4") == sound_of("c.mp4") != []
+    for number, frame in enumerate(frames):
+        # Twice through the codec, with half the pixels for the chroma.
+        assert np.abs(frame - pixels(number)).mean() < 8
+        assert np.abs(frame - pixels(number)).mean() < np.abs(frame - pixels(number + 1)).mean()
+    assert "wrote    o.mp4, 5 frames" in capfd.readouterr().out
+
+
+def test_a_finished_film_is_not_lost(painter, capfd):
+    assert run(TO_FILE) == 0
+    before = Path("o.mp4").read_bytes()
+    assert run(TO_FILE) == 2
+    assert "--output o.mp4 is there already; give --overwrite" in capfd.readouterr().err
+    assert Path("o.mp4").read_bytes() == before
+    stop_at(painter, 6)  # the first frame of the next run
+    assert run([*TO_FILE, "--overwrite"]) == 128 + signal.SIGTERM
+    assert Path("o.mp4").read_bytes() == before
+    assert run(TO_FILE) == 0  # the film is under way
+    assert len(painter.starts) == 2 * len(TIMES)
+    assert files() == ["o.mp4"]
+
+
+def test_frames_alone(painter):
+    assert run([*JOB, "--output=o"]) == run([*JOB, "--output=o"]) == 0
+    assert sorted(os.listdir("o")) == [f"{number:06}.png" for number in range(1, 6)]
+    assert len(painter.starts) == len(TIMES)
+    # Each frame starts from the file of the one before it.
+    np.testing.assert_array_equal(painter.starts[3], load_image("o/000003.png"))
+
+
+def test_a_film_with_a_missing_frame_is_not_written(painter, capfd):
+    painter.finite = lambda: len(painter.starts) != 3
+    assert run(TO_FILE) == 1
+    assert (
+        "o.mp4 is not written, for these reasons; the frames are in o.frames"
+        in capfd.readouterr().err
+    )
+    assert len(os.listdir("o.frames")) == 4
+    painter.finite = lambda: True
+    assert run([*TO_FILE, "--sheet=sheet.png"]) == 0
+    assert files() == ["o.mp4", "sheet.png"]
+
+
+def test_a_plan_writes_nothing(painter, monkeypatch):
+    monkeypatch.setattr(batch, "print_estimate", lambda *_: None)  # it compiles for seconds
+    assert run([*TO_FILE, "--dry-run"]) == 0
+    assert files() == []
+    assert painter.starts == []
+
+
+def test_sound_that_mp4_cannot_hold(painter, capfd):
+    make_clip("c.avi", sound="wmav2", rate=44100, codec="mpeg4")
+    assert run([*TO_FILE, "--content", "c.avi"]) == 2  # two videos
+    assert run(["--content=c.avi", *TO_FILE[1:]]) == 0
+    (line,) = capfd.readouterr().err.splitlines()[1:]
+    assert line == "nst-jax: o.mp4 is without the sound wmav2, which MP4 cannot hold"
+    assert sound_of("o.mp4") == []
+
+
+def test_a_video_that_cannot_be_written_keeps_its_frames(painter, capfd, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nst_jax.cli.film.write_video", full_disk)
+        assert run(TO_FILE) == 1
+    assert "cannot write o.mp4: [Errno 28] No space left" in capfd.readouterr().err
+    assert files() == ["o.frames"]
+    assert run(TO_FILE) == 0
+    assert len(painter.starts) == len(TIMES)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--content=c.mp4", "--style=s.png"], "c.mp4 is a video; add --sequence"),
+        ([*TO_FILE, "--content", "c.mp4"], "the video c.mp4 is painted alone"),
+        ([*TO_FILE, "--content", "s.png"], "the video c.mp4 is painted alone"),
+        (["--content=cut.mp4", *JOB[1:]], "cannot read the video 'cut.mp4': Invalid data"),
+        (["--content=sound.mp4", *JOB[1:]], "'sound.mp4' has no video stream"),
+        (["--content=absent.mp4", *JOB[1:]], "cannot read the video 'absent.mp4': No such file"),
+        ([*JOB, "--output=o.avi"], "--output is 'o.avi'; its name must end in .mp4"),
+        ([*JOB, "--output=o.png"], "--output is 'o.png'; its name must end in .mp4"),
+        ([*JOB, "--output=no/o.mp4"], "cannot write the video 'no/o.mp4': create the folder"),
+        ([*JOB, "--output=c.mp4"], "is the file of another image"),
+        ([*TO_FILE, "--pairs=product"], "--pairs makes a film for each style"),
+        ([*TO_FILE, "--preview"], "--preview is for one picture"),
+        ([*TO_FILE, "--style", "absent.png"], "cannot load 'absent.png'"),
+        ([*TO_FILE, "--size=8", "--style-layers=relu5_1"], "is too small for the layer relu5_1"),
+        (["--content=s.png", *TO_FILE[1:]], "--output o.mp4 is a video, but --content is none"),
+    ],
+)
+def test_mistakes_are_one_line(painter, capfd, flags, said):
+    Path("cut.mp4").write_bytes(Path("c.mp4").read_bytes()[:900])
+    make_sound("sound.mp4")
+    assert run(flags) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("nst-jax: error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert files() == ["cut.mp4", "sound.mp4"]
+    assert painter.starts == []
+
+
+def test_what_is_missing_is_named(painter, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert run(TO_FILE) == 2
+    said = "nst-jax: error: --content c.mp4 needs av, which is missing: pip install '.[film]'\n"
+    assert capfd.readouterr().err == said
