@@ -20,9 +20,12 @@ def pixels(number, shape=SHAPE):
     return frame
 
 
-def make_clip(path, *, sound="aac", rate=48000, container=None, codec="libx264", aspect=1):
+def make_clip(
+    path, *, sound="aac", rate=48000, container=None, codec="libx264", aspect=1, title=""
+):
     """Write five frames, and a sine as the sound unless `sound` is empty."""
     with av.open(str(path), "w", format=container) as clip:
+        clip.metadata["title"] = title
         stream = clip.add_stream(codec, rate=20, options={"crf": "8"})
         stream.height, stream.width = SHAPE
         stream.pix_fmt = "yuv420p"

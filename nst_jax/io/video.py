@@ -3,6 +3,7 @@
 import contextlib
 import heapq
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -98,7 +99,7 @@ def write_video(
         stream = video.add_stream("libx264", rate=clock.rate, options={"crf": "18"})
         tracks = [_encoded(stream, frames, clock)]
         if sound:
-            source = stack.enter_context(av.open(sound))
+            source = stack.enter_context(_open(sound))
             tracks.append(_copied(source, video))
         for _, packet in heapq.merge(*tracks, key=lambda track: track[0]):
             video.mux(packet)
@@ -111,7 +112,8 @@ def sound_left_out(path: str) -> list[str]:
       InputError: if the file cannot be read, or has no video.
     """
     with _opened(path) as container:
-        return [x.codec_context.name for x in container.streams.audio if not _fits(x)]
+        lost = [x.codec_context for x in container.streams.audio if not _fits(x)]
+    return [context.name if context else "unknown" for context in lost]
 
 
 @contextlib.contextmanager
@@ -119,7 +121,7 @@ def _opened(path: str) -> Iterator[Any]:
     import av
 
     try:
-        with av.open(path) as container:
+        with _open(path) as container:
             if not container.streams.video:
                 raise InputError(f"{path!r} has no video stream; give a video, or image files")
             yield container
@@ -127,6 +129,12 @@ def _opened(path: str) -> Iterator[Any]:
         raise InputError(
             f"cannot read the video {path!r}: {error.strerror}; give another file"
         ) from None
+
+
+def _open(path: str) -> Any:
+    import av
+
+    return av.open(path, metadata_errors="replace")  # titles may be in any encoding
 
 
 def _clock(stream: Any) -> Clock:
@@ -174,12 +182,15 @@ def _copied(source: Any, video: Any) -> Iterator[tuple[Fraction, Any]]:
     delay = _delay(source)
 
     def packets(streams: Sequence[Any]) -> Iterator[tuple[Fraction, Any]]:
+        last: dict[int, int] = {}
         for packet in source.demux(streams):
-            if packet.dts is None:  # the end
-                continue
+            index = packet.stream.index
+            if packet.dts is None or packet.pts is None or packet.dts <= last.get(index, -math.inf):
+                continue  # the end, or a damaged packet
+            last[index] = packet.dts
             shift = round(delay / packet.time_base)
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            packet.stream = copies[packet.stream.index]
+            packet.stream = copies[index]
             yield packet.dts * packet.time_base, packet
 
     return packets(streams) if streams else iter(())
@@ -193,6 +204,6 @@ def _fits(stream: Any) -> bool:
         with av.open(io.BytesIO(), "w", format="mp4") as trial:
             trial.add_stream_from_template(stream)
             trial.start_encoding()
-    except (ValueError, av.error.FFmpegError):
+    except (ValueError, AttributeError, av.error.FFmpegError):  # AttributeError: an unknown codec
         return False
     return True

@@ -135,6 +135,28 @@ def test_sound_that_does_not_fit_is_left_out():
     assert len(list(read_video("o.mp4"))) == len(TIMES)
 
 
+def test_times_that_go_back():
+    """Two videos in one file: its times are over already."""
+    make_clip("c.ts", sound="mp2")
+    Path("c.ts").write_bytes(2 * Path("c.ts").read_bytes())
+    frames = list(read_video("c.ts"))
+    times = [frame.time for frame in frames]
+    assert len(times) > len(TIMES)
+    assert all(np.diff(times) > 0)
+    write_video(Path("o.mp4"), frames, clock=read_clock("c.ts"), sound="c.ts")
+    assert len(list(read_video("o.mp4"))) == len(times)
+    assert all(np.diff([time for time, _ in sound_of("o.mp4")]) > 0)
+
+
+def test_titles_in_another_encoding():
+    make_clip("c.mp4", title="Caff!")
+    data = Path("c.mp4").read_bytes()
+    assert b"Caff!" in data
+    Path("c.mp4").write_bytes(data.replace(b"Caff!", "Caffè".encode("latin-1")))
+    write_video(Path("o.mp4"), read_video("c.mp4"), clock=read_clock("c.mp4"), sound="c.mp4")
+    assert len(list(read_video("o.mp4"))) == len(TIMES)
+
+
 def test_mistakes():
     make_clip("c.mp4")
     Path("cut.mp4").write_bytes(Path("c.mp4").read_bytes()[:900])
