@@ -1,6 +1,7 @@
 """A video as the content, and a video of its painted frames."""
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn
 from nst_jax.config import Config
 from nst_jax.errors import InputError, check_installed
+from nst_jax.geometry import fit
 from nst_jax.io.arrays import rounded
 from nst_jax.io.files import check_writable
 from nst_jax.io.images import load_image
@@ -142,7 +144,7 @@ def paint_film(
                 raise InputError(faults[0])
 
         with console.status(f"reading {escape(film.video)}"):
-            times = _read(film.video, folder, check=check)
+            times = _read(film.video, folder, asked, check=check)
         text = f"{film.video}, {len(times)} frames, {float(clock.rate):.5g} in a second"
         print_header(console, [("video", text)])
         job = plan_job(options, asked, warn=warn)
@@ -184,15 +186,25 @@ def _remove(files: Iterable[Path], folder: Path) -> None:
         folder.rmdir()
 
 
-def _read(video: str, folder: Path, *, check: Callable[[], None]) -> list[Fraction]:
+def _read(video: str, folder: Path, asked: Config, *, check: Callable[[], None]) -> list[Fraction]:
     """Write the frames of a video as files, call `check` after the first; return their times."""
     times = []
     for frame in read_video(video):
         times.append(frame.time)
-        Image.fromarray(frame.pixels).save(folder / f"{len(times):06}.png", compress_level=1)
+        image = _small(Image.fromarray(frame.pixels), asked)
+        image.save(folder / f"{len(times):06}.png", compress_level=1)
         if len(times) == 1:
             check()
     return times
+
+
+def _small(image: Image.Image, asked: Config) -> Image.Image:
+    """Return a frame as `load_image` resizes it, if that is smaller, since the files are many."""
+    size = functools.partial(fit, size=asked.size, side=asked.side)
+    shape = size(image.height, image.width)
+    if shape < (image.height, image.width) and size(*shape) == shape:
+        return image.resize(shape[::-1], Image.Resampling.LANCZOS)
+    return image
 
 
 def _pixels(path: Path) -> UInt8[np.ndarray, "height width 3"]:

@@ -11,11 +11,15 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import commands
-from nst_jax import load_image, save_image
-from nst_jax.cli import batch
+from nst_jax import Config, load_image, save_image
+from nst_jax.cli import batch, film
 from nst_jax.cli import main as cli
+from nst_jax.geometry import fit
+from nst_jax.io.images import image_shape
+from nst_jax.io.video import read_video
 from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG19
 from nst_jax.transfer.multiscale import Snapshot
@@ -116,6 +120,39 @@ def test_frames_alone(painter):
     assert len(painter.starts) == len(TIMES)
     # Each frame starts from the file of the one before it.
     np.testing.assert_array_equal(painter.starts[3], load_image("o/000003.png"))
+
+
+@pytest.mark.parametrize("size", ["--size=22", "--size=64"])
+def test_frames_are_resized_as_image_files_are(painter, size):
+    Path("in").mkdir()
+    for number, frame in enumerate(read_video("c.mp4")):
+        save_image(f"in/{number}.png", frame.pixels / np.float32(255))
+    assert run([*JOB, size, "--output=o"]) == 0
+    assert run(["--content=in", *JOB[1:], size, "--output=files"]) == 0
+    for number in range(5):
+        ours, theirs = load_image(f"o/{number + 1:06}.png"), load_image(f"files/{number}.png")
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_files_are_no_larger_than_the_pictures(painter, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(
+        "nst_jax.cli.main._paint_many",
+        lambda job, _: shapes.extend(image_shape(x.content) for x in job.pictures) or 1,
+    )
+    for size in ("--size=22", "--size=64"):
+        assert run([*JOB, size, "--output=o"]) == 1
+    assert set(shapes[:5]) == {(16, 22)}
+    assert set(shapes[5:]) == {(24, 32)}
+
+
+def test_a_smaller_file_does_not_change_the_size_of_a_picture():
+    """The largest picture of an area, of these proportions rounded, may be larger."""
+    image = Image.new("RGB", (542, 69))
+    assert fit(69, 542, "0.030723MP") == (62, 490)
+    assert fit(62, 490, "0.030723MP") == (62, 493)
+    assert film._small(image, Config(size="0.030723MP")).size == (542, 69)
+    assert film._small(image, Config(size=271)).size == (271, 34)
 
 
 def test_a_film_with_a_missing_frame_is_not_written(painter, capfd):
