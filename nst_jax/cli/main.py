@@ -25,6 +25,7 @@ from nst_jax.cli.pipes import STANDARD, lasting_inputs, standard_output
 from nst_jax.cli.replay import replayed
 from nst_jax.cli.settings_file import save_settings
 from nst_jax.cli.single import paint
+from nst_jax.cli.texture import with_canvas
 from nst_jax.config import Config, flag_of, plain_settings
 from nst_jax.devices.backend import default_device, resolve
 from nst_jax.devices.compilation_cache import kept_programs
@@ -59,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ready = replayed(options) if options.replay else options
         if ready.save_config:
             save_settings(ready.save_config, ready.preset, plain_settings(ready.asked()))
-        if not ready.content:
+        if not (ready.content or ready.style):
             return 0
-        with lasting_inputs(ready) as lasting:
-            return _run(lasting)
+        with lasting_inputs(ready) as lasting, with_canvas(lasting) as whole:
+            return _run(whole)
 
     def job() -> int:
         return exit_code(PROGRAM, run)

@@ -63,7 +63,7 @@ def provenance(asked: Config, *, weights: Weights | None, **others: Any) -> Prov
 
 
 def of_images(
-    content: str,
+    content: str | None,
     styles: Sequence[str],
     start: str | None,
     *,
@@ -73,13 +73,14 @@ def of_images(
     """Return the digests of the images that a picture is made from.
 
     Args:
-      content: path of the content image.
+      content: path of the content image; None: the picture is a texture.
       styles: paths of the style images.
       start: path of the first picture, if one was given.
       masks: paths of the masks, by their roles.
       digest: returns the digest of a file's bytes.
     """
-    files = dict(zip(ROLES, ([content], styles, [start] if start else []), strict=True))
+    given = [content] if content else [], styles, [start] if start else []
+    files = dict(zip(ROLES, given, strict=True))
     files |= {role: paths for role, paths in masks.items() if paths}
     return {f"{role} image": [digest(path) for path in paths] for role, paths in files.items()}
 

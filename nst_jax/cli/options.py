@@ -102,11 +102,12 @@ class JobOptions:
     Attributes:
       settings: the settings that were given, by name.
       manifest_of: the manifest of the picture that is replayed; empty if there is none.
+      texture: whether a canvas stands in for a content image that was not given.
     """
 
     content: Sequence[str] = _images(
         "content images, those in the subfolders of a folder too; if there are several, --output "
-        "is a folder"
+        "is a folder; without one the picture is a texture of --size=WxH"
     )
     style: Sequence[str] = _images("style images; several are blended, unless --pairs is given")
     pairs: Pairs | None = option(
@@ -312,6 +313,7 @@ class JobOptions:
     quiet: bool = _switch("print only warnings and errors")
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     manifest_of: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    texture: bool = False
 
     @property
     def changes(self) -> Sequence[tuple[int, Mapping[str, float]]]:
@@ -498,6 +500,10 @@ def parse_options(argv: Sequence[str] | None = None) -> JobOptions:
     only_settings = options.save_config and not (options.content or options.style)
     if options.replay or options.show or only_settings:
         return options
-    if missing := [f"--{name}" for name in ("content", "style") if not getattr(options, name)]:
+    sized = "size" in {**options.settings, **(options.config.settings if options.config else {})}
+    if options.style and not options.content and not sized:
+        parser.error("give --content, or --size=WxH for a texture without a content image")
+    if not options.style:
+        missing = [f"--{name}" for name in ("content", "style") if not getattr(options, name)]
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     return options

@@ -167,13 +167,14 @@ def _print_header(
     console: Console, job: SingleJob, weights: Weights | None, options: JobOptions
 ) -> None:
     last = job.schedule.last
+    size = f"{size_text(last.shape)} px"
     styles = [
         ("style", f"{path}, {size_text(shape)} px")
         for path, shape in zip(job.style_paths, last.styles, strict=True)
     ]
     rows = [
         ("device", devices_text(job.devices)),
-        ("content", f"{job.content_path}, {size_text(last.shape)} px"),
+        ("texture", size) if options.texture else ("content", f"{job.content_path}, {size}"),
         *styles,
         *([("weights", weights_text(weights))] if weights else []),
         ("steps", f"{job.schedule.steps} of {job.config.optimizer}, preset {options.preset}"),
@@ -334,7 +335,7 @@ def _warn_of_lost_scales(job: SingleJob) -> None:
 def _made_from(job: SingleJob, weights: Weights, options: JobOptions) -> Provenance:
     """Return the provenance of the picture."""
     images = of_images(
-        job.content_path,
+        None if options.texture else job.content_path,
         job.style_paths,
         options.start_image,
         masks=options.masks,

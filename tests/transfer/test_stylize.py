@@ -454,7 +454,7 @@ def test_a_run_over_scales(network, photographs):
 
 def test_adam_goes_on_at_the_next_scale(network, photographs, monkeypatch):
     *_, last = stylize(*photographs, network=network, config=SCALES)
-    monkeypatch.setattr(scale_whole, "resize_state", lambda state, fresh: fresh)
+    monkeypatch.setattr(scale_whole, "resize_state", lambda state, fresh, **_: fresh)
     *_, anew = stylize(*photographs, network=network, config=SCALES)
     assert np.abs(last.image - anew.image).max() > 1e-3
 
