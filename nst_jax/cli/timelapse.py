@@ -12,7 +12,7 @@ from PIL import Image
 
 from nst_jax.cli.names import check_apart, check_suffix
 from nst_jax.color import to_oklab
-from nst_jax.errors import InputError
+from nst_jax.errors import check_installed
 from nst_jax.geometry import Shape, fit
 from nst_jax.io import video
 from nst_jax.io.arrays import rounded
@@ -41,13 +41,7 @@ def check_timelapse(path: Path, others: Collection[str | Path]) -> None:
     check_writable(path, what="the timelapse")
     check_apart("--timelapse", path, others)
     if path.suffix.lower() == _MP4:
-        try:
-            import av  # noqa: F401
-        except ImportError:
-            raise InputError(
-                "--timelapse=….mp4 needs PyAV, which is missing: pip install '.[film]', or take "
-                "another suffix"
-            ) from None
+        check_installed(f"--timelapse={path}", "av", extra="film")
 
 
 def every(steps: int) -> int:

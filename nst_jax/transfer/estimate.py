@@ -218,6 +218,7 @@ def fit_to_memory(
       InputError: if it does not fit; it names the size that would.
     """
     free = free_memory()
+    tiles = config.wrap == "none" and config.optimizer != "lbfgs"
     ways: list[Remat] = ["none", "blocks"] if may_remat else [config.remat]
 
     def need_of(size: Size, remat: Remat) -> Need:
@@ -230,7 +231,7 @@ def fit_to_memory(
         if sizes[way]:
             return replace(config, size=sizes[way], remat=way), schedule_of(sizes[way])
         shape = schedule_of(_LEAST_SIZE).last.shape
-        raise InputError(refusal(0, shape, need_of(_LEAST_SIZE, ways[0]), free))
+        raise InputError(refusal(0, shape, need_of(_LEAST_SIZE, ways[0]), free, tiles=tiles))
     schedule = schedule_of(config.size)
     if surely_fits(schedule.last.shape, config, batch=max(1, batch)):
         return replace(config, remat=ways[0]), schedule
@@ -238,7 +239,8 @@ def fit_to_memory(
         if fits(need_of(config.size, way), free):
             return replace(config, remat=way), schedule
     size = largest(functools.partial(need_of, remat=ways[0]), free=free)
-    raise InputError(refusal(size, schedule.last.shape, need_of(config.size, ways[0]), free))
+    wanted = need_of(config.size, ways[0])
+    raise InputError(refusal(size, schedule.last.shape, wanted, free, tiles=tiles))
 
 
 class Pace(NamedTuple):
@@ -310,7 +312,7 @@ def _overlap(covered: Cover) -> float:
     return len(covered.windows) * math.prod(covered.size) / math.prod(covered.picture)
 
 
-def refusal(size: int, shape: Shape, wanted: Need, free: Need) -> str:
+def refusal(size: int, shape: Shape, wanted: Need, free: Need, *, tiles: bool = True) -> str:
     """Say that a run does not fit, and what would.
 
     Args:
@@ -318,6 +320,7 @@ def refusal(size: int, shape: Shape, wanted: Need, free: Need) -> str:
       shape: (height, width) in px of the one that does not.
       wanted: its need.
       free: from `free_memory`.
+      tiles: whether the picture can be computed in tiles.
     """
     height, width = shape
     parts = memories(wanted, free)
@@ -325,5 +328,5 @@ def refusal(size: int, shape: Shape, wanted: Need, free: Need) -> str:
     advice = f"--size={size} fits" if size else "no size fits"
     return (
         f"{width}x{height} px need {need / 1e9:.1f} GB of memory, but {there / 1e9:.1f} GB are "
-        f"free; {advice}, or give --tile=1024, which takes less"
+        f"free; {advice}" + (", or give --tile=1024, which takes less" if tiles else "")
     )

@@ -78,7 +78,7 @@ def test_mistakes_are_one_line(two_scales, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     for path, said in (
         ("f.txt", "--timelapse is 'f.txt'; its name must end in .gif, .webp, .apng, .mp4"),
-        ("f.mp4", "--timelapse=….mp4 needs PyAV, which is missing: pip install '.[film]'"),
+        ("f.mp4", "--timelapse=f.mp4 needs av, which is missing: pip install '.[film]'"),
         ("no/f.gif", "cannot write the timelapse 'no/f.gif': create the folder"),
     ):
         assert run([*two_scales, f"--timelapse={path}"]) == 2

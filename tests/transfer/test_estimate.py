@@ -94,6 +94,8 @@ def test_a_refusal_names_the_size_and_the_way_out():
         r"--tile=1024, which takes less",
         text,
     )
+    untiled = estimate.refusal(700, (9, 9), Need(2, 10**9), Need(10**10, 10**8), tiles=False)
+    assert untiled.endswith("--size=700 fits")
 
 
 def test_what_is_free_is_what_a_container_leaves(monkeypatch, tmp_path):
