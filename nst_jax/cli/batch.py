@@ -132,8 +132,10 @@ def save_sheet_of(job: BatchJob, options: JobOptions, saved: Collection[Path]) -
 def _fit(largest: Planned, config: ResolvedConfig, options: JobOptions) -> ResolvedConfig:
     """Return the settings with which the largest picture fits into memory."""
 
+    given = image_shape(largest.picture.content)
+
     def schedule_of(size: Size) -> Schedule:
-        shape = fit(*image_shape(largest.picture.content), size, side=config.side)
+        shape = fit(*given, size, side=config.side)
         return make_schedule(shape, largest.schedule.last.styles, config)
 
     asked = options.asked()

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from nst_jax.cli.options import JobOptions
-from nst_jax.config import flag_of
+from nst_jax.config import Config, flag_of
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, Size, fit
 
@@ -32,8 +32,8 @@ def with_canvas(options: JobOptions) -> Iterator[JobOptions]:
     if options.content:
         yield options
         return
-    _check(options)
     asked = options.asked()
+    _check(options, asked)
     height, width = _shape(asked.size)
     start = "style" if asked.start == "content" else asked.start
     own = {"content_weight": 0.0, "content_layers": (), "start": start}
@@ -44,7 +44,7 @@ def with_canvas(options: JobOptions) -> Iterator[JobOptions]:
         yield replace(options, content=[str(canvas)], texture=True, settings=settings)
 
 
-def _check(options: JobOptions) -> None:
+def _check(options: JobOptions, asked: Config) -> None:
     settings = options.settings
     needing = {
         "pairs": options.pairs,
@@ -53,8 +53,8 @@ def _check(options: JobOptions) -> None:
         "content_weight": settings.get("content_weight"),
         "content_layers": settings.get("content_layers"),
         "start": settings.get("start") == "content",
-        "start_blend": options.asked().start_blend < 1,
-        "color": options.asked().color != "style",
+        "start_blend": asked.start_blend < 1,
+        "color": asked.color != "style",
     }
     for name, given in needing.items():
         if given:
