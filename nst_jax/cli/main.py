@@ -18,8 +18,7 @@ from nst_jax.cli.film import find_film, paint_film
 from nst_jax.cli.flags import exit_code
 from nst_jax.cli.inputs import is_collection
 from nst_jax.cli.manifest import manifest_text, read_manifest
-from nst_jax.cli.masks import MASKS
-from nst_jax.cli.options import APP, JobOptions, parse_options
+from nst_jax.cli.options import APP, MASKS, JobOptions, parse_options
 from nst_jax.cli.output import PROGRAM, warn, warn_from_first
 from nst_jax.cli.pipes import STANDARD, lasting_inputs, standard_output
 from nst_jax.cli.replay import replayed

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from nst_jax import __version__
-from nst_jax.cli.options import FORM
+from nst_jax.cli.options import FORM, MASKS
 from nst_jax.cli.settings_file import check_settings, settings_text
 from nst_jax.config import Config, plain_settings
 from nst_jax.devices.backend import device_name
@@ -36,7 +36,7 @@ CHOSEN = ("size", "precision", "conv", "remat")
 # From which step on numbers of the settings had other values, by name; see `stylize`.
 Changes = Sequence[tuple[int, Mapping[str, float]]]
 ROLES = ("content", "style", "start")  # of images
-MASK_ROLES = ("content mask", "style mask", "style strength", "protect")  # only if they are given
+MASK_ROLES = tuple(name.replace("_", " ") for name in MASKS)  # only if they are given
 # The type of each part that the program reads again.
 _PARTS = {
     **dict.fromkeys(("made from", "chosen", "versions", "losses"), dict),

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from nst_jax.cli.console import size_text
-from nst_jax.cli.options import JobOptions
+from nst_jax.cli.options import MASKS, JobOptions
 from nst_jax.config import flag_of
 from nst_jax.errors import InputError
-from nst_jax.geometry import Shape, resample
+from nst_jax.geometry import Shape
 from nst_jax.io.images import image_shape
-from nst_jax.io.masks import load_color_map, load_mask
+from nst_jax.io.masks import GRAY, load_mask, load_regions
+from nst_jax.losses.regions import resize_masks
 
-MASKS = ("content_mask", "style_mask", "style_strength", "protect")  # options, as of `stylize`
-_Regions = Mapping[str, np.ndarray]  # by color; "" of a gray mask
+_Regions = Mapping[str, np.ndarray]  # by color, or by the number of a style
 
 
 class Masks(NamedTuple):
@@ -80,17 +80,17 @@ def load_masks(options: JobOptions, styles: Sequence[str]) -> Masks:
 
 def _load_content_masks(paths: Sequence[str], styles: int) -> _Regions:
     """Return the mask of each region, by its color, or by the number of its style."""
-    loaded = [load_color_map(path) for path in paths]
+    loaded = [load_regions(path) for path in paths]
     if not paths:
         return {}
-    if any(loaded):
+    if not all(GRAY in regions for regions in loaded):
         if len(paths) > 1:
             raise InputError(
                 f"--content-mask has {len(paths)} files, one of them with colors; give one colored "
                 "map, or a gray mask for each style"
             )
         return loaded[0]
-    masks = [load_mask(path) for path in paths]
+    masks = [regions[GRAY] for regions in loaded]
     if len(masks) == 1 and styles == 2:
         masks.append(1 - masks[0])
     if len(masks) != styles:
@@ -114,18 +114,19 @@ def _load_style_masks(
     found, missing = [], set(regions)
     for path, style in zip(paths, styles, strict=True):
         _check_shape("style_mask", path, style)
-        colors = load_color_map(path)
-        if colors and not colors.keys() & set(regions):
+        colors = load_regions(path)
+        if GRAY in colors:
+            missing.clear()
+            found.append(colors[GRAY])
+            continue
+        if not colors.keys() & set(regions):
             raise InputError(
                 f"--style-mask {path} has the colors {', '.join(colors)}; they need a "
                 "--content-mask with the same colors"
             )
-        missing -= colors.keys() if colors else set(regions)
-        if colors:
-            blank = np.zeros_like(next(iter(colors.values())))
-            found.append(np.stack([colors.get(name, blank) for name in regions], -1))
-        else:
-            found.append(load_mask(path))
+        missing -= colors.keys()
+        blank = np.zeros_like(next(iter(colors.values())))
+        found.append(np.stack([colors.get(name, blank) for name in regions], -1))
     if missing:
         raise InputError(
             f"--content-mask has the color {sorted(missing)[0]}, which no --style-mask has; paint "
@@ -148,5 +149,5 @@ def _check_shape(name: str, path: str, image: str) -> None:
 def _resized(mask: np.ndarray, shape: Shape) -> np.ndarray:
     """Bring a mask to a size; pixels get the mean of those that they cover."""
     masks = mask if mask.ndim == 3 else mask[..., None]
-    found = np.asarray(jnp.clip(resample(jnp.asarray(masks), shape, method="linear"), 0, 1))
+    found = np.asarray(resize_masks(jnp.asarray(masks), shape))
     return found.reshape(*shape, *mask.shape[2:])

@@ -92,6 +92,8 @@ _GROUPS: Mapping[str, str | None] = {
 }
 # How a picture's file is written if nothing is given.
 FORM: Mapping[str, Any] = {"bits": 8, "quality": QUALITY, "metadata": True, "profile": "srgb"}
+# The options that name masks, as the keywords of `stylize` do.
+MASKS = ("content_mask", "style_mask", "style_strength", "protect")
 _MEMORY, _PROCESSES = "pictures that remember", "several processes"
 
 
@@ -324,9 +326,8 @@ class JobOptions:
     @property
     def masks(self) -> Mapping[str, Sequence[str]]:
         """The files of the masks that were given, by their roles."""
-        one = {"style strength": self.style_strength, "protect": self.protect}
-        masks = {"content mask": self.content_mask, "style mask": self.style_mask}
-        return masks | {role: [path] if path else [] for role, path in one.items()}
+        given = {name.replace("_", " "): getattr(self, name) or () for name in MASKS}
+        return {role: [x] if isinstance(x, str) else x for role, x in given.items()}
 
     @property
     def form(self) -> Mapping[str, Any]:
@@ -350,6 +351,11 @@ class JobOptions:
         """The suffix of files whose names --output leaves open."""
         return f".{self.format or 'png'}"
 
+    @property
+    def given_settings(self) -> Mapping[str, Any]:
+        """The settings of --config and of flags, by name."""
+        return {**(self.config.settings if self.config else {}), **self.settings}
+
     def asked(self) -> Config:
         """Return the preset's settings, overridden by those of --config, and these by flags.
 
@@ -357,8 +363,7 @@ class JobOptions:
           InputError: if there is no such preset, or the setting of a flag has no effect beside the
             others.
         """
-        values = {**(self.config.settings if self.config else {}), **self.settings}
-        config = dataclasses.replace(preset(self.preset), **values)
+        config = dataclasses.replace(preset(self.preset), **self.given_settings)
         config.check_given(self.settings)
         return config
 
@@ -500,8 +505,7 @@ def parse_options(argv: Sequence[str] | None = None) -> JobOptions:
     only_settings = options.save_config and not (options.content or options.style)
     if options.replay or options.show or only_settings:
         return options
-    sized = "size" in {**options.settings, **(options.config.settings if options.config else {})}
-    if options.style and not options.content and not sized:
+    if options.style and not options.content and "size" not in options.given_settings:
         parser.error("give --content, or --size=WxH for a texture without a content image")
     if not options.style:
         missing = [f"--{name}" for name in ("content", "style") if not getattr(options, name)]

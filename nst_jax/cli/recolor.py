@@ -14,9 +14,8 @@ from nst_jax.cli.console import print_header, save_or_rescue, size_text
 from nst_jax.cli.finished import provenance_of, skip_finished
 from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, in_flags
 from nst_jax.cli.manifest import make_manifest, note_of, save_beside
-from nst_jax.cli.masks import MASKS
 from nst_jax.cli.names import PictureFiles
-from nst_jax.cli.options import JobOptions
+from nst_jax.cli.options import MASKS, JobOptions
 from nst_jax.cli.output import make_console
 from nst_jax.cli.replay import comparison
 from nst_jax.cli.single_plan import checked_files

@@ -23,6 +23,7 @@ COLORS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     }
 )
 _BLACK = (0, 0, 0)  # no region
+GRAY = "gray"  # the region of a mask without colors
 # The least share of the pixels that makes a region: softened edges have colors of their own.
 _LEAST = 0.005
 
@@ -39,13 +40,12 @@ def load_mask(
     Raises:
       InputError: see `load_image`; or if the image has colors.
     """
-    image = load_image(source, shape=shape, background="black")
-    if _has_colors(image):
+    regions = _regions(load_image(source, shape=shape, background="black"))
+    if GRAY not in regions:
         raise InputError(
             f"cannot take {name_of(source)} as a mask: it has colors; give levels of gray"
         )
-    levels: Float[np.ndarray, "height width"] = image.mean(-1)
-    return levels
+    return regions[GRAY]
 
 
 def load_color_map(source: Source) -> dict[str, Float[np.ndarray, "height width"]]:
@@ -63,18 +63,30 @@ def load_color_map(source: Source) -> dict[str, Float[np.ndarray, "height width"
     Raises:
       InputError: see `load_image`.
     """
-    image = load_image(source, background="black")
-    if not _has_colors(image):
-        return {}
+    return {name: mask for name, mask in load_regions(source).items() if name != GRAY}
+
+
+def load_regions(source: Source) -> dict[str, Float[np.ndarray, "height width"]]:
+    """Load what `load_color_map` does, or the one mask of `load_mask`, by the name `GRAY`.
+
+    Args:
+      source: see `load_image`.
+
+    Raises:
+      InputError: see `load_image`.
+    """
+    return _regions(load_image(source, background="black"))
+
+
+def _regions(image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the mask of each region, by its color; of an image without colors its one mask."""
+    if ((image.max(-1) - image.min(-1)) > 0.5).mean() < _LEAST:
+        return {GRAY: image.mean(-1)}
     nearest = _nearest(image, [*COLORS.values(), _BLACK])
     share = np.bincount(nearest.ravel(), minlength=len(COLORS) + 1) / nearest.size
     found = [name for name, own in zip(COLORS, share, strict=False) if own >= _LEAST]
     nearest = _nearest(image, [*(COLORS[name] for name in found), _BLACK])
     return {name: (nearest == n).astype(np.float32) for n, name in enumerate(found)}
-
-
-def _has_colors(image: np.ndarray) -> bool:
-    return bool(((image.max(-1) - image.min(-1)) > 0.5).mean() >= _LEAST)
 
 
 def _nearest(image: np.ndarray, colors: list[tuple[int, int, int]]) -> np.ndarray:

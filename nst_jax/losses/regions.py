@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from nst_jax.errors import InputError
-from nst_jax.geometry import Shape, resample, shape_of
+from nst_jax.geometry import Shape, Wrap, resample, shape_of
 from nst_jax.io.arrays import as_mask
 from nst_jax.losses.statistics import StyleStatistics, accumulator, gram_matrix
 from nst_jax.losses.terms import StyleLoss, shift_of, style_loss_of
@@ -53,6 +53,17 @@ class RegionStatistics(NamedTuple):
         )
 
 
+def resize_masks(masks: StyleMasks, shape: Shape, *, wrap: Wrap = "none") -> StyleMasks:
+    """Bring masks to (height, width); pixels get the mean of those that they cover.
+
+    Args:
+      masks: from 0 to 1.
+      shape: of the result, in px.
+      wrap: see `geometry.resample`.
+    """
+    return jnp.clip(resample(masks, shape, method="linear", wrap=wrap), 0, 1)
+
+
 def coverage(masks: Masks, shape: Shape) -> Coverage:
     """Return how much of the pixels that belong to each position of a map each mask covers.
 
@@ -67,7 +78,7 @@ def coverage(masks: Masks, shape: Shape) -> Coverage:
     height, width = masks.shape[-3:-1]
     block = 2 ** int(math.log2(max(1.0, height / shape[0])))
     if (height // block, width // block) != shape:
-        return jnp.clip(resample(masks, shape, method="linear"), 0, 1)
+        return resize_masks(masks, shape)
     whole = masks[..., : shape[0] * block, : shape[1] * block, :]
     blocks = whole.reshape(*masks.shape[:-3], shape[0], block, shape[1], block, masks.shape[-1])
     return blocks.mean((-4, -2))

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_jax.geometry import Shape, Wrap, resample, shape_of
+from nst_jax.geometry import Shape, Wrap, shape_of
 from nst_jax.io.arrays import ImageLike, as_mask
-from nst_jax.losses.regions import Masks, StyleMasks, given_masks
+from nst_jax.losses.regions import Masks, StyleMasks, given_masks, resize_masks
 
 _Style = Float[Array, "*_ _ _ 3"]  # each of another size
 
@@ -41,8 +41,8 @@ class Guides(NamedTuple):
         """
         if self.content is None or self.styles is None:
             return self
-        own = [_resized(mask, there) for mask, there in zip(self.styles, styles, strict=True)]
-        return self._replace(content=_resized(self.content, shape, wrap), styles=own)
+        own = [resize_masks(mask, there) for mask, there in zip(self.styles, styles, strict=True)]
+        return self._replace(content=resize_masks(self.content, shape, wrap=wrap), styles=own)
 
     def protect(self, picture: _Style, photograph: _Style, *, wrap: Wrap = "none") -> _Style:
         """Put back what is protected.
@@ -54,7 +54,7 @@ class Guides(NamedTuple):
         """
         if self.protected is None:
             return picture
-        share = _resized(self.protected, shape_of(picture), wrap)
+        share = resize_masks(self.protected, shape_of(picture), wrap=wrap)
         share = jnp.broadcast_to(share, picture.shape)
         return share * photograph + (1 - share) * picture
 
@@ -88,7 +88,3 @@ def make_guides(
     regions = regions if strength is None else regions * strength
     regions = regions if protected is None else regions * (1 - protected)
     return Guides(regions, [x for x in looks if x is not None], protected)
-
-
-def _resized(masks: StyleMasks, shape: Shape, wrap: Wrap = "none") -> StyleMasks:
-    return jnp.clip(resample(masks, shape, method="linear", wrap=wrap), 0, 1)
