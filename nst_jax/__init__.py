@@ -21,6 +21,7 @@ from nst_jax.losses.objective import make_targets as make_targets
 from nst_jax.losses.objective import style_transfer_loss as style_transfer_loss
 from nst_jax.losses.perceptual import describe_style as describe_style
 from nst_jax.losses.perceptual import perceptual_loss as perceptual_loss
+from nst_jax.losses.regularizers import temporal_loss as temporal_loss
 from nst_jax.losses.regularizers import total_variation as total_variation
 from nst_jax.losses.statistics import StyleStatistics as StyleStatistics
 from nst_jax.losses.statistics import gram_matrix as gram_matrix
@@ -29,6 +30,8 @@ from nst_jax.losses.terms import StyleFormula as StyleFormula
 from nst_jax.losses.terms import content_loss as content_loss
 from nst_jax.losses.terms import style_loss as style_loss
 from nst_jax.losses.terms import style_target as style_target
+from nst_jax.motion import seen_before as seen_before
+from nst_jax.motion import warp as warp
 from nst_jax.network.activations import match_activations as match_activations
 from nst_jax.network.architecture import ARCHITECTURES as ARCHITECTURES
 from nst_jax.network.vgg import VGG as VGG
@@ -57,6 +60,8 @@ from nst_jax.transfer.stylize import stylize as stylize
 
 if typing.TYPE_CHECKING:
     from nst_jax.io.checkpoint import CheckpointStore as CheckpointStore
+    from nst_jax.io.flow import compute_flow as compute_flow
+    from nst_jax.io.flow import load_flow as load_flow
     from nst_jax.io.images import load_image as load_image
     from nst_jax.io.images import save_image as save_image
     from nst_jax.io.masks import load_color_map as load_color_map
@@ -72,7 +77,9 @@ __version__ = "0.2.0"
 _LATER = {
     "CheckpointStore": "nst_jax.io.checkpoint",
     "cached_weights": "nst_jax.weights.sources",
+    "compute_flow": "nst_jax.io.flow",
     "load_color_map": "nst_jax.io.masks",
+    "load_flow": "nst_jax.io.flow",
     "load_image": "nst_jax.io.images",
     "load_mask": "nst_jax.io.masks",
     "mean_activations": "nst_jax.weights.activations",

@@ -210,6 +210,12 @@ class Config:
     tv_loss: TotalVariation = _setting("nine-point", "formula of the total variation")
     tv_weight: float = _setting(20.0, "factor of the total variation", least=0)
     range_weight: float = _setting(0.0, "factor of the penalty on colors outside [0, 1]", least=0)
+    temporal_weight: float = _setting(
+        200.0,
+        "factor of the mean squared difference of a frame of --sequence from the one before it, "
+        "where that shows the same",
+        least=0,
+    )
     color: Color = _setting(
         "style",
         "whose colors the picture gets; keep: the content's own, as the style acts on lightness "

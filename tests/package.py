@@ -23,6 +23,7 @@ ROOMS = (
     *(
         "errors",
         "geometry",
+        "motion",
         "color",
         "linear",
         "network",

@@ -43,6 +43,7 @@ def test_the_names():
         *("load_network", "load_vgg16", "load_vgg19"),
         *("gram_matrix", "StyleStatistics", "style_statistics"),
         *("content_loss", "style_loss", "style_target", "StyleFormula", "total_variation"),
+        *("warp", "seen_before", "temporal_loss", "compute_flow", "load_flow"),
         *("Targets", "Losses", "make_targets", "style_transfer_loss"),
         *("Minimizer", "State", "Record", "average", "best", "last"),
         *("run_scales", "Problem", "resize_state", "resample", "scales"),

@@ -203,7 +203,9 @@ def module_of(program) -> ModuleType:
         return importlib.import_module(program)
     spec = importlib.util.spec_from_file_location("example", ROOT / program)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend((ROOT / program).parent)
+        spec.loader.exec_module(module)
     return module
 
 

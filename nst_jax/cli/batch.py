@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from nst_jax.cli.console import (
 )
 from nst_jax.cli.finished import provenance_of, skip_finished
 from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line, in_flags
+from nst_jax.cli.frames import Past, flow_of, moved
 from nst_jax.cli.interrupts import stop_signals
 from nst_jax.cli.manifest import make_manifest, note_of, save_beside
 from nst_jax.cli.names import PictureFiles
@@ -57,9 +58,25 @@ from nst_jax.transfer.schedule import Schedule, make_schedule, named
 from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.converted_file import Weights
 
-# A content image, its style images and its first picture.
-_Inputs = tuple[np.ndarray, list[np.ndarray], np.ndarray | None]
 _SIZES = 5  # most sizes that the header lists
+
+
+class _Inputs(NamedTuple):
+    """The images of a picture.
+
+    Attributes:
+      content: the content image.
+      styles: the style images.
+      start: the first picture, if it is not that of the settings.
+      previous: of a frame the result before, as it lies in this one.
+      seen: where that counts.
+    """
+
+    content: np.ndarray
+    styles: list[np.ndarray]
+    start: np.ndarray | None = None
+    previous: np.ndarray | None = None
+    seen: np.ndarray | None = None
 
 
 def paint_many(
@@ -326,14 +343,18 @@ class _Painter:
         elif last and last.step == loaded[0].schedule.steps:  # else it was stopped
             self._save(loaded, last, time.perf_counter() - began)
 
-    def _before(self, picture: PictureFiles) -> Path | None:
-        """Return the result of the nearest finished frame before this one."""
-        frames = self.job.pictures[: self.job.pictures.index(picture)]
-        outputs = (frame.output for frame in reversed(frames) if frame.run == picture.run)
-        return next((output for output in outputs if output in self.saved), None)
+    def _before(self, picture: PictureFiles) -> Past | None:
+        """Return the nearest finished frame before this one."""
+        frames = [frame for frame in self.job.pictures if frame.run == picture.run]
+        now = frames.index(picture) + 1
+        numbered = list(enumerate(frames[: now - 1], 1))
+        return next(
+            (Past(x, number, now) for number, x in reversed(numbered) if x.output in self.saved),
+            None,
+        )
 
     def _load_all(
-        self, members: Sequence[Planned], before: Path | None, *, alone: bool
+        self, members: Sequence[Planned], before: Past | None, *, alone: bool
     ) -> tuple[list[Planned], list[_Inputs]]:
         """Return the pictures whose images can be loaded, and their images."""
         loaded, inputs = [], []
@@ -346,7 +367,7 @@ class _Painter:
                 self.faults[in_flags(error)] = EXIT_USAGE
         return loaded, inputs
 
-    def _load(self, each: Planned, before: Path | None, *, alone: bool) -> _Inputs:
+    def _load(self, each: Planned, before: Past | None, *, alone: bool) -> _Inputs:
         picture, last = each.picture, each.schedule.last
         load = functools.partial(load_image, background=self.options.background)
         with named(picture.content):
@@ -355,17 +376,26 @@ class _Painter:
         for path, shape in zip(picture.styles, last.styles, strict=True):
             with named(path):
                 styles.append(load(path, shape=shape))
-        start = before or self.options.start_image
-        if start:
-            return content, styles, load(start, shape=last.shape)
+        inputs = _Inputs(content, styles)
+        if before:
+            with named(before.picture.content):
+                past = load(before.picture.content, shape=last.shape)
+            result = load(before.picture.output, shape=last.shape)
+            if flow_of(self.options) == "none":
+                return inputs._replace(start=result)
+            flow = self.options.flow or "auto"
+            previous, seen = moved(before, result, content, past, flow=flow)
+            return inputs._replace(previous=previous, seen=seen)
+        if self.options.start_image:
+            return inputs._replace(start=load(self.options.start_image, shape=last.shape))
         if alone or self.config.start == "content":
-            return content, styles, None
-        return content, styles, _draw_start(each.schedule, styles, self.config)
+            return inputs
+        return inputs._replace(start=_draw_start(each.schedule, styles, self.config))
 
     def _run(
         self, members: Sequence[Planned], inputs: Sequence[_Inputs], config: ResolvedConfig
     ) -> Snapshot[Losses]:
-        contents, styles, starts = zip(*inputs, strict=True)
+        contents, styles, starts, previous, seen = zip(*inputs, strict=True)
         schedule, done = members[0].schedule, len(self.saved)
         stack = operator.itemgetter(0) if len(inputs) == 1 else np.stack
         snapshots = stylize(
@@ -374,6 +404,8 @@ class _Painter:
             network=self.network,
             config=config,
             start=None if starts[0] is None else stack(starts),
+            previous=previous[0],  # frames are no batches
+            previous_mask=seen[0],
             snapshot_every=self.options.save_every,
             snapshot_seconds=SECONDS,
             devices=self.devices,

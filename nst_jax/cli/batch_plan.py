@@ -7,9 +7,10 @@ import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from nst_jax.cli.flags import in_flags
+from nst_jax.cli.frames import flow_of
 from nst_jax.cli.inputs import expand, subfolders
 from nst_jax.cli.names import PictureFiles, check_file, check_folder, name_pictures, pair
 from nst_jax.cli.options import JobOptions
@@ -54,7 +55,7 @@ class BatchJob(NamedTuple):
       folder: the folder of the pictures.
       start: path of the first picture, if one was given.
       asked: the settings before `Config.resolve`.
-      sequence: whether the pictures are frames.
+      sequence: which motion the pictures follow as frames; False: they are no frames.
     """
 
     pictures: tuple[PictureFiles, ...]
@@ -64,7 +65,7 @@ class BatchJob(NamedTuple):
     folder: Path
     start: str | None
     asked: Config
-    sequence: bool
+    sequence: str | Literal[False]
 
 
 class Batch(NamedTuple):
@@ -133,7 +134,7 @@ def plan_job(options: JobOptions, config: Config, *, warn: Callable[[str], None]
         folder,
         options.start_image,
         config,
-        options.sequence,
+        options.sequence and f"flow {flow_of(options)}",
     )
 
 

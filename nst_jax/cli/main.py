@@ -16,6 +16,7 @@ from nst_jax.cli.batch import paint_many
 from nst_jax.cli.batch_plan import BatchJob, plan_job
 from nst_jax.cli.film import find_film, paint_film
 from nst_jax.cli.flags import exit_code
+from nst_jax.cli.frames import check_flow
 from nst_jax.cli.inputs import is_collection
 from nst_jax.cli.manifest import manifest_text, read_manifest
 from nst_jax.cli.options import APP, MASKS, JobOptions, parse_options
@@ -86,6 +87,8 @@ def _run(options: JobOptions) -> int:
     default_device()  # fails first if JAX finds no device
     if config.color == "style-only":
         recolor.check_options(options, config)
+    else:
+        check_flow(options)
     film = find_film(options)
     # A folder or a pattern gets an output folder even for one file, as the number can change.
     collected = len(options.content) > 1 or is_collection(options.content[0])

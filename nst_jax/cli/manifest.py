@@ -22,13 +22,15 @@ from nst_jax.cli.options import FORM, MASKS
 from nst_jax.cli.settings_file import check_settings, settings_text
 from nst_jax.config import Config, plain_settings
 from nst_jax.devices.backend import device_name
-from nst_jax.errors import InputError
+from nst_jax.errors import InputError, check_installed
 from nst_jax.io.files import write_json
 from nst_jax.io.images import image_note
 from nst_jax.io.provenance import Provenance
+from nst_jax.io.video import video_note
 from nst_jax.losses.objective import Losses
 from nst_jax.transfer.multiscale import Snapshot
 from nst_jax.weights.converted_file import Weights
+from nst_jax.weights.download import sha256_of
 
 Manifest = Mapping[str, Any]  # JSON values
 # The settings whose "auto", or "max", becomes a choice of the machine.
@@ -147,6 +149,22 @@ def note_of(manifest: Manifest, *, embed: bool) -> str:
     return json.dumps(manifest) if embed else ""
 
 
+def film_note(frames: Sequence[Path], contents: Sequence[str]) -> str:
+    """Return the note of a film: the manifest of its last frame, for all; "" if that has none.
+
+    Args:
+      frames: the painted pictures.
+      contents: the files that the film is made from.
+    """
+    try:
+        manifest = dict(read_manifest(frames[-1]))
+    except InputError:
+        return ""
+    images = [sha256_of(Path(path)) for path in contents]
+    made_from = {**manifest["made from"], "content image": images}
+    return json.dumps({**manifest, "made from": made_from, "frames": len(frames)})
+
+
 def save_beside(output: Path, manifest: Manifest) -> str:
     """Write the manifest beside the picture; return the fault, or an empty text."""
     try:
@@ -163,7 +181,7 @@ def read_manifest(path: Path) -> Manifest:
       InputError: if the file cannot be read, or has no manifest.
     """
     try:
-        text = path.read_text() if path.suffix.lower() == ".json" else image_note(path)
+        text = _text_of(path)
         found = json.loads(text or "{}")
     except InputError:
         raise
@@ -175,6 +193,17 @@ def read_manifest(path: Path) -> Manifest:
             "--no-manifest, have one"
         )
     return found
+
+
+def _text_of(path: Path) -> str:
+    match path.suffix.lower():
+        case ".json":
+            return path.read_text()
+        case ".mp4":
+            check_installed(f"a manifest of {path}", "av", extra="film")
+            return video_note(str(path))
+        case _:
+            return image_note(path)
 
 
 def _is_manifest(found: Any) -> TypeGuard[Manifest]:
@@ -228,7 +257,7 @@ def facts_of(manifest: Manifest) -> list[tuple[str, str]]:
     changes = [f"from step {step} on {_listed(x)}" for step, x in manifest.get("adjusted", [])]
     form = {name: made_from[name] for name in FORM if name in made_from}
     facts = [
-        *((name, manifest.get(name)) for name in ("step", "device", *_SPREAD)),
+        *((name, manifest.get(name)) for name in ("frames", "step", "device", *_SPREAD)),
         *((name, _listed(manifest.get(name, {}))) for name in ("chosen", "versions", "losses")),
         ("adjusted", "; ".join(changes)),
         ("file", _listed(form)),

@@ -34,6 +34,13 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
 
 
+def _rate(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0.01 <= float(text) <= 1000:  # False for NaN
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.01 to 1000")
+
+
 def _quality(text: str) -> int:
     if text.isdecimal() and 1 <= int(text) <= 100:
         return int(text)
@@ -92,6 +99,8 @@ _GROUPS: Mapping[str, str | None] = {
 }
 # How a picture's file is written if nothing is given.
 FORM: Mapping[str, Any] = {"bits": 8, "quality": QUALITY, "metadata": True, "profile": "srgb"}
+# The motion between frames: computed, or not followed; else it is read from a folder.
+FLOWS = ("auto", "none")
 # The options that name masks, as the keywords of `stylize` do.
 MASKS = ("content_mask", "style_mask", "style_strength", "protect")
 _MEMORY, _PROCESSES = "pictures that remember", "several processes"
@@ -212,6 +221,22 @@ class JobOptions:
         "the result before it, and runs at the last scale only; --output is then a video .mp4 "
         "(extra film; default for a video: stylized.mp4), or a folder",
         group="images",
+    )
+    flow: str | None = option(
+        None,
+        "the motion from frame to frame of --sequence, which the strokes follow; auto: computed "
+        "(extra film); none: strokes stay where they are on the screen; DIR: files "
+        "backward_2_1.flo, forward_1_2.flo and so on (default: auto)",
+        "auto|none|DIR",
+        group="images",
+        type=expanduser,
+    )
+    fps: float | None = option(
+        None,
+        "frames a second of a film that is made from files (default: 25)",
+        "F",
+        group="images",
+        type=_rate,
     )
     preset: str = option(
         "default", f"named settings: {', '.join(PRESETS)} (default: %(default)s)", "NAME"

@@ -28,7 +28,7 @@ from nst_jax.transfer.schedule import check_shares, named
 
 _STYLE_SIZE = "1MP"  # more pixels of a style hardly change the moments of its colors
 _FOR_STEPS = (
-    *("start_image", "sequence", "batch", "save_every", "preview", "checkpoint"),
+    *("start_image", "flow", "batch", "save_every", "preview", "checkpoint"),
     *("log", "report", "timelapse", *MASKS),
 )
 

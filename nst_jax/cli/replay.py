@@ -40,7 +40,7 @@ def replayed(options: JobOptions) -> JobOptions:
     """Return the options that make the picture of --replay again.
 
     Raises:
-      InputError: if the picture has no manifest or is a frame of a film, its settings are not those
+      InputError: if the picture has no manifest or is of a film, its settings are not those
         of this version, an image is not found, or another option contradicts the picture.
     """
     picture = Path(options.replay or "")
@@ -49,7 +49,7 @@ def replayed(options: JobOptions) -> JobOptions:
     made_from = manifest["made from"]
     if made_from.get("sequence"):
         raise InputError(
-            f"{picture} is a frame of a film, which began with the frame before it; allowed are "
+            f"{picture} is of a film, whose frames begin with those before them; allowed are "
             "pictures that were painted without --sequence"
         )
     try:

@@ -20,7 +20,7 @@ VIDEO_SUFFIXES = (
     *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".ogv"),
 )
 FILM_SUFFIX = ".mp4"  # of the videos that are written
-_RATE = Fraction(25)  # frames a second, where a file does not say
+RATE = Fraction(25)  # frames a second, where a file does not say
 _BT709, _STUDIO = 1, 1  # FFmpeg's numbers of the standard BT.709, and of the range 16 to 235
 
 
@@ -79,7 +79,7 @@ def read_video(path: str) -> Iterator[Frame]:
 
 
 def write_video(
-    path: Path, frames: Iterable[Frame], *, clock: Clock, sound: str | None = None
+    path: Path, frames: Iterable[Frame], *, clock: Clock, sound: str | None = None, note: str = ""
 ) -> None:
     """Write a video: H.264 in MP4, with 4:2:0 chroma, which H.264 decoders expect everywhere.
 
@@ -91,11 +91,13 @@ def write_video(
       frames: at least one, all of one size.
       clock: its unit divides the times of the frames.
       sound: a video whose sound is copied, as far as MP4 holds it (see `sound_left_out`).
+      note: text for `video_note` to read.
     """
     import av
 
     with atomic_write(path) as temporary, contextlib.ExitStack() as stack:
         video = stack.enter_context(av.open(str(temporary), "w"))
+        video.metadata["comment"] = note
         stream = video.add_stream("libx264", rate=clock.rate, options={"crf": "18"})
         tracks = [_encoded(stream, frames, clock)]
         if sound:
@@ -103,6 +105,16 @@ def write_video(
             tracks.append(_copied(source, video))
         for _, packet in heapq.merge(*tracks, key=lambda track: track[0]):
             video.mux(packet)
+
+
+def video_note(path: str) -> str:
+    """Return the note that `write_video` has put into a file; "" if there is none.
+
+    Raises:
+      InputError: if the file cannot be read, or has no video.
+    """
+    with _opened(path) as container:
+        return str(container.metadata.get("comment", ""))
 
 
 def sound_left_out(path: str) -> list[str]:
@@ -138,7 +150,7 @@ def _open(path: str) -> Any:
 
 
 def _clock(stream: Any) -> Clock:
-    return Clock(stream.average_rate or stream.guessed_rate or _RATE, stream.time_base)
+    return Clock(stream.average_rate or stream.guessed_rate or RATE, stream.time_base)
 
 
 def _delay(container: Any) -> Fraction:

@@ -13,6 +13,18 @@ from nst_jax.geometry import Wrap, pad_border, wrapped_sides
 TotalVariation = Literal["nine-point", "l2", "l1"]
 
 
+class Anchor(NamedTuple):
+    """What a picture stays close to: the picture before, as it lies in this one.
+
+    Attributes:
+      picture: sRGB.
+      mask: how much each of its pixels counts.
+    """
+
+    picture: Float[Array, "*batch height width 3"]
+    mask: Float[Array, "*batch height width 1"]
+
+
 class Summand(NamedTuple):
     """A part of a regularizer before it is summed over the image.
 
@@ -166,3 +178,36 @@ def range_summands(image: Float[Array, "*batch h w 3"], *, shape: tuple[int, ...
     """Return the summands of `range_penalty` of an image of this shape, or of a window of one."""
     height, width = map(float, shape)
     return [Summand((image - jnp.clip(image, 0, 1)) ** 2, 1 / (3 * height * width))]
+
+
+def temporal_loss(
+    image: Float[Array, "*batch h w 3"],
+    previous: Float[Array, "*#batch h w 3"],
+    *,
+    mask: Float[Array, "*#batch h w"] | None = None,
+) -> Float[Array, "*batch"]:
+    """Mean squared difference of a frame from the one before it, where that shows the same.
+
+    Ruder, Dosovitskiy and Brox, arXiv 1604.08610, the short-term temporal loss.
+
+    Args:
+      image: sRGB in [0, 1].
+      previous: the frame before, moved by `warp`.
+      mask: factor of the squares of each pixel, as from `seen_before`; 1 by default. Nothing is
+        divided by their sum.
+    """
+    over = jnp.ones(image.shape[:-1], image.dtype) if mask is None else mask
+    anchor = Anchor(
+        jnp.broadcast_to(previous, image.shape),
+        jnp.broadcast_to(over[..., None], (*image.shape[:-1], 1)),
+    )
+    return add_up(temporal_summands(image, shape=image.shape[-3:-1], anchor=anchor))
+
+
+def temporal_summands(
+    image: Float[Array, "*batch h w 3"], *, shape: tuple[int, ...], anchor: Anchor
+) -> list[Summand]:
+    """Return the summands of `temporal_loss` of an image of this shape, or of a window of one."""
+    height, width = map(float, shape)
+    values = anchor.mask * (image - anchor.picture) ** 2
+    return [Summand(jnp.broadcast_to(values, image.shape), 1 / (3 * height * width))]

@@ -43,6 +43,7 @@ class Hyperparameters:
     style_weight: Number
     tv_weight: Number
     range_weight: Number
+    temporal_weight: Number
     content_layers: OrderedDict[str, Number]
     style_layers: OrderedDict[str, Number]
     style_blend: tuple[Number, ...]

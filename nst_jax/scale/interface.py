@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from nst_jax.config import ResolvedConfig
 from nst_jax.losses.objective import Losses
 from nst_jax.losses.regions import Masks, StyleMasks
+from nst_jax.losses.regularizers import Anchor
 from nst_jax.network.vgg import VGG
 from nst_jax.optimizers.minimize import Record, State
 from nst_jax.scale.windows import Cover
@@ -32,6 +33,7 @@ class ScaleInputs(NamedTuple):
       before: the state at the scale before, if there was one.
       masks: of the content's regions at the scale's size; None: there are no regions.
       style_masks: of each style at its size of this scale; None with no regions.
+      anchor: what the picture stays close to, at the scale's size; None: nothing.
     """
 
     content: Float[Array, "*batch height width 3"]
@@ -44,6 +46,7 @@ class ScaleInputs(NamedTuple):
     before: State | None = None
     masks: Masks | None = None
     style_masks: Sequence[StyleMasks] | None = None
+    anchor: Anchor | None = None
 
 
 @runtime_checkable

@@ -27,7 +27,14 @@ from nst_jax.losses.objective import (
     weigh_terms,
 )
 from nst_jax.losses.regions import Masks, StyleMasks
-from nst_jax.losses.regularizers import Summand, add_up, range_summands, variation_summands
+from nst_jax.losses.regularizers import (
+    Anchor,
+    Summand,
+    add_up,
+    range_summands,
+    temporal_summands,
+    variation_summands,
+)
 from nst_jax.network.vgg import NETWORKS, VGG, build_vgg, recast
 from nst_jax.optimizers.minimize import State, run_steps
 from nst_jax.scale.hyperparameters import (
@@ -52,6 +59,7 @@ class StepInputs(NamedTuple):
     network: VGG
     targets: Targets
     settings: Hyperparameters
+    anchor: Anchor | None = None
 
 
 def build_network(
@@ -84,6 +92,7 @@ def prepare_step(
     layout: Layout | None = None,
     masks: Masks | None = None,
     style_masks: Sequence[StyleMasks] | None = None,
+    anchor: Anchor | None = None,
 ) -> tuple[State, StepInputs]:
     """Return the state of a scale before its first step, and what `advance` takes beside it.
 
@@ -96,13 +105,14 @@ def prepare_step(
       layout: of the content's shape, to compute on many devices.
       masks: of the content's regions, if there are any.
       style_masks: of each style.
+      anchor: what the picture stays close to.
     """
     settings = hyperparameters(config)
     picture = content if picture is None else picture
     if layout:
         network = layout.replicate(network)
         content, picture = layout.place(content), layout.place(picture)
-        masks = None if masks is None else layout.place(masks)
+        masks, anchor = jax.tree.map(layout.place, (masks, anchor))
     with jax.default_matmul_precision(config.matmul_precision):
         targets = compute_targets(
             network,
@@ -114,7 +124,7 @@ def prepare_step(
             style_masks=style_masks,
         )
     state = start(picture, settings, layout=layout)
-    return state, StepInputs(network, targets, without_shares(settings))
+    return state, StepInputs(network, targets, without_shares(settings), anchor)
 
 
 def without_shares(settings: Hyperparameters) -> Hyperparameters:
@@ -131,6 +141,7 @@ def variable_loss(
     targets: Targets,
     settings: Hyperparameters,
     *,
+    anchor: Anchor | None = None,
     features: Callable[[Array], Mapping[str, Array]] | None = None,
 ) -> tuple[Float[Array, ""], Losses]:
     """Compute the loss that is minimized, as a function of the variable.
@@ -140,6 +151,7 @@ def variable_loss(
       network: computes the features.
       targets: from `compute_targets`.
       settings: from `hyperparameters`.
+      anchor: what the picture stays close to.
       features: takes a *normalized* image to its maps, in place of the network.
     """
     maps = features or functools.partial(network.from_normalized, taps=settings.taps)
@@ -152,7 +164,7 @@ def variable_loss(
         content_loss=settings.content_loss,
         content_layer_weights=settings.content_layers,
         style_layer_weights=settings.style_layers,
-        terms=regularizers(settings),
+        terms=regularizers(settings, anchor=anchor),
     )
 
 
@@ -169,15 +181,25 @@ def losses_of_terms(
         settings.style_weight,
         settings.content_layers,
         settings.style_layers,
-        {name: weight for name, (weight, _) in regularizers(settings).items()},
+        regularizer_weights(settings),
     )
     zero = jnp.zeros((), jnp.result_type(*terms, jnp.float32))
     return weigh_terms(content_terms, style_terms, others, weights, zero=zero)
 
 
+def regularizer_weights(settings: Hyperparameters) -> dict[str, Weight]:
+    """Return the factors of the terms that look at the picture alone, whether they are used."""
+    return {
+        "tv": settings.tv_weight,
+        "range": settings.range_weight,
+        "temporal": settings.temporal_weight,
+    }
+
+
 def regularizers(
     settings: Hyperparameters,
     *,
+    anchor: Anchor | None = None,
     shape: tuple[int, ...] | None = None,
     total: Callable[[list[Summand]], Array] = add_up,
 ) -> dict[str, tuple[Weight, Callable[..., Array]]]:
@@ -185,22 +207,27 @@ def regularizers(
 
     Args:
       settings: from `hyperparameters`.
+      anchor: what the picture stays close to, or the window of that.
       shape: (height, width) of the picture, where the variable is a window of it.
       total: takes what a term adds up to its value.
     """
-    summands: dict[str, tuple[Weight, Callable[..., list[Summand]]]] = {}
+    summands: dict[str, Callable[..., list[Summand]]] = {}
     if settings.tv_loss:
-        variation = functools.partial(variation_summands, kind=settings.tv_loss, wrap=settings.wrap)
-        summands["tv"] = settings.tv_weight, variation
+        summands["tv"] = functools.partial(
+            variation_summands, kind=settings.tv_loss, wrap=settings.wrap
+        )
     if settings.has_range:
-        summands["range"] = settings.range_weight, range_summands
+        summands["range"] = range_summands
+    if anchor:
+        summands["temporal"] = functools.partial(temporal_summands, anchor=anchor)
 
     def of_variable(of_image: Callable[..., list[Summand]]) -> Callable[..., Array]:
         return lambda variable, maps=None: total(
             of_image(to_srgb(variable, settings.space), shape=shape or variable.shape[-3:-1])
         )
 
-    return {name: (weight, of_variable(term)) for name, (weight, term) in summands.items()}
+    weights = regularizer_weights(settings)
+    return {name: (weights[name], of_variable(term)) for name, term in summands.items()}
 
 
 def compute_targets(
@@ -294,14 +321,17 @@ def advance(
     """
     settings = inputs.settings
 
-    def loss(variable: Array, network: VGG, targets: Targets) -> tuple[Array, Losses]:
+    def loss(
+        variable: Array, network: VGG, targets: Targets, anchor: Anchor | None
+    ) -> tuple[Array, Losses]:
         if layout:
             variable = layout.crop(layout.constrain(variable))
             targets = _cropped(targets, variable, settings)
-        return variable_loss(variable, network, targets, settings)
+            anchor = jax.tree.map(layout.crop, anchor)
+        return variable_loss(variable, network, targets, settings, anchor=anchor)
 
     minimizer = make_minimizer(settings, loss, block=block)
-    args = inputs.network, inputs.targets
+    args = inputs.network, inputs.targets, inputs.anchor
     state, record = run_steps(minimizer, state, steps, args, capacity=CAPACITY, block=block)
     picture = to_srgb(minimizer.read(state), settings.space)
     return (*(layout.constrain((state, picture)) if layout else (state, picture)), record.aux)

@@ -70,7 +70,7 @@ class TiledScale:
         self._network, self._precision = inputs.network, config.matmul_precision
         self._cover = inputs.tiles or _windows(shape_of(inputs.content), config)
         self._content = np.asarray(inputs.content)
-        self._masks = None if inputs.masks is None else np.asarray(inputs.masks)
+        self._masks, self._anchor = jax.tree.map(np.asarray, (inputs.masks, inputs.anchor))
         # The content's maps of each window, if they are kept.
         self._maps: list[Maps] | None = None
         self._settings = hyperparameters(config)
@@ -193,14 +193,16 @@ class TiledScale:
         constants = differentiate(statistics, self._targets, settings, picture)
         gradient, shares, waiting = np.zeros_like(variable), [], None
         for index, window in enumerate(self._cover.windows):
+            cut = functools.partial(self._cover.cut, window=window)
             own, share = window_gradient(
                 self._network,
-                self._cover.cut(variable, window),
+                cut(variable),
                 self._content_of(index, window),
                 self._cover.part(window),
                 self._shift,
                 constants,
-                masks=None if self._masks is None else self._cover.cut(self._masks, window),
+                masks=jax.tree.map(cut, self._masks),
+                anchor=jax.tree.map(cut, self._anchor),
             )
             shares.append(share)
             # The device computes one window while the host adds the one before.

@@ -17,7 +17,7 @@ from nst_jax.config import Space
 from nst_jax.geometry import Shape, shape_of
 from nst_jax.losses.objective import Losses
 from nst_jax.losses.regions import RegionStatistics, coverage, region_loss_of, region_statistics
-from nst_jax.losses.regularizers import Summand, add_up
+from nst_jax.losses.regularizers import Anchor, Summand, add_up
 from nst_jax.losses.statistics import StyleStatistics, accumulator, gram_matrix
 from nst_jax.losses.terms import StyleLoss, content_loss_of, shift_of, style_loss_of
 from nst_jax.network.vgg import VGG
@@ -161,11 +161,12 @@ def window_gradient(
     constants: Constants,
     *,
     masks: Float[Array, "height width r"] | None = None,
+    anchor: Anchor | None = None,
 ) -> tuple[Float[Array, "height width 3"], Sums]:
     """Return a window's part of the gradient, margins included, and its part of the sums.
 
-    The content is the window's maps, or the window itself to compute them of; the masks are the
-    window's.
+    The content is the window's maps, or the window itself to compute them of; the masks and the
+    anchor are the window's.
     """
     settings = constants.settings
     stride, names = settings.architecture.stride, tuple(settings.content_layers)
@@ -175,7 +176,7 @@ def window_gradient(
     def of_part(summands: list[Summand]) -> Array:
         return add_up(x._replace(values=part.own(x.values, before=x.before)) for x in summands)
 
-    terms = regularizers(settings, shape=part.shape, total=of_part)
+    terms = regularizers(settings, anchor=anchor, shape=part.shape, total=of_part)
 
     def loss(variable: Array) -> tuple[Array, Sums]:
         normalized = to_normalized(variable, settings.space)

@@ -35,6 +35,7 @@ class WholeScale:
             layout=layout,
             masks=inputs.masks,
             style_masks=inputs.style_masks,
+            anchor=inputs.anchor,
         )
         if inputs.before:
             fresh, wrap = layout.gather(state) if layout else state, inputs.config.wrap

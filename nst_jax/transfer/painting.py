@@ -58,11 +58,12 @@ class Painting(NamedTuple):
         plan, wrap = self.schedule.scales[number], self.config.wrap
         content = _resized(self.content, plan.shape, wrap=wrap)
         styles = list(map(_resized, self.styles, plan.styles))
+        guides = self.guides.at(plan.shape, plan.styles, wrap=wrap)
         if picture is None:
             picture = first_picture(content, styles, self.start, self.config)
+            picture = guides.begin(picture)
         else:
             picture = _enlarged(picture, plan.shape, clamp=self.config.clamp, wrap=wrap)
-        guides = self.guides.at(plan.shape, plan.styles, wrap=wrap)
         inputs = ScaleInputs(
             content,
             styles,
@@ -74,6 +75,7 @@ class Painting(NamedTuple):
             before=before.state() if before else None,
             masks=guides.content,
             style_masks=guides.styles,
+            anchor=guides.anchor,
         )
         return begin_scale(inputs), picture
 

@@ -41,6 +41,8 @@ def stylize(
     style_mask: ImageLike | Sequence[ImageLike | None] | None = None,
     style_strength: ImageLike | None = None,
     protect: ImageLike | None = None,
+    previous: ImageLike | None = None,
+    previous_mask: ImageLike | None = None,
     snapshot_every: int | None = 50,
     snapshot_seconds: float | None = None,
     end_scale: EndScale | None = None,
@@ -76,6 +78,10 @@ def stylize(
       style_strength: factor of the style at each pixel, a mask like `content_mask`.
       protect: a mask like `content_mask` of what stays the content image's: the style does not act
         there, and pixels where the mask is 1 are the photograph's own.
+      previous: of a frame of a film the result before, moved by `warp`, of the content's shape. The
+        run begins with it, and stays close to it: see `Config.temporal_weight`.
+      previous_mask: a mask like `content_mask` of where `previous` counts, as from `seen_before`.
+        The rest begins with the usual first picture.
       snapshot_every: steps between snapshots; None: a snapshot at the end alone.
       snapshot_seconds: if given, a snapshot is also yielded about this often.
       end_scale: asked with each snapshot; True ends its scale there. The steps that are left at the
@@ -146,6 +152,8 @@ def stylize(
         style_mask=style_mask,
         style_strength=style_strength,
         protect=protect,
+        previous=previous,
+        previous_mask=previous_mask,
     )
     shapes = [shape_of(image) for image in styles]
     schedule = make_schedule(shape_of(content), shapes, config, regions=guides.regions)
@@ -158,6 +166,8 @@ def stylize(
             )
     frozen = freeze(network, taps=config.taps)
     painted = recolored(content, styles, first, config)
+    if config.color == "keep":
+        guides = guides.in_gray()
     painting = Painting(*painted, frozen, config, schedule, mesh, content, guides)
     if isinstance(checkpoints, str | os.PathLike):
         store = _open_store(checkpoints, painting, network, asked)
@@ -190,7 +200,7 @@ def _open_store(
     images = {"content": [painting.content], "style": painting.styles, "start": [painting.start]}
     made_from: dict[str, Any] = plain_settings(asked)
     made_from |= {f"{role} image": [digest(image) for image in of] for role, of in images.items()}
-    made_from |= {"masks": digest(painting.guides)} if painting.guides.regions else {}
+    made_from |= {"masks": digest(painting.guides)} if jax.tree.leaves(painting.guides) else {}
     made_from |= {"network": network.architecture.name, "weights": digest(parameters(network))}
     return CheckpointStore(folder, fingerprint=made_from, warn=warnings.warn)
 

@@ -196,7 +196,7 @@ def test_finished_pictures_are_skipped(album, seen, capfd):
         (["--steps=3", "--size=25"], "size 24, not 25, and more"),
         (["--style=t.png"], "another style image"),
         (["--start-image=t.png"], "no start image"),
-        (["--sequence"], "sequence False, not True"),
+        (["--sequence"], "sequence False, not flow auto"),
         (["--bits=16"], "bits 8, not 16"),
         ("in/f2.png", "another content image"),
         ("weights", "another weights"),
@@ -369,7 +369,7 @@ def test_stopped_it_leaves_what_is_finished(album, seen, capfd, number, code):
 
 def test_frames_start_from_the_result_before(album, seen):
     job = [*album, "t.png", "--pairs=product", *FAST, "--steps=2", "--first-steps=5"]
-    job += ["--min-size=17", "--sequence"]
+    job += ["--min-size=17", "--sequence", "--flow=none"]
     assert run(job) == 0
     names = ["f1", "f2", "f10"]
     starts = [call.start for call in seen.calls]
@@ -389,13 +389,13 @@ def test_frames_start_from_the_result_before(album, seen):
 
 def test_a_bad_frame_is_left_out(album, seen):
     Path("in/f2.png").write_bytes(b"no image")
-    assert run([*album, *FAST, "--steps=2", "--sequence"]) == 1
+    assert run([*album, *FAST, "--steps=2", "--sequence", "--flow=none"]) == 1
     assert pictures() == ["f1.png", "f10.png"]
     np.testing.assert_array_equal(seen.calls[1].start, load_image("stylized/f1.png"))
 
 
 def test_a_sequence_painted_anew_does_not_start_from_old_frames(album, seen):
-    job = [*album, *FAST, "--steps=2", "--sequence", "--start-image=t.png"]
+    job = [*album, *FAST, "--steps=2", "--sequence", "--start-image=t.png", "--flow=none"]
     assert run(job) == run([*job, "--overwrite"]) == 0
     given = load_image("t.png", shape=(20, 24))
     for first, second in ((0, 1), (3, 4)):

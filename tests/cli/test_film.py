@@ -1,6 +1,7 @@
 """A video as the content. `stylize` is faked: it gives the content back."""
 
 import functools
+import hashlib
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ from clips import TIMES, UNIT, make_clip, make_sound, pixels, sound_of  # noqa: 
 run = functools.partial(commands.run, cli.main)
 JOB = ["--content=c.mp4", "--style=s.png", "--sequence", "--size=original", "--min-size=0"]
 JOB += ["--weights=untrained", "--steps=2", "--first-steps=2"]
+ALONE = [*JOB, "--flow=none"]
 TO_FILE = [*JOB, "--output=o.mp4"]
 
 
@@ -115,7 +117,7 @@ def test_a_finished_film_is_not_lost(painter, capfd):
 
 
 def test_frames_alone(painter):
-    assert run([*JOB, "--output=o"]) == run([*JOB, "--output=o"]) == 0
+    assert run([*ALONE, "--output=o"]) == run([*ALONE, "--output=o"]) == 0
     assert sorted(os.listdir("o")) == [f"{number:06}.png" for number in range(1, 6)]
     assert len(painter.starts) == len(TIMES)
     # Each frame starts from the file of the one before it.
@@ -132,6 +134,51 @@ def test_frames_are_resized_as_image_files_are(painter, size):
     for number in range(5):
         ours, theirs = load_image(f"o/{number + 1:06}.png"), load_image(f"files/{number}.png")
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_film_of_files(painter, capfd):
+    Path("in").mkdir()
+    for number in range(3):
+        save_image(f"in/{number}.png", pixels(number) / np.float32(255))
+    job = ["--content=in", *TO_FILE[1:], "--fps=23.976"]
+    stop_at(painter, 2)
+    assert run(job) == 128 + signal.SIGTERM
+    assert run(job) == 0
+    assert len(painter.starts) == 3
+    assert files() == ["in", "o.mp4"]
+    times, frames = shown("o.mp4")
+    np.testing.assert_allclose(np.float64(times), np.arange(3) / 23.976, atol=1e-6)
+    for number, frame in enumerate(frames):
+        assert np.abs(frame - pixels(number)).mean() < 8
+    assert sound_of("o.mp4") == []
+    save_image("in/3.png", np.full((24, 24, 3), 0.5))
+    assert run([*job, "--overwrite"]) == 2
+    assert "frames have 32x24 and 24x24 px; give frames of one size" in capfd.readouterr().err
+
+
+def test_a_film_says_how_it_was_made(painter, capfd):
+    assert run(TO_FILE) == 0
+    capfd.readouterr()
+    assert run(["--show=o.mp4"]) == 0
+    shown, digest = capfd.readouterr().out, hashlib.sha256(Path("c.mp4").read_bytes())
+    assert "# frames         5\n" in shown
+    assert f"# content image  SHA-256 {digest.hexdigest()}\n" in shown
+    assert "temporal-weight = 200.0\n" in shown
+    assert run([*TO_FILE, "--overwrite", "--no-manifest"]) == 0
+    assert run(["--show=o.mp4"]) == run(["--show=c.mp4"]) == 2
+    assert capfd.readouterr().err.count(" has no manifest; only") == 2
+
+
+def test_the_colors_of_a_style_alone(painter):
+    save_image("s.png", np.full((24, 32, 3), (0.2, 0.4, 0.6)))
+    job = ["--content=c.mp4", "--style=s.png", "--sequence", "--size=original"]
+    assert run([*job, "--color=style-only", "--output=o.mp4"]) == 0
+    assert painter.starts == []
+    assert files() == ["o.mp4"]
+    times, frames = shown("o.mp4")
+    assert times == [time * UNIT for time in TIMES]
+    for frame in frames:  # the style is of one color
+        assert np.abs(frame.mean((0, 1)) - (51, 102, 153)).max() < 3
 
 
 def test_files_are_no_larger_than_the_pictures(painter, monkeypatch):
@@ -214,7 +261,9 @@ def test_a_video_that_cannot_be_written_keeps_its_frames(painter, capfd, monkeyp
         ([*TO_FILE, "--preview"], "--preview is for one picture"),
         ([*TO_FILE, "--style", "absent.png"], "cannot load 'absent.png'"),
         ([*TO_FILE, "--size=8", "--style-layers=relu5_1"], "is too small for the layer relu5_1"),
-        (["--content=s.png", *TO_FILE[1:]], "--output o.mp4 is a video, but --content is none"),
+        (["--content=s.png", *JOB[1:], "--output=o.avi"], "its name must end in .mp4"),
+        (["--content=s.png", *TO_FILE[1:], "--pairs=zip"], "--pairs makes a film for each style"),
+        ([*TO_FILE, "--fps=12"], "--fps is 12, but the video c.mp4 has times; leave it out"),
     ],
 )
 def test_mistakes_are_one_line(painter, capfd, flags, said):

@@ -111,7 +111,7 @@ def test_the_manifest_names_no_network(capfd):
             (flag, f"{flag.split('=')[0]} is for pictures that are painted in steps, but --color=")
             for flag in (
                 *("--checkpoint=f", "--log=f.csv", "--timelapse=f.gif", "--report=f.html"),
-                *("--preview", "--save-every=2", "--start-image=s.png", "--sequence", "--batch=2"),
+                *("--preview", "--save-every=2", "--start-image=s.png", "--flow=none", "--batch=2"),
             )
         ),
         ("--size=max", "--size=max is for pictures that are painted in steps; with --color=style-"),

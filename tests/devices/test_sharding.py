@@ -55,6 +55,7 @@ found["regions"] = distances(content, shallow, **guided)
 found["batch with regions"] = distances(
     rng.uniform(size=(4, 265, 35, 3)).astype(np.float32), dataclasses.replace(shallow, min_size=0),
     **guided)
+found["frame"] = distances(content, shallow, previous=regions, previous_mask=regions[..., 1])
 found["lbfgs"] = distances(content, dataclasses.replace(
     shallow, optimizer="lbfgs-torch", memory_size=3, min_size=0))
 found["batch"] = distances(rng.uniform(size=(4, 40, 32, 3)).astype(np.float32), shallow)
@@ -124,6 +125,7 @@ def found():
         ("picture", [265, 35, 3]),
         ("scales", [265, 35, 3]),
         ("regions", [265, 35, 3]),
+        ("frame", [265, 35, 3]),
         ("wrap", [256, 32, 3]),
         ("batch with regions", [4, 265, 35, 3]),
         ("batch", [4, 40, 32, 3]),

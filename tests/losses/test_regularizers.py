@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nst_jax import InputError
-from nst_jax.losses.regularizers import range_penalty, total_variation
+from nst_jax.losses.regularizers import range_penalty, temporal_loss, total_variation
 
 KINDS = ["nine-point", "l2", "l1"]
 
@@ -157,6 +157,20 @@ def test_range_penalty():
     assert range_penalty(jnp.asarray(x)) == 0
     x[0, 0], x[1, 1, 2] = 1.5, -2.0
     np.testing.assert_allclose(range_penalty(jnp.asarray(x)), (3 * 0.25 + 4) / 12, rtol=1e-6)
+
+
+def test_temporal_loss_in_numpy():
+    image, previous, mask = draw(4, 5, 3), draw(4, 5, 3, seed=1), draw(4, 5, seed=2) > 0.5
+    with jax.enable_x64(True):
+        over = jnp.asarray(mask, float)
+        found, gradient = jax.value_and_grad(temporal_loss)(
+            jnp.asarray(image), jnp.asarray(previous), mask=over
+        )
+        batch = temporal_loss(jnp.stack([image, previous]), jnp.asarray(previous[None]))
+    np.testing.assert_allclose(found, np.mean(mask[..., None] * (image - previous) ** 2))
+    assert not gradient[~mask].any()
+    np.testing.assert_allclose(gradient[mask], 2 * (image - previous)[mask] / image.size)
+    np.testing.assert_allclose(batch, [np.mean((image - previous) ** 2), 0])
 
 
 def test_an_unknown_kind_is_refused_with_those_that_there_are(unchecked):

@@ -1,6 +1,7 @@
 """Tiles against the whole picture at once: the loss with all its parts, the gradient, a run."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from nst_jax import Config, build_vgg19, layers, preset, stylize
 from nst_jax.devices.backend import resolve
 from nst_jax.errors import InputError
 from nst_jax.geometry import shape_of
+from nst_jax.losses.regularizers import Anchor
 from nst_jax.network.vgg import freeze
 from nst_jax.scale.interface import ScaleInputs
 from nst_jax.scale.prepare import begin_scale
@@ -49,7 +51,8 @@ def compare(images, network, config, **masks):
 
     @jax.jit
     def whole(variable, inputs):
-        return jax.grad(variable_loss, has_aux=True)(variable, *inputs)
+        of_variable = functools.partial(variable_loss, anchor=inputs.anchor)
+        return jax.grad(of_variable, has_aux=True)(variable, *inputs[:3])
 
     with jax.default_matmul_precision(config.matmul_precision):
         expected, expected_losses = whole(state.variable, inputs)
@@ -88,6 +91,17 @@ def test_regions(random_params, images, style_loss):
     assert len(tiled._cover.windows) == 6
     assert worst < 3e-6
     assert distance < BUDGETS.get(style_loss, 2e-6)
+
+
+def test_a_frame_of_a_film(random_params, images):
+    config = Config(tile=32, pooling="average", temporal_weight=50.0, **SHALLOW)
+    draw = np.random.default_rng(1).uniform
+    anchor = Anchor(*(jnp.asarray(draw(size=(121, 97, n)), jnp.float32) for n in (3, 1)))
+    worst, distance, tiled = compare(images, build_vgg19(random_params), config, anchor=anchor)
+    assert len(tiled._cover.windows) == 6
+    assert tiled.evaluate()[0].terms["temporal"] > 0.05
+    assert worst < 3e-6
+    assert distance < 2e-6
 
 
 @pytest.mark.parametrize(
