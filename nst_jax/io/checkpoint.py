@@ -6,6 +6,8 @@ Orbax writes beside the older checkpoints and then renames, so a killed save lea
 import json
 import logging
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +20,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Array, PyTree, UInt32
 
+from nst_jax import __version__
 from nst_jax.distributed.collectives import agree, is_first
 from nst_jax.errors import InputError
-from nst_jax.io.files import check_writable, write_json
+from nst_jax.io.files import check_writable, is_temporary, write_json
 from nst_jax.io.provenance import difference
 
 _JOB, _LOCK = "job.json", "job.lock"
+_UNFINISHED = ".orbax-checkpoint-tmp"  # the end of the name of what Orbax has not yet written
 
 
 class Saved(NamedTuple):
@@ -48,11 +52,13 @@ class CheckpointStore:
       fingerprint: what identifies the job: settings and digests of the images, by name, as JSON
         values. The folder of another job is refused.
       chosen: the choices for automatic settings, by name, as JSON values; kept for `recall`.
-      warn: called with one line about a checkpoint that cannot be read.
+      warn: called with one line about a checkpoint that cannot be read or written, or about
+        another version of JAX.
 
     Raises:
-      InputError: if the folder cannot be used, belongs to another job or is in use by another run,
-        if the fingerprint is empty, or if Orbax is not installed.
+      InputError: if the folder cannot be used, belongs to another job or to another version of this
+        package or is in use by another run, if the fingerprint is empty, or if Orbax is not
+        installed.
     """
 
     def __init__(
@@ -71,8 +77,11 @@ class CheckpointStore:
         self._ocp = _import_orbax()
         self._folder, self._warn = Path(folder).absolute(), warn
         self._lock = FileLock(self._folder / _LOCK, timeout=0)  # one run at a time
+        self._unwritten = False  # whether the last `save` failed
         about = {"fingerprint": dict(fingerprint), "chosen": dict(chosen)}
-        self._claim(json.loads(json.dumps(about)))
+        about["versions"] = {"nst_jax": __version__, "jax": jax.__version__}
+        self._about: dict[str, Any] = json.loads(json.dumps(about))
+        self._claim(self._about)
         with _quiet():
             self._manager = self._open()
 
@@ -97,23 +106,48 @@ class CheckpointStore:
     def save(self, step: int, state: PyTree[Array | np.ndarray], extra: Mapping[str, Any]) -> None:
         """Save a state. On return it is complete on the disk, and at most two checkpoints remain.
 
+        What cannot be written, as on a full disk, is named in a warning: the checkpoints before
+        stay, and the next call may have more luck. A folder that has been removed is made again.
+
         Args:
           step: number of updates made; larger than any before.
           state: any pytree of arrays; with several processes each must span the devices of all.
           extra: JSON values to save beside the state; the same in all processes.
+
+        Raises:
+          InputError: if one of several processes cannot write.
         """
+        try:
+            with _quiet():
+                self._write(step, state, extra)
+            self._unwritten = False
+        except (OSError, ValueError) as error:  # the latter is TensorStore's
+            fault = (
+                f"the checkpoint {self._folder / str(step)} cannot be written ({_reason(error)})"
+            )
+            if jax.process_count() > 1:  # the others may wait for it
+                raise InputError(f"{fault}; make room, and start all again") from error
+            for path in self._folder.glob(f"*{_UNFINISHED}"):
+                shutil.rmtree(path, ignore_errors=True)
+            if not self._unwritten:
+                self._warn(f"{fault}; going on without")
+            self._unwritten = True
+
+    def _write(
+        self, step: int, state: PyTree[Array | np.ndarray], extra: Mapping[str, Any]
+    ) -> None:
+        if is_first() and not (self._folder / _JOB).exists():  # somebody has removed it
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_json(self._folder / _JOB, self._about)
         args = self._ocp.args
         about = {"extra": dict(extra), "sum": int(_checksum(state))}
-        with _quiet():
-            self._manager.save(
-                step,
-                args=args.Composite(
-                    state=args.StandardSave(_named(state)), about=args.JsonSave(about)
-                ),
-                force=True,
-            )
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+        self._manager.save(
+            step,
+            args=args.Composite(state=args.StandardSave(_named(state)), about=args.JsonSave(about)),
+            force=True,
+        )
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
 
     def resume(self, like: Callable[[dict[str, Any]], PyTree[Any]]) -> Saved | None:
         """Return the newest checkpoint that can be read; None if there is none.
@@ -136,8 +170,7 @@ class CheckpointStore:
             except Exception as error:  # Orbax and TensorStore raise many kinds for damage
                 if "RESOURCE_EXHAUSTED" in str(error):  # the checkpoint is intact
                     raise
-                reason = (str(error).strip() or repr(error)).partition("\n")[0]
-                reason = reason.partition(". ")[0][:200]
+                reason = _reason(error)
             if not agree(saved is None):
                 return saved
             if is_first():
@@ -194,12 +227,10 @@ class CheckpointStore:
                 check_writable(job, what="checkpoints")
                 self._lock.acquire()
             if job.exists():
-                if other := difference(_read_job(job)["fingerprint"], about["fingerprint"]):
-                    fault = (
-                        f"belongs to another job, made from {other}; give what was given then, or "
-                        "another folder"
-                    )
-            elif is_first() and any(path.name != _LOCK for path in self._folder.iterdir()):
+                fault = self._fault(_read_job(job), about)
+            elif is_first() and any(
+                path.name != _LOCK and not is_temporary(path) for path in self._folder.iterdir()
+            ):
                 fault = "is not empty, but holds no checkpoints; give a new folder"
         except InputError as error:
             fault = f"cannot be used: {error}"
@@ -220,6 +251,26 @@ class CheckpointStore:
             fault = fault or "is refused by another process, which says why"
             raise InputError(f"the checkpoint folder {str(self._folder)!r} {fault}")
 
+    def _fault(self, had: dict[str, dict[str, Any]], has: dict[str, dict[str, Any]]) -> str:
+        """Say why a run does not go on from another one's checkpoints; "" if it does."""
+        if other := difference(had["fingerprint"], has["fingerprint"]):
+            return (
+                f"belongs to another job, made from {other}; give what was given then, or another "
+                "folder"
+            )
+        old, new = had.get("versions", {}), has["versions"]
+        if old.get("nst_jax") != new["nst_jax"]:
+            return (
+                f"is of nst_jax {old.get('nst_jax', 'unknown')}, and this is "
+                f"{new['nst_jax']}; go on with the version of then, or give another folder"
+            )
+        if old.get("jax") != new["jax"] and is_first():
+            self._warn(
+                f"the checkpoints in {self._folder} are of jax {old.get('jax')}, and this is "
+                f"{new['jax']}: the picture may differ in the last bits"
+            )
+        return ""
+
 
 def recall(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the values chosen for the job of a checkpoint folder; an empty dict if it has none.
@@ -239,6 +290,15 @@ def _read_job(path: Path) -> dict[str, dict[str, Any]]:
     if not all(isinstance(parts.get(name), dict) for name in ("fingerprint", "chosen")):
         raise ValueError("not written by CheckpointStore")
     return parts
+
+
+def _reason(error: Exception) -> str:
+    """Return the first sentence of an error, or the system's own words."""
+    said = str(error).strip() or repr(error)
+    if known := re.search(r"os_error_code='(\d+)'", said):  # TensorStore's
+        return os.strerror(int(known[1]))
+    said = getattr(error, "strerror", None) or said
+    return said.partition("\n")[0].partition(". ")[0][:200]
 
 
 def _named(state: PyTree[Any]) -> dict[str, Any]:

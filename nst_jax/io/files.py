@@ -11,9 +11,17 @@ from pathlib import Path
 from nst_jax.errors import InputError
 
 
+_TEMPORARY = ".nst-jax-"
+
+
 def _temporary(target: Path) -> Path:
     # Random, so that two runs never share one; hidden, in case a killed run leaves it behind.
-    return target.with_name(f".nst-jax-{secrets.token_hex(8)}{target.suffix}")
+    return target.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{target.suffix}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file is one that `atomic_write` was writing, or a killed run has left."""
+    return path.name.startswith(_TEMPORARY)
 
 
 @contextlib.contextmanager

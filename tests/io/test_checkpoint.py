@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +158,65 @@ def test_folders_that_cannot_be_used(folder, tmp_path):
         (folder.path / "job.json").write_text(text)
         with pytest.raises(InputError, match=r"damaged job\.json"):
             folder.store()
+
+
+def test_what_a_killed_beginning_has_left_is_in_nobodys_way(folder):
+    folder.path.mkdir(parents=True)
+    for name in ("job.lock", ".nst-jax-0123456789abcdef.json"):
+        (folder.path / name).touch()
+    folder.store().close()
+
+
+def test_the_folder_of_another_version_is_recognized(folder):
+    folder.store().close()
+    path = folder.path / "job.json"
+    about = json.loads(path.read_text())
+
+    def of(**versions):
+        path.write_text(json.dumps(about | {"versions": about["versions"] | versions}))
+        return folder.store()
+
+    with pytest.raises(InputError, match=r"is of nst_jax 0\.0\.1, and this is .*; go on with the"):
+        of(nst_jax="0.0.1")
+    assert folder.complaints == []
+    of(jax="0.0.1").close()
+    assert "are of jax 0.0.1, and this is" in folder.complaints.pop()
+    path.write_text(json.dumps({name: about[name] for name in ("fingerprint", "chosen")}))
+    with pytest.raises(InputError, match="is of nst_jax unknown, and this is"):
+        folder.store()
+
+
+def test_what_cannot_be_written_is_named_and_the_one_before_stays(folder):
+    """As on a full disk, which a limit for the size of files is here."""
+    noise = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(400, 400)))}
+    with folder.store() as store:
+        store.save(1, numbers(1) | noise, {})
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN  # Python's own way
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, before[1]))
+        try:
+            store.save(2, numbers(2) | noise, {})
+            store.save(3, numbers(3) | noise, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        (said,) = folder.complaints  # once
+        assert f"the checkpoint {folder.path / '2'} cannot be written (File too large)" in said
+        assert sorted(os.listdir(folder.path)) == ["1", "job.json", "job.lock"]
+        store.save(4, numbers(4) | noise, {})
+    with folder.store() as store:
+        step, state, _ = store.resume(lambda _: numbers(0) | noise)
+        assert step == 4
+        assert_same(state, numbers(4) | noise)
+
+
+def test_a_folder_that_was_removed_is_made_again(folder):
+    with folder.store() as store:
+        store.save(1, numbers(1), {})
+        shutil.rmtree(folder.path)
+        store.save(2, numbers(2), {})
+    with folder.store() as store:
+        assert store.resume(lambda _: numbers(0)).step == 2
+    assert folder.complaints == []
 
 
 def cut(paths):
