@@ -57,6 +57,7 @@ from nst_jax.io.provenance import Provenance
 from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG
 from nst_jax.transfer.multiscale import Adjust, Snapshot
+from nst_jax.transfer.saver import FREE
 from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.converted_file import Weights
 from nst_jax.weights.download import sha256_of
@@ -355,7 +356,7 @@ def _checkpoints(
         return
     with CheckpointStore(
         options.checkpoint,
-        fingerprint=made_from,
+        fingerprint={name: x for name, x in made_from.items() if name not in FREE},
         chosen=choices(job.config),
         warn=warn,
     ) as store:

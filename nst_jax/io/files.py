@@ -10,7 +10,6 @@ from pathlib import Path
 
 from nst_jax.errors import InputError
 
-
 _TEMPORARY = ".nst-jax-"
 
 

@@ -18,7 +18,7 @@ from nst_jax.optimizers.adam import AdamState
 from nst_jax.optimizers.minimize import Record
 from nst_jax.scale.interface import UNCHANGED, Numbers, Scale
 from nst_jax.transfer.pace import Pace
-from nst_jax.transfer.saver import Saver
+from nst_jax.transfer.saver import Progress, Saver
 
 _Records = TypeVar("_Records", Losses, Record)
 
@@ -67,9 +67,9 @@ EndScale = Callable[[Any], bool]
 Adjust = Callable[[int], Numbers]
 
 # Steps of L-BFGS that gain nothing, after which no more are made.
-_STUCK = 5
-# The change of the picture is that of every tenth step of a scale. Other steps say nothing, so the
-# end of a scale depends neither on the pace nor on where a run was interrupted.
+_STUCK, _CAN_BE_STUCK = 5, ("lbfgs", "lbfgs-torch")
+# Whether a scale ends early is decided at every tenth step of it. Other steps say nothing, so that
+# the end depends neither on the pace nor on where a run was interrupted.
 _LOOK = 10
 
 
@@ -131,6 +131,7 @@ class _Chunk(NamedTuple):
       finite: see `Snapshot`.
       stuck: see `Snapshot`.
       bad: see `Snapshot`.
+      recent: the losses of the last steps of the scale.
     """
 
     done: int
@@ -139,57 +140,64 @@ class _Chunk(NamedTuple):
     finite: bool
     stuck: bool
     bad: tuple[int, ...]
+    recent: tuple[float, ...]
 
 
 def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any], None, None]:
     """Yield the snapshots of a run; see `stylize`."""
     ends = list(itertools.accumulate(job.steps))
     total, every = ends[-1], pauses.every or ends[-1]
-    first, done, scale = saver.resume(lambda number: job.begin(number, None, None)[0])
+    first, done, scale, recent, _ = saver.resume(job.begin, job.steps)
     picture: Any = scale.picture() if scale else None
     parts: list[Any] = []
     for number, end in enumerate(ends[first:], first):
         if not scale or number > first:
             scale, picture = job.begin(number, picture, scale)
+            recent = ()
         pace = Pace(pauses.seconds, agreed=job.agreed)
-        begun = end - job.steps[number]
-        for chunk in _minimize(
-            scale, picture, range(begun, end), done, pace, pauses, job.optimizer
-        ):
+        own = range(end - job.steps[number], end)
+        for chunk in _minimize(scale, picture, own, done, pace, pauses, job.optimizer, recent):
             done = chunk.done
             parts.append(chunk.losses)
             unfinished = chunk.finite and done < total
             if chunk.finite:
                 picture = chunk.picture
+            fixed = tuple(job.steps[: number + chunk.stuck])
+            now = Progress(number, done, scale, chunk.recent, fixed)
             if unfinished:
-                saver.save(number, done, scale)
+                saver.save(now)
             due = pauses.seconds is not None or done % every == 0 or done == total
             if not (due or chunk.stuck or not chunk.finite):
                 continue
             losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
             parts = []
-            snapshot = Snapshot(
-                step=done,
-                image=job.shown(picture),
-                losses=losses,
-                finite=chunk.finite,
-                stuck=chunk.stuck,
-                bad=chunk.bad,
-                scale=number + 1,
-                scales=len(ends),
-                scale_step=done - begun,
-            )
+            snapshot = _snapshot(job, number, chunk._replace(picture=picture, losses=losses))
             try:
                 yield snapshot
             except GeneratorExit:
                 if unfinished:
-                    saver.save(number, done, scale, at_once=True)
+                    saver.save(now, at_once=True)
                 raise
             if not chunk.finite:
                 return
             if pauses.end_scale and pauses.end_scale(snapshot):
                 done = end
                 break
+
+
+def _snapshot(job: Job, number: int, chunk: _Chunk) -> Snapshot[Any]:
+    """Return the snapshot at the end of a chunk, with the losses of all steps since the last."""
+    return Snapshot(
+        step=chunk.done,
+        image=job.shown(chunk.picture),
+        losses=chunk.losses,
+        finite=chunk.finite,
+        stuck=chunk.stuck,
+        bad=chunk.bad,
+        scale=number + 1,
+        scales=len(job.steps),
+        scale_step=chunk.done - sum(job.steps[:number]),
+    )
 
 
 def _minimize(
@@ -200,6 +208,7 @@ def _minimize(
     pace: Pace,
     pauses: Pauses,
     optimizer: Optimizer | None,
+    recent: tuple[float, ...],
 ) -> Iterator[_Chunk]:
     """Make the steps of one scale, as many in one call as the pace says.
 
@@ -211,27 +220,30 @@ def _minimize(
       pace: how many steps to make in one call.
       pauses: where a chunk ends, and where the scale does.
       optimizer: which one makes the steps.
+      recent: the losses of the last steps of the scale.
     """
-    recent, every = np.empty(0), pauses.every or own.stop
+    every = pauses.every or own.stop
     while done < own.stop:
         steps = min(own.stop - done, every - done % every, pace.steps())
-        look = False
-        if pauses.stop_change:
+        if pauses.stop_change or optimizer in _CAN_BE_STUCK:
             ahead = _LOOK - 1 - (done - own.start) % _LOOK  # steps before one that is looked at
-            look, steps = ahead == 0, min(steps, ahead or 1)
+            steps = min(steps, ahead or 1) if pauses.stop_change else min(steps, ahead + 1)
         before = picture
         picture, records = scale.advance(steps, numbers=pauses.adjust(done))
         losses = jax.tree.map(operator.itemgetter(slice(steps)), jax.device_get(records))
         pace.made(steps)
         totals: Any = losses.total if isinstance(losses, Losses) else losses.loss
         bad = _bad(totals, picture)
-        recent = np.append(recent, totals if totals.ndim == 1 else totals.sum(-1))[-1 - _STUCK :]
-        stuck = _is_stuck(recent, optimizer) or (
-            look and _change(before, picture) < pauses.stop_change
+        sums = totals if totals.ndim == 1 else totals.sum(-1)
+        recent = (*recent, *map(float, sums))[-1 - _STUCK :]
+        look = (done + steps - own.start) % _LOOK == 0
+        stuck = look and (
+            _is_stuck(recent, optimizer)
+            or (pauses.stop_change > 0 and _change(before, picture) < pauses.stop_change)
         )
         done = own.stop if stuck else done + steps
         finite = not bad and _moves(scale.state_to_save().optimizer)
-        yield _Chunk(done, picture, losses, finite, stuck, bad)
+        yield _Chunk(done, picture, losses, finite, stuck, bad, recent)
 
 
 def _bad(totals: Float[np.ndarray, "*steps_and_batch"], picture: Any) -> tuple[int, ...]:
@@ -248,7 +260,7 @@ def _change(before: Any, after: Any) -> float:
     return float(jnp.max(jnp.mean(difference, (-3, -2, -1))))
 
 
-def _is_stuck(totals: np.ndarray, optimizer: Optimizer | None) -> bool:
+def _is_stuck(totals: Sequence[float], optimizer: Optimizer | None) -> bool:
     """Say whether an optimizer has gained nothing in its last steps, and so never will.
 
     Args:
@@ -256,7 +268,7 @@ def _is_stuck(totals: np.ndarray, optimizer: Optimizer | None) -> bool:
       optimizer: its name. The line search of `lbfgs` accepts no larger loss on purpose, so a step
         without gain has found nothing. `lbfgs-torch` may go up; its loss stays where it has ended.
     """
-    if optimizer not in ("lbfgs", "lbfgs-torch") or len(totals) <= _STUCK:
+    if optimizer not in _CAN_BE_STUCK or len(totals) <= _STUCK:
         return False
     first, *later = totals
     return all(x == first or (x > first and optimizer == "lbfgs") for x in later)

@@ -1,11 +1,15 @@
 """Save the state of a run in progress now and then, and go on from it."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from nst_jax.distributed.collectives import agree
+from nst_jax.errors import InputError
 from nst_jax.scale.interface import Scale
+
+# What may differ from the run that began: `Saver.resume` looks at the state.
+FREE = ("steps", "first_steps")
 
 
 @runtime_checkable
@@ -19,6 +23,24 @@ class Checkpoints(Protocol):
         """Return the last `step`, `state` and `extra`, or None; `like` tells shapes by `extra`."""
 
 
+class Progress(NamedTuple):
+    """Where a run stands.
+
+    Attributes:
+      number: of the scale, from 0.
+      done: the steps of the run so far.
+      scale: where the next steps are made; None: the run has not begun.
+      recent: the losses of the last steps of the scale.
+      fixed: the steps of the scales that no longer can be longer.
+    """
+
+    number: int = 0
+    done: int = 0
+    scale: Scale | None = None
+    recent: tuple[float, ...] = ()
+    fixed: tuple[int, ...] = ()
+
+
 class Saver:
     """Saves the state of a run into its checkpoints, if there are any, and loads it."""
 
@@ -26,32 +48,59 @@ class Saver:
         self._checkpoints, self._seconds = checkpoints, seconds
         self._since, self._saved = time.monotonic(), 0
 
-    def resume(self, begin: Callable[[int], Scale]) -> tuple[int, int, Scale | None]:
-        """Return the number of the scale, the steps made, and the scale where the run goes on.
+    def resume(
+        self, begin: Callable[[int, None, None], tuple[Scale, Any]], steps: Sequence[int]
+    ) -> Progress:
+        """Return where the run goes on.
 
         Args:
-          begin: takes the number of a scale to the scale before its first step.
+          begin: that of `multiscale.Job`.
+          steps: of each scale. They may be others than those of the run that was saved, if the run
+            with these steps has that state on its way.
+
+        Raises:
+          InputError: if it has not.
         """
         found: list[Scale] = []
 
         def like(extra: dict[str, Any]) -> Any:
-            found.append(begin(extra["scale"]))
+            found.append(begin(extra["scale"], None, None)[0])
             return found[-1].abstract_state(extra["rows"])
 
         saved = self._checkpoints.resume(like) if self._checkpoints else None
         if saved is None:
-            return 0, 0, None
+            return Progress()
+        extra = saved.extra
+        _check_steps(saved.step, extra["scale"], extra["fixed"], steps)
         found[-1].load_state(saved.state)
         self._saved = saved.step
-        return saved.extra["scale"], saved.step, found[-1]
+        return Progress(extra["scale"], saved.step, found[-1], tuple(extra["recent"]))
 
-    def save(self, number: int, done: int, scale: Scale, *, at_once: bool = False) -> None:
+    def save(self, now: Progress, *, at_once: bool = False) -> None:
         """Save the state if it is time; in all processes or in none."""
-        if self._checkpoints is None or not scale.shared:
+        scale = now.scale
+        if self._checkpoints is None or scale is None or not scale.shared:
             return
         if at_once or agree(time.monotonic() - self._since > self._seconds):
-            if done > self._saved:
+            if now.done > self._saved:
                 state = scale.state_to_save()
-                extra = {"scale": number, "rows": state.variable.shape[-3]}
-                self._checkpoints.save(done, state, extra)
-            self._saved, self._since = done, time.monotonic()
+                extra = {"scale": now.number, "rows": state.variable.shape[-3]}
+                extra |= {"recent": now.recent, "fixed": now.fixed}
+                self._checkpoints.save(now.done, state, extra)
+            self._saved, self._since = now.done, time.monotonic()
+
+
+def _check_steps(done: int, number: int, fixed: Sequence[int], steps: Sequence[int]) -> None:
+    """Raise InputError if a run with these steps at its scales does not have the state."""
+    for scale, (had, has) in enumerate(zip(fixed, steps, strict=False), 1):
+        if had != has:
+            raise InputError(
+                f"the checkpoints were made with {had} steps at scale {scale}, which is over, not "
+                f"{has}; give the steps of then, or another folder for checkpoints"
+            )
+    begun, end = sum(steps[:number]), sum(steps[: number + 1])
+    if done > end or done >= sum(steps):
+        raise InputError(
+            f"the checkpoints have {done - begun} steps of scale {number + 1}, but "
+            f"{steps[number]} are asked for there; give more, or another folder for checkpoints"
+        )

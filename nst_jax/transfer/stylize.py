@@ -24,7 +24,7 @@ from nst_jax.transfer.guides import make_guides
 from nst_jax.transfer.multiscale import Adjust, EndScale, Pauses, Snapshot, snapshots
 from nst_jax.transfer.painting import Painting, recolored
 from nst_jax.transfer.progress import SECONDS, with_progress
-from nst_jax.transfer.saver import Checkpoints, Saver
+from nst_jax.transfer.saver import FREE, Checkpoints, Saver
 from nst_jax.transfer.schedule import make_schedule
 
 _Style = Float[Array, "*_ _ _ 3"]  # each of another size
@@ -97,7 +97,9 @@ def stylize(
       checkpoints: a folder that keeps the state of the run, about every `checkpoint_seconds` and
         when the generator is closed before the end. The same run goes on from the newest
         checkpoint: on the same devices with the same numbers as if it had not been interrupted.
-        The folder of other images, weights or settings is refused. Or a store of your own.
+        The folder of other images, weights or settings is refused; `steps` and `first_steps` may
+        differ, where a run with these numbers has the kept state on its way. What cannot be written
+        is named in a warning, and the run goes on. Or a store of your own.
       checkpoint_seconds: how often the state is saved, about.
       progress: whether to show the picture in place in a notebook, or a line on a terminal, at each
         snapshot. Then `snapshot_seconds` is 2.0 by default.
@@ -116,7 +118,7 @@ def stylize(
         without `jax_enable_x64`; for a batch with L-BFGS, which would make one problem of the
         batch; for Winograd's algorithm on many devices; for more devices than there are; for tiles
         of a batch, on many devices or with optax's L-BFGS; for a folder of checkpoints that cannot
-        be used.
+        be used, and, at the first snapshot, for one with more steps than are asked for.
     """
     mesh, asked = find_devices(devices), config or Config()
     network, config = _resolve(network, asked, devices=len(mesh))
@@ -198,7 +200,7 @@ def _open_store(
     from nst_jax.io.checkpoint import CheckpointStore
 
     images = {"content": [painting.content], "style": painting.styles, "start": [painting.start]}
-    made_from: dict[str, Any] = plain_settings(asked)
+    made_from: dict[str, Any] = {k: x for k, x in plain_settings(asked).items() if k not in FREE}
     made_from |= {f"{role} image": [digest(image) for image in of] for role, of in images.items()}
     made_from |= {"masks": digest(painting.guides)} if jax.tree.leaves(painting.guides) else {}
     made_from |= {"network": network.architecture.name, "weights": digest(parameters(network))}

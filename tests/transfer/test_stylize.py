@@ -686,7 +686,7 @@ def test_a_scale_ends_where_the_picture_stands_still(network, photographs, tmp_p
         np.testing.assert_array_equal(again[1], picture)
 
 
-@pytest.mark.parametrize("what", ["content image", "style image", "weights", "steps 3, not 4"])
+@pytest.mark.parametrize("what", ["content image", "style image", "weights", "beta1 0.8, not 0.9"])
 def test_a_folder_of_checkpoints_is_refused_to_another_run(
     stopped, random_params, photographs, what
 ):
@@ -701,9 +701,34 @@ def test_a_folder_of_checkpoints_is_refused_to_another_run(
             bias = random_params["conv2_1.bias"] + np.float32(1e-3)
             given["network"] = build_vgg19({**random_params, "conv2_1.bias": bias})
         case _:
-            given["config"] = dataclasses.replace(SCALES, steps=4)
+            given["config"] = dataclasses.replace(SCALES, beta1=0.9)
     with pytest.raises(InputError, match=f"belongs to another job, made from (another )?{what}"):
         stylize(content, style, checkpoints=folder, **given)
+
+
+def test_more_steps_are_the_steps_of_a_longer_run(network, photographs, tmp_path):
+    """As long as the longer run has the state on its way."""
+    pytest.importorskip("orbax.checkpoint")
+    two = dataclasses.replace(SCALES, min_size=28)  # scales of 5 and 3 steps
+    longer = dataclasses.replace(two, steps=6)
+    given = {"network": network, "snapshot_every": 1}
+
+    def run(config, **kept):
+        return stylize(*photographs, config=config, **given, **kept)
+
+    kept = {"checkpoints": tmp_path / "run", "checkpoint_seconds": 0.0}
+    *_, last = run(two, **kept)
+    assert (last.scale, last.scales, last.step) == (2, 2, 8)
+    rest, whole = list(run(longer, **kept)), list(run(longer))
+    assert [s.step for s in rest] == [8, 9, 10, 11]  # the last one of the shorter run has no state
+    np.testing.assert_array_equal(rest[-1].image, whole[-1].image)
+    for config, said in (
+        (two, r"have 5 steps of scale 2, but 3 are asked for there; give more, or another folder"),
+        (dataclasses.replace(two, steps=5), "have 5 steps of scale 2, but 5 are asked for"),
+        (dataclasses.replace(longer, first_steps=6), "with 5 steps at scale 1, .* not 6; give the"),
+    ):
+        with pytest.raises(InputError, match=said):
+            next(run(config, **kept))
 
 
 class TestVGG16:
