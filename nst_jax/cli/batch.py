@@ -1,6 +1,8 @@
 """Paint many pictures: in batches of one shape, or as frames one after the other."""
 
+import contextlib
 import functools
+import hashlib
 import math
 import operator
 import signal
@@ -18,7 +20,14 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.markup import escape
 
-from nst_jax.cli.batch_plan import Batch, BatchJob, Planned, batch_size, batches
+from nst_jax.cli.batch_plan import (
+    Batch,
+    BatchJob,
+    Planned,
+    batch_size,
+    batches,
+    without_finished,
+)
 from nst_jax.cli.console import (
     SECONDS,
     devices_text,
@@ -36,7 +45,7 @@ from nst_jax.cli.finished import provenance_of, skip_finished
 from nst_jax.cli.flags import EXIT_FAILURE, EXIT_USAGE, arithmetic_line, in_flags
 from nst_jax.cli.frames import Past, flow_of, moved
 from nst_jax.cli.interrupts import stop_signals
-from nst_jax.cli.manifest import make_manifest, note_of, save_beside
+from nst_jax.cli.manifest import ROLES, choices, make_manifest, note_of, save_beside
 from nst_jax.cli.names import PictureFiles
 from nst_jax.cli.options import JobOptions
 from nst_jax.cli.output import make_console, warn, warn_from_first
@@ -46,6 +55,8 @@ from nst_jax.config import ResolvedConfig
 from nst_jax.distributed.collectives import allgather_json, is_first, poll, post
 from nst_jax.errors import InputError
 from nst_jax.geometry import Shape, Size, fit, resample
+from nst_jax.io.arrays import digest
+from nst_jax.io.checkpoint import CheckpointStore
 from nst_jax.io.extras import load_extras
 from nst_jax.io.images import image_shape, load_image, save_image
 from nst_jax.io.provenance import Provenance
@@ -54,6 +65,7 @@ from nst_jax.network.vgg import VGG
 from nst_jax.transfer.estimate import fit_to_memory
 from nst_jax.transfer.initial_image import first_picture
 from nst_jax.transfer.multiscale import Snapshot
+from nst_jax.transfer.saver import FREE
 from nst_jax.transfer.schedule import Schedule, make_schedule, named
 from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.converted_file import Weights
@@ -88,6 +100,7 @@ def paint_many(
     if not options.dry_run:
         weights, config = run_weights(options, config)
     made_from = provenance_of(job, weights, background=options.background, **options.form)
+    every = job.todo
     if not options.overwrite:
         job = skip_finished(job, made_from)
     faults = dict.fromkeys(job.faults, EXIT_USAGE)  # a file of several pictures has one line
@@ -96,9 +109,14 @@ def paint_many(
         faults |= save_sheet_of(job, options, job.finished)
         return end(faults, len(job.finished))
 
+    if options.checkpoint:
+        # The batches are those of the whole job, as a picture's last bits depend on its batch.
+        known = {*job.finished, *(each.picture.output for each in job.todo)}
+        job = job._replace(todo=tuple(each for each in every if each.picture.output in known))
     largest = max(job.todo, key=lambda each: math.prod(each.shape))
     config = _fit(largest, config, options)
-    parts, own = _share(job, _batches(job, options, config, len(devices)), runs=options.sequence)
+    job, parts = without_finished(job, _batches(job, options, config, len(devices)))
+    parts, own = _share(job, parts, runs=options.sequence)
     _print_header(console, job, options, [*_size_texts(job, parts)], devices, weights, own)
     console.print(arithmetic_line(config))
     if not weights:
@@ -322,10 +340,22 @@ class _Painter:
         if not loaded:
             return
         inputs += inputs[-1:] * (size - len(inputs))
-        began = time.perf_counter()
+        with self._checkpoints(loaded, inputs, config, before=bool(before)) as store:
+            self._paint(loaded, inputs, config, store)
+            if store and all(each.picture.output in self.saved for each in loaded):
+                store.delete()
+
+    def _paint(
+        self,
+        loaded: Sequence[Planned],
+        inputs: Sequence[_Inputs],
+        config: ResolvedConfig,
+        store: CheckpointStore | None,
+    ) -> None:
+        began, size = time.perf_counter(), len(inputs)
         last = fault = None
         try:
-            last = self._run(loaded, inputs, config)
+            last = self._run(loaded, inputs, config, store)
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -342,6 +372,38 @@ class _Painter:
             self.faults[f"{loaded[0].picture.output}: {fault}; give {advice}"] = EXIT_FAILURE
         elif last and last.step == loaded[0].schedule.steps:  # else it was stopped
             self._save(loaded, last, time.perf_counter() - began)
+
+    @contextlib.contextmanager
+    def _checkpoints(
+        self,
+        members: Sequence[Planned],
+        inputs: Sequence[_Inputs],
+        config: ResolvedConfig,
+        *,
+        before: bool,
+    ) -> Iterator[CheckpointStore | None]:
+        """Open the checkpoints of a batch in a folder of its own, if they are asked for."""
+        if not self.options.checkpoint:
+            yield None
+            return
+        names = [
+            str(x.picture.output.relative_to(self.job.folder).with_suffix("")) for x in members
+        ]
+        key = hashlib.sha256(repr((names, len(inputs))).encode()).hexdigest()[:8]
+        each = [self.made_from(member.picture) for member in members]
+        may_change = (*FREE, *self.options.form)
+        about = {name: x for name, x in each[0].items() if name not in may_change}
+        about |= choices(config)
+        for name in (f"{role} image" for role in ROLES):
+            about[name] = [x for made_from in each for x in made_from[name]]
+        if before:
+            about["start image"] = [digest(inputs[0][2:])]
+        folder = Path(self.options.checkpoint, f"{Path(names[0]).name}-{key}")
+        with CheckpointStore(folder, fingerprint=about, warn=warn) as store:
+            if store.newest:
+                text = f"{', '.join(names)} from step {store.newest}"
+                print_header(self.console, [("resume", text)])
+            yield store
 
     def _before(self, picture: PictureFiles) -> Past | None:
         """Return the nearest finished frame before this one."""
@@ -393,7 +455,11 @@ class _Painter:
         return inputs._replace(start=_draw_start(each.schedule, styles, self.config))
 
     def _run(
-        self, members: Sequence[Planned], inputs: Sequence[_Inputs], config: ResolvedConfig
+        self,
+        members: Sequence[Planned],
+        inputs: Sequence[_Inputs],
+        config: ResolvedConfig,
+        store: CheckpointStore | None,
     ) -> Snapshot[Losses]:
         contents, styles, starts, previous, seen = zip(*inputs, strict=True)
         schedule, done = members[0].schedule, len(self.saved)
@@ -409,6 +475,8 @@ class _Painter:
             snapshot_every=self.options.save_every,
             snapshot_seconds=SECONDS,
             devices=self.devices,
+            checkpoints=store,
+            checkpoint_seconds=self.options.checkpoint_seconds,
         )
 
         def save(snapshot: Snapshot[Losses], step: str) -> None:
@@ -419,15 +487,16 @@ class _Painter:
                 save_image(path, image, extras=each.extras, **self.options.encoding)
 
         numbers = f"{done + 1}" if len(members) == 1 else f"{done + 1}-{done + len(members)}"
-        return show_progress(
-            snapshots,
-            schedule,
-            console=self.console,
-            stopped=lambda: bool(self.stopped()),
-            save_every=self.options.save_every,
-            save=save,
-            label=f"{numbers} of {self.total}",
-        )
+        with contextlib.closing(snapshots):
+            return show_progress(
+                snapshots,
+                schedule,
+                console=self.console,
+                stopped=lambda: bool(self.stopped()),
+                save_every=self.options.save_every,
+                save=save,
+                label=f"{numbers} of {self.total}",
+            )
 
     def _save(self, members: Sequence[Planned], last: Snapshot[Losses], seconds: float) -> None:
         names = []

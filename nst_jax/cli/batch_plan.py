@@ -214,6 +214,24 @@ def no_batch(config: Config) -> str:
     )  # best would compare sums over the batch
 
 
+def without_finished(job: BatchJob, parts: Sequence[Batch]) -> tuple[BatchJob, list[Batch]]:
+    """Return the batches of which a picture is missing, and the job with their pictures to paint.
+
+    Args:
+      job: its pictures to paint may be among the finished ones.
+      parts: all batches of them.
+    """
+    outputs = [each.picture.output for each in job.todo]
+    kept = [part for part in parts if {outputs[n] for n in part.members} - job.finished]
+    members = sorted(number for part in kept for number in part.members)
+    place = {number: i for i, number in enumerate(members)}
+    left = job._replace(
+        todo=tuple(job.todo[number] for number in members),
+        finished=job.finished - {outputs[number] for number in members},
+    )
+    return left, [part._replace(members=tuple(place[n] for n in part.members)) for part in kept]
+
+
 def batches(keys: Sequence[Key], most: Callable[[Key], int]) -> list[Batch]:
     """Put pictures of one key together in batches of one size; otherwise keep their order.
 

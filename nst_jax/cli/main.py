@@ -128,10 +128,14 @@ def _check_many(options: JobOptions, asked: Config) -> None:
         ("--report", options.report, "take --sheet"),
         ("--timelapse", options.timelapse, "leave it out"),
         *((flag_of(name), getattr(options, name), "leave it out") for name in MASKS),
-        ("--checkpoint", options.checkpoint, "pictures that are finished are skipped without it"),
     ):
         if given:
             raise InputError(f"{flag} is for one picture; for several, {advice}")
+    if options.checkpoint and jax.process_count() > 1:
+        raise InputError(
+            "--checkpoint of several pictures is for one process; leave it out, as pictures that "
+            "are finished are skipped without it"
+        )
 
 
 def _paint_many(job: BatchJob, options: JobOptions) -> int:

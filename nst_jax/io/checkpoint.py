@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -96,6 +96,19 @@ class CheckpointStore:
         with _quiet():
             self._manager.close()
         self._lock.release()
+
+    def delete(self) -> None:
+        """Remove the folder with its checkpoints, as they are of no use any more.
+
+        If that fails, or the process is killed there, the folder is still one of this job.
+        """
+        with _quiet():
+            self._manager.close()
+        if is_first():
+            with suppress(OSError):
+                for path in sorted(self._folder.iterdir(), key=lambda path: path.name == _JOB):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                self._folder.rmdir()
 
     @property
     def newest(self) -> int | None:

@@ -5,22 +5,27 @@ from typing import Any
 Provenance = dict[str, Any]  # JSON values
 
 
+_MOST = 3  # differences that are named
+
+
 def difference(had: Provenance, has: Provenance) -> str:
-    """Describe the first difference, as in "steps 100, not 50"; "" if there is none.
+    """Describe the differences, as in "another style image and steps 100, not 50"; "" if none.
 
     A value of None in `has` is unknown and makes no difference.
     """
     names = had.keys() | has.keys()
     found = [name for name in names if had.get(name) != has.get(name, "") is not None]
-    if not found:
-        return ""
-    name, *others = sorted(found, key=lambda name: (not name.endswith("image"), name))
+    found.sort(key=lambda name: (not name.endswith("image"), name))
+    texts = [_one(name, had, has) for name in found[:_MOST]]
+    others = [f"{len(found) - _MOST} more"] if len(found) > _MOST else []
+    return " and ".join([*texts, *others])
+
+
+def _one(name: str, had: Provenance, has: Provenance) -> str:
     if name.endswith("image") or name == "weights":
-        text = f"another {name}" if had.get(name) else f"no {name}"
-    else:
-        old, new = (_text(each.get(name, "unknown")) for each in (had, has))
-        text = f"{name.replace('_', '-')} {old}, not {new}"
-    return text + (", and more" if others else "")
+        return f"another {name}" if had.get(name) else f"no {name}"
+    old, new = (_text(each.get(name, "unknown")) for each in (had, has))
+    return f"{name.replace('_', '-')} {old}, not {new}"
 
 
 def _text(value: Any) -> str:

@@ -193,7 +193,7 @@ def test_finished_pictures_are_skipped(album, seen, capfd):
     ("change", "other"),
     [
         (["--steps=3"], "steps 2, not 3"),
-        (["--steps=3", "--size=25"], "size 24, not 25, and more"),
+        (["--steps=3", "--size=25"], "size 24, not 25 and steps 2, not 3"),
         (["--style=t.png"], "another style image"),
         (["--start-image=t.png"], "no start image"),
         (["--sequence"], "sequence False, not flow auto"),
@@ -365,6 +365,52 @@ def test_stopped_it_leaves_what_is_finished(album, seen, capfd, number, code):
     assert pictures() == ["f1.png", "f10.png", "f2.png"]
     for name in pictures():
         assert Path("stylized", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+@pytest.mark.parametrize("how", ["--batch=2", "--sequence"])
+def test_the_picture_in_progress_goes_on_from_its_checkpoint(
+    album, random_params, monkeypatch, capfd, how
+):
+    pytest.importorskip("orbax.checkpoint")
+    monkeypatch.setattr(sources, "untrained_params", lambda *_: random_params)
+    job = [*album[1:], *FAST, "--steps=5", how]
+    kept = [*job, "--checkpoint=c"]
+    assert run([*job, "--output=whole"]) == 0
+    right, calls, stop = batch.stylize, [], [1]
+
+    def stylize(*images, **options):
+        calls.append(1)
+        for snapshot in right(*images, **options):
+            if len(calls) == stop[0] and snapshot.step == 2:
+                signal.raise_signal(signal.SIGTERM)
+            yield snapshot
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "stylize", stylize)
+        assert run(kept) == 143
+        assert [path.split("-")[0] for path in os.listdir("c")] == ["f1"]
+        capfd.readouterr()
+        assert run([*kept, "--content-weight=9"]) == 2
+        assert (
+            "belongs to another job, made from content-weight 3, not 9; " in capfd.readouterr().err
+        )
+        calls.clear()
+        stop[0] = 2
+        assert run(kept) == 143
+    name = "f10" if how == "--batch=2" else "f2"
+    assert f"{name}.png" not in pictures()
+    assert [path.split("-")[0] for path in os.listdir("c")] == [name]
+    capfd.readouterr()
+    assert run(kept) == 0
+    assert f"resume   {name} from step 2\n" in capfd.readouterr().out
+    assert os.listdir("c") == []
+    # A batch of which a picture is missing is painted again with the others.
+    Path("stylized/f2.png").unlink()
+    assert run(kept) == 0
+    for name in pictures():
+        assert Path("stylized", name).read_bytes() == Path("whole", name).read_bytes()
+    assert pictures() == ["f1.png", "f10.png", "f2.png"]
+    assert os.listdir("c") == []
 
 
 def test_frames_start_from_the_result_before(album, seen):

@@ -549,7 +549,6 @@ def test_what_is_done_stays_when_one_of_two_processes_is_lost(job, folder):
     ("flags", "said"),
     [
         (["--size=max"], "--size=max is for one picture; for several, give a number of px"),
-        (["--checkpoint=c"], "--checkpoint is for one picture; for several, "),
         (["--checkpoint-seconds=-1"], "'-1' is not a number of at least 0"),
         (["--checkpoint-seconds=nan"], "'nan' is not a number of at least 0"),
         (["--checkpoint-seconds=soon"], "'soon' is not a number of at least 0"),

@@ -110,7 +110,8 @@ def test_two_are_kept(folder):
         ({"size": 65}, "made from size 64, not 65; give what was given then"),
         ({"layers": ["a"]}, "made from layers a,b, not a;"),
         ({"steps": 3}, "made from steps unknown, not 3;"),
-        ({"size": 65, "style image": ["d"]}, "made from another style image, and more;"),
+        ({"size": 65, "style image": ["d"]}, "made from another style image and size 64, not 65;"),
+        ({"a": 1, "b": 2, "c": 3, "size": 65}, "c unknown, not 3 and 1 more; give"),
         ({"style image": []}, "made from another style image;"),
     ],
 )
@@ -217,6 +218,16 @@ def test_a_folder_that_was_removed_is_made_again(folder):
     with folder.store() as store:
         assert store.resume(lambda _: numbers(0)).step == 2
     assert folder.complaints == []
+
+
+def test_a_folder_that_is_deleted_is_gone(folder):
+    with folder.store() as store:
+        store.save(1, numbers(1), {})
+        (folder.path / ".nst-jax-0123.json").touch()
+        store.delete()
+    assert not folder.path.exists()
+    with folder.store() as store:
+        assert store.resume(lambda _: numbers(0)) is None
 
 
 def cut(paths):
