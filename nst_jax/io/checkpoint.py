@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -151,9 +152,9 @@ class CheckpointStore:
     ) -> None:
         if is_first() and not (self._folder / _JOB).exists():  # somebody has removed it
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_json(self._folder / _JOB, self._about)
+            write_json(self._folder / _JOB, _sealed(self._about))
         args = self._ocp.args
-        about = {"extra": dict(extra), "sum": int(_checksum(state))}
+        about = _sealed({"extra": dict(extra), "sum": int(_checksum(state))})
         self._manager.save(
             step,
             args=args.Composite(state=args.StandardSave(_named(state)), about=args.JsonSave(about)),
@@ -209,6 +210,8 @@ class CheckpointStore:
     def _read(self, step: int, like: Callable[[dict[str, Any]], PyTree[Any]]) -> Saved:
         args = self._ocp.args
         about = self._manager.restore(step, args=args.Composite(about=args.JsonRestore()))["about"]
+        if not _is_sealed(about):
+            raise ValueError("its checksum is wrong")
         leaves, structure = jax.tree.flatten(like(about["extra"]))
         wanted = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
@@ -252,10 +255,10 @@ class CheckpointStore:
         except OSError as error:
             fault = f"cannot be used: {error.strerror}; give another one"
         except ValueError:
-            fault = f"has a damaged {_JOB}; give another folder"
+            fault = f"has a damaged {_JOB}, or that of an older version; give another folder"
         refused = agree(bool(fault))
         if not refused and is_first() and not job.exists():
-            write_json(job, about)
+            write_json(job, _sealed(about))
         agree(False)
         if not refused and not job.exists():
             fault = f"is not shared with process {jax.process_index()}; give one that all see"
@@ -271,15 +274,15 @@ class CheckpointStore:
                 f"belongs to another job, made from {other}; give what was given then, or another "
                 "folder"
             )
-        old, new = had.get("versions", {}), has["versions"]
-        if old.get("nst_jax") != new["nst_jax"]:
+        old, new = had["versions"], has["versions"]
+        if old["nst_jax"] != new["nst_jax"]:
             return (
-                f"is of nst_jax {old.get('nst_jax', 'unknown')}, and this is "
-                f"{new['nst_jax']}; go on with the version of then, or give another folder"
+                f"is of nst_jax {old['nst_jax']}, and this is {new['nst_jax']}; go on with the "
+                "version of then, or give another folder"
             )
-        if old.get("jax") != new["jax"] and is_first():
+        if old["jax"] != new["jax"] and is_first():
             self._warn(
-                f"the checkpoints in {self._folder} are of jax {old.get('jax')}, and this is "
+                f"the checkpoints in {self._folder} are of jax {old['jax']}, and this is "
                 f"{new['jax']}: the picture may differ in the last bits"
             )
         return ""
@@ -299,10 +302,22 @@ def recall(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _read_job(path: Path) -> dict[str, dict[str, Any]]:
     """Read what `CheckpointStore` keeps of a job; ValueError if the file is another one."""
     about = json.loads(path.read_text())
-    parts = about if isinstance(about, dict) else {}
-    if not all(isinstance(parts.get(name), dict) for name in ("fingerprint", "chosen")):
-        raise ValueError("not written by CheckpointStore")
-    return parts
+    if not _is_sealed(about):
+        raise ValueError("damaged, or not written by CheckpointStore")
+    return dict(about)
+
+
+def _sealed(about: dict[str, Any]) -> dict[str, Any]:
+    """Return JSON values with their checksum."""
+    return about | {"crc": zlib.crc32(json.dumps(about, sort_keys=True).encode())}
+
+
+def _is_sealed(about: Any) -> bool:
+    """Return whether JSON values are what `_sealed` has returned."""
+    rest = (
+        {name: x for name, x in about.items() if name != "crc"} if isinstance(about, dict) else {}
+    )
+    return bool(rest) and about == _sealed(rest)
 
 
 def _reason(error: Exception) -> str:

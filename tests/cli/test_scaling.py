@@ -21,7 +21,7 @@ from fast import xla_flags
 from nst_jax import Config, layers, save_image
 from nst_jax.cli import batch, single, single_plan
 from nst_jax.cli import main as cli
-from nst_jax.io.checkpoint import recall
+from nst_jax.io.checkpoint import CheckpointStore, recall
 from nst_jax.scale.prepare import begin_scale
 from nst_jax.scale.tiled import TiledScale, tiles
 from nst_jax.transfer import estimate
@@ -376,10 +376,10 @@ def test_scales_without_checkpoints_are_named(job, capfd, monkeypatch, accepted)
     assert f"nst-jax: {said}\n" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("_orbax")
 def test_what_this_machine_cannot_do_is_not_recalled(tmp_path):
     chosen = {"size": 64, "precision": "bfloat16", "conv": "winograd", "remat": "none"}
-    about = {"fingerprint": {}, "chosen": chosen}
-    (tmp_path / "job.json").write_text(json.dumps(about))
+    CheckpointStore(tmp_path, fingerprint={"a": 1}, chosen=chosen, warn=print).close()
 
     def recalled(config, devices=1):
         found = single_plan.recalled(config, recall(tmp_path), devices=devices)

@@ -33,10 +33,6 @@ CASES = {
     "keep": {"color": "keep", "start": "style"},
     "stop": {"stop_change": 0.5, "first_steps": 30, "steps": 20, "average_decay": 0.9},
 }
-# L-BFGS gains nothing any more at the end, and the steps that are left are not made.
-CASES["stuck"] = {"optimizer": "lbfgs-torch", "start": "noise", "style_weight": 0.0}
-CASES["stuck"] |= {"content_layers": layers("relu1_1"), "tv_weight": 0.0, "min_size": 0}
-CASES["stuck"] |= {"memory_size": 5, "steps": 400}
 QUICK = ("adam", "lbfgs", "tiles with lbfgs-torch")
 
 
@@ -65,13 +61,35 @@ def test_in_one_process(case, random_params, photographs, tmp_path, record_prope
     config = dataclasses.replace(SHALLOW, **CASES[case])
     given = {"network": build_vgg19(random_params), "config": config}
     rng, tries = random.Random(case), 1 if case in QUICK else 5
-    last = 200 if case == "stuck" else 30
     whole = in_one_go(photographs, **given)
     for number in range(tries):
-        stops = sorted(rng.sample(range(1, last), 2))
+        stops = sorted(rng.sample(range(1, 30), 2))
         found = left_and_resumed(tmp_path / str(number), photographs, stops, **given)
         np.testing.assert_array_equal(found, whole, err_msg=str(stops))
     record_property("cases", tries)
+
+
+@pytest.mark.slow
+def test_a_scale_that_ends_early(random_params, photographs, tmp_path, record_property):
+    """A run that is left shortly before L-BFGS finds no more ends where one that is not does."""
+    config = dataclasses.replace(
+        SHALLOW,
+        optimizer="lbfgs-torch",
+        memory_size=5,
+        start="noise",
+        content_layers=layers("relu1_1"),
+        **{"style_weight": 0.0, "tv_weight": 0.0, "min_size": 0, "steps": 400},
+    )
+    given = {"network": build_vgg19(random_params), "config": config}
+    *_, before, last = stylize(*photographs, snapshot_every=1, **given)
+    assert last.step == 400
+    assert last.stuck
+    assert before.step % 10 == 9
+    for ahead in (2, 4):
+        stops = [before.step - ahead]
+        found = left_and_resumed(tmp_path / str(ahead), photographs, stops, **given)
+        np.testing.assert_array_equal(found, last.image)
+    record_property("cases", 2)
 
 
 def test_a_batch(random_params, photographs, tmp_path, record_property):
