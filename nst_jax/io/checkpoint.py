@@ -8,9 +8,12 @@ import logging
 import os
 import re
 import shutil
+import sys
+import threading
+import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -83,8 +86,9 @@ class CheckpointStore:
         about["versions"] = {"nst_jax": __version__, "jax": jax.__version__}
         self._about: dict[str, Any] = json.loads(json.dumps(about))
         self._claim(self._about)
-        with _quiet():
-            self._manager = self._open()
+        self._silence = ExitStack()
+        self._silence.enter_context(_quiet())
+        self._manager = self._open()
 
     def __enter__(self) -> "CheckpointStore":
         return self
@@ -94,8 +98,8 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Release the folder. Nothing is left to write, as `save` returns when all is written."""
-        with _quiet():
-            self._manager.close()
+        self._manager.close()
+        self._silence.close()
         self._lock.release()
 
     def delete(self) -> None:
@@ -103,8 +107,7 @@ class CheckpointStore:
 
         If that fails, or the process is killed there, the folder is still one of this job.
         """
-        with _quiet():
-            self._manager.close()
+        self._manager.close()
         if is_first():
             with suppress(OSError):
                 for path in sorted(self._folder.iterdir(), key=lambda path: path.name == _JOB):
@@ -132,8 +135,7 @@ class CheckpointStore:
           InputError: if one of several processes cannot write.
         """
         try:
-            with _quiet():
-                self._write(step, state, extra)
+            self._write(step, state, extra)
             self._unwritten = False
         except (OSError, ValueError) as error:  # the latter is TensorStore's
             fault = (
@@ -179,8 +181,7 @@ class CheckpointStore:
         for step in steps:
             saved, reason = None, ""
             try:
-                with _quiet():
-                    saved = self._read(step, like)
+                saved = self._read(step, like)
             except Exception as error:  # Orbax and TensorStore raise many kinds for damage
                 if "RESOURCE_EXHAUSTED" in str(error):  # the checkpoint is intact
                     raise
@@ -194,8 +195,7 @@ class CheckpointStore:
                 )
                 os.replace(self._folder / str(step), self._aside(step))
             agree(False)  # wait until it has been moved
-            with _quiet():
-                self._manager.reload()
+            self._manager.reload()
         if steps:
             raise InputError(
                 f"no checkpoint in {str(self._folder)!r} can be read; give another folder to begin "
@@ -348,14 +348,34 @@ def _checksum(state: PyTree[Array | np.ndarray]) -> UInt32[Array, ""]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Orbax's log, which reports every save; Orbax raises its errors anyway."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Silence Orbax's log and threads: it raises its errors anyway, and they speak later too."""
+    before = threading.excepthook, sys.unraisablehook
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("absl", "asyncio"))}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
+    threading.excepthook = in_threads = _without_orbax(before[0])
+    sys.unraisablehook = unraisable = _without_orbax(before[1])
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in levels.items():
+            logger.setLevel(level)
+        if threading.excepthook is in_threads:
+            threading.excepthook = before[0]
+        if sys.unraisablehook is unraisable:
+            sys.unraisablehook = before[1]
+
+
+def _without_orbax(show: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Return a hook that shows an exception unless it comes from Orbax or its event loop."""
+
+    def hook(args: Any) -> None:
+        frames = traceback.walk_tb(args.exc_traceback)
+        names = [frame.f_code.co_filename for frame, _ in frames]
+        if not any("orbax" in name or "asyncio" in name for name in names):
+            show(args)
+
+    return hook
 
 
 def _import_orbax() -> Any:
