@@ -512,12 +512,12 @@ class _Painter:
                 member=number if np.ndim(last.image) == 4 else None,
             )
             note = note_of(manifest, embed=self.options.manifest)
-            fault = save_or_rescue(
+            # Before the picture, which says that all is done.
+            fault = save_beside(output, manifest) if self.options.json else ""
+            lost = save_or_rescue(
                 output, image, note=note, extras=each.extras, **self.options.encoding
             )
-            if not fault and self.options.json:
-                fault = save_beside(output, manifest)
-            if fault:
+            if fault := lost or fault:
                 self.faults[fault] = EXIT_FAILURE
             else:
                 self.saved.add(output)

@@ -455,6 +455,21 @@ def test_pictures_on_the_way_have_folders_of_their_own(album, seen):
     assert pictures("stylized/f1") == ["20.png"]
 
 
+def test_killed_beside_a_picture_it_writes_both_again(album, seen, monkeypatch):
+    job = [*album, *FAST, "--steps=2", "--json"]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "save_beside", stop)
+        assert run(job) == 130
+    assert pictures() == []
+    assert run(job) == 0
+    names = ["f1.png", "f10.png", "f2.png"]
+    assert pictures() == sorted([*names, *(f"{name}.json" for name in names)])
+
+
 def test_a_picture_that_cannot_be_written_is_not_lost(album, seen, capfd, monkeypatch):
     right = save_image
 
