@@ -109,19 +109,13 @@ def paint_many(
         faults |= save_sheet_of(job, options, job.finished)
         return end(faults, len(job.finished))
 
-    if options.checkpoint:
-        # The batches are those of the whole job, as a picture's last bits depend on its batch.
-        known = {*job.finished, *(each.picture.output for each in job.todo)}
-        job = job._replace(todo=tuple(each for each in every if each.picture.output in known))
-    largest = max(job.todo, key=lambda each: math.prod(each.shape))
-    config = _fit(largest, config, options)
-    job, parts = without_finished(job, _batches(job, options, config, len(devices)))
+    job, config, parts = _plan(job, every, options, config, len(devices))
     parts, own = _share(job, parts, runs=options.sequence)
     _print_header(console, job, options, [*_size_texts(job, parts)], devices, weights, own)
     console.print(arithmetic_line(config))
     if not weights:
         console.print("one picture of the largest size takes")
-        print_estimate(console, largest.schedule, config)
+        print_estimate(console, _largest(job).schedule, config)
         return end(faults, 1)
     warn_of_network(weights, options.preset)
     for folder in {each.picture.output.parent for each in job.todo}:
@@ -162,6 +156,37 @@ def save_sheet_of(job: BatchJob, options: JobOptions, saved: Collection[Path]) -
         return {}
     fault = save_sheet(Path(options.sheet), pictures, grid=options.pairs == "product")
     return {fault: EXIT_FAILURE} if fault else {}
+
+
+def _plan(
+    job: BatchJob,
+    every: Sequence[Planned],
+    options: JobOptions,
+    config: ResolvedConfig,
+    devices: int,
+) -> tuple[BatchJob, ResolvedConfig, list[Batch]]:
+    """Return the job, the settings with which it fits into memory, and its batches.
+
+    With checkpoints the batches are those of the whole job, as a picture's last bits depend on its
+    batch. A finished picture is then painted again in the company of one that is missing.
+
+    Args:
+      job: without the finished pictures.
+      every: the pictures with those.
+      options: the options of the command.
+      config: the settings.
+      devices: number of devices.
+    """
+    if options.checkpoint:
+        known = {*job.finished, *(each.picture.output for each in job.todo)}
+        job = job._replace(todo=tuple(each for each in every if each.picture.output in known))
+    config = _fit(_largest(job), config, options)
+    job, parts = without_finished(job, _batches(job, options, config, devices))
+    return job, config, parts
+
+
+def _largest(job: BatchJob) -> Planned:
+    return max(job.todo, key=lambda each: math.prod(each.shape))
 
 
 def _fit(largest: Planned, config: ResolvedConfig, options: JobOptions) -> ResolvedConfig:
@@ -386,9 +411,8 @@ class _Painter:
         if not self.options.checkpoint:
             yield None
             return
-        names = [
-            str(x.picture.output.relative_to(self.job.folder).with_suffix("")) for x in members
-        ]
+        outputs = [member.picture.output.relative_to(self.job.folder) for member in members]
+        names = [str(output.with_suffix("")) for output in outputs]
         key = hashlib.sha256(repr((names, len(inputs))).encode()).hexdigest()[:8]
         each = [self.made_from(member.picture) for member in members]
         may_change = (*FREE, *self.options.form)

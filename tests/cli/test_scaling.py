@@ -291,35 +291,6 @@ def _orbax():
     pytest.importorskip("orbax.checkpoint", reason="not installed: pip install '.[checkpoint]'")
 
 
-@pytest.mark.usefixtures("_orbax")
-def test_a_killed_run_goes_on_from_its_checkpoint(job, capfd):
-    # --save-every bounds the steps between two checkpoints: at most two.
-    flags = [*job, "--steps=40", "--save-every=2", "--output=o.png"]
-    kept = [*flags, "--checkpoint=c", "--checkpoint-seconds=0"]
-    process = start(*kept)
-    try:
-        wait_for_checkpoint("c", 4, process)
-    finally:
-        process.kill()
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    assert not Path("o.png").exists()
-
-    assert run([*kept, "--content-weight=9"]) == 2
-    one_line(capfd, "belongs to another job, made from content-weight 3, not 9; give what was")
-    assert run(kept) == 0
-    printed = capfd.readouterr()
-    assert printed.err == ""
-    step = int(re.search(r"^resume   from step (\d+)$", printed.out, re.M)[1])
-    assert 4 <= step < 40
-    assert first_step(printed.out) == step + 1
-    resumed = Path("o.png").read_bytes()
-    Path("o.png").unlink()
-    assert run(flags) == 0
-    assert "resume" not in capfd.readouterr().out
-    assert Path("o.png").read_bytes() == resumed
-
-
 def interrupt(flags, monkeypatch):
     """Run a job that saves o_2.png on the way, and stop it there."""
 

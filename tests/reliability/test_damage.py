@@ -46,7 +46,7 @@ def damage(path, rng):
     return how
 
 
-# A part that TensorStore has read after another one could not be read finds Orbax's loop closed.
+# What TensorStore has read after another part could not be read may find Orbax's loop closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("count", [20, pytest.param(400, marks=pytest.mark.slow)])
 def test_one_file_is_damaged(count, tmp_path, record_property):

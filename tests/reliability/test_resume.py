@@ -33,7 +33,7 @@ CASES = {
     "keep": {"color": "keep", "start": "style"},
     "stop": {"stop_change": 0.5, "first_steps": 30, "steps": 20, "average_decay": 0.9},
 }
-QUICK = ("adam", "lbfgs", "tiles with lbfgs-torch")
+QUICK = ("adam", "tiles with lbfgs-torch")
 
 
 def left_and_resumed(folder, images, stops, **given):
@@ -92,6 +92,7 @@ def test_a_scale_that_ends_early(random_params, photographs, tmp_path, record_pr
     record_property("cases", 2)
 
 
+@pytest.mark.slow
 def test_a_batch(random_params, photographs, tmp_path, record_property):
     """A batch of pictures that is left after any step ends with the bytes of one that is not."""
     content, style = photographs
