@@ -24,6 +24,7 @@ from nst_jax.network.vgg import NetworkOptions, Padding, Remat
 from nst_jax.optimizers.averaging import Picture
 
 Optimizer = Literal["adam", "lbfgs", "lbfgs-torch"]
+OnNan = Literal["stop", "backoff"]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]
 Space = Literal["srgb", "normalized"]
 Color = Literal["style", "keep", "match", "style-only"]
@@ -142,6 +143,13 @@ class Config:
         0.0,
         "end a scale where the picture's mean change is less, in levels of 255 a step; 0: never",
         least=0,
+    )
+    on_nan: OnNan = _setting(
+        "stop",
+        "what to do where a number becomes infinite or no number; stop: end with the last good "
+        "picture; backoff: go back to a good state and make steps of a quarter of the length, six "
+        "times at most",
+        only=("optimizer", ("adam", "lbfgs-torch")),
     )
     optimizer: Optimizer = _setting(
         "adam",

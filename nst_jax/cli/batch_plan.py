@@ -209,6 +209,8 @@ def no_batch(config: Config) -> str:
         return f"the optimizer {config.optimizer}"
     if config.tile:
         return "a tile"
+    if config.on_nan == "backoff":
+        return "--on-nan=backoff"
     return (
         "the picture best" if config.picture == "best" else ""
     )  # best would compare sums over the batch

@@ -22,6 +22,7 @@ from nst_jax.geometry import Shape
 from nst_jax.io.images import save_image
 from nst_jax.losses.objective import Losses
 from nst_jax.transfer import estimate
+from nst_jax.transfer.fallback import Setback
 from nst_jax.transfer.multiscale import Snapshot
 from nst_jax.transfer.pace import Left, TimeLeft, duration_text
 from nst_jax.transfer.progress import ends_scale
@@ -85,22 +86,18 @@ def print_estimate(
 
 def not_finite(last: Snapshot[Losses], config: Config) -> tuple[str, str]:
     """Return what was not finite at the end of a run, and what to give instead."""
-    totals = np.asarray(last.losses.total).reshape(len(last.losses.total), -1)
-    bad = np.flatnonzero(~np.isfinite(totals).all(1))
-    first = last.step - len(totals)  # the step before the first loss that is known
-    if len(bad) and first + bad[0] > 0:
-        return (
-            f"the loss became infinite or not a number by step {last.step}",
-            f"a smaller --learning-rate than {config.learning_rate}"
-            if config.optimizer == "adam"
-            else "smaller weights, or --optimizer=adam",
-        )
-    what = "the loss is infinite from the start"
-    if not len(bad):
-        what = f"the squares of the gradient became infinite by step {last.step}"
-    weights = {name: getattr(config, name) for name in _WEIGHTS}
-    name = max(weights, key=lambda name: weights[name])
-    return what, f"a smaller --{name.replace('_', '-')} than {weights[name]:g}"
+    failed = last.failed or Setback(last.step, "the loss became infinite or not a number")
+    what = f"{failed.failed} at step {failed.step}"
+    if failed.step == 1 or "gradient" in failed.failed:
+        weights = {name: getattr(config, name) for name in _WEIGHTS}
+        name = max(weights, key=lambda name: weights[name])
+        return what, f"a smaller --{name.replace('_', '-')} than {weights[name]:g}"
+    if config.optimizer == "adam":
+        advice = f"a smaller --learning-rate than {config.learning_rate}"
+    else:
+        advice = "smaller weights, or --optimizer=adam"
+    may_go_back = config.optimizer != "lbfgs" and config.on_nan == "stop"
+    return what, f"--on-nan=backoff, or {advice}" if may_go_back else advice
 
 
 def is_out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
@@ -154,7 +151,7 @@ def show_progress(
         the end.
     """
     total, time_left = schedule.steps, TimeLeft(schedule, clock=clock)
-    digits, line_time = len(str(total)), 0.0
+    digits, line_time, told = len(str(total)), 0.0, 0
     progress = Progress(
         BarColumn(bar_width=20),  # the one column that may shrink
         MofNCompleteColumn(table_column=Column(min_width=2 * digits + 1)),
@@ -176,6 +173,12 @@ def show_progress(
                 line_time = now
             if ends_scale(snapshot, schedule):
                 progress.update(task, description=f"{prefix}preparing the next scale")
+            for setback in snapshot.setbacks[told:]:
+                warn_from_first(
+                    f"{setback.failed} at step {setback.step}; going on from the last good state "
+                    "with steps of a quarter of the length"
+                )
+            told = len(snapshot.setbacks)
             if snapshot.stuck:
                 warn_from_first(f"the picture no longer changes; skipping to step {snapshot.step}")
             if save_every and snapshot.step % save_every == 0 and snapshot.finite:

@@ -36,9 +36,13 @@ class Hyperparameters:
     The other fields are static; another value is another program. All decays are static too: as
     float32 numbers that are known only at run time, 1 - 0.999 would lose half its digits. A
     regularizer without weight is no part of the program.
+
+    Attributes:
+      step_factor: by which steps are shorter than the settings say; see `Config.on_nan`.
     """
 
     learning_rate: Number
+    step_factor: Number
     content_weight: Number
     style_weight: Number
     tv_weight: Number
@@ -82,6 +86,7 @@ def hyperparameters(config: Config) -> Hyperparameters:
         "content_layers": OrderedDict(config.content_layers),
         "style_layers": OrderedDict(config.style_layers),
         "style_layer_blend": OrderedDict(config.style_layer_blend),
+        "step_factor": 1.0,
         "tv_loss": config.tv_loss if config.tv_weight else None,
         "has_range": config.range_weight > 0,
     }
@@ -110,11 +115,13 @@ def make_minimizer(
 def _optimizer(settings: Hyperparameters, block: int) -> optax.GradientTransformation:
     match settings.optimizer:
         case "adam":
-            return torch_adam(settings.learning_rate, b1=settings.beta1, b2=settings.beta2)
+            rate = settings.learning_rate * settings.step_factor
+            return torch_adam(rate, b1=settings.beta1, b2=settings.beta2)
         case "lbfgs":
             return optax.lbfgs(memory_size=settings.memory_size)
         case "lbfgs-torch":
-            return torch_lbfgs(memory_size=settings.memory_size, block=block)
+            rate = settings.step_factor
+            return torch_lbfgs(rate, memory_size=settings.memory_size, block=block)
 
 
 def _iterate_rule(settings: Hyperparameters) -> averaging.IterateRule:

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nst_jax.config import Optimizer
+from nst_jax.config import OnNan, Optimizer
 from nst_jax.errors import InputError
 from nst_jax.losses.objective import Losses
 from nst_jax.optimizers.adam import AdamState
 from nst_jax.optimizers.minimize import Record
 from nst_jax.scale.interface import UNCHANGED, Numbers, Scale
+from nst_jax.transfer.fallback import Fallback, Setback, what_failed
 from nst_jax.transfer.pace import Pace
 from nst_jax.transfer.saver import Progress, Saver
 
@@ -41,6 +42,9 @@ class Snapshot(Generic[_Records]):
         has gained nothing in its last steps, and so never will. The steps that are left at this
         scale are counted, but not made; there are no losses of them.
       bad: which pictures of a batch made the run end; empty if `finite`.
+      failed: what was not finite, and at which step; None if `finite`.
+      setbacks: the steps so far from which the run has gone back; see `Config.on_nan`. They count
+        as made, as those do that led to them; there are no losses of what was not finite.
       scale: the number of the scale, from 1.
       scales: how many scales there are.
       scale_step: updates made so far at this scale.
@@ -52,6 +56,8 @@ class Snapshot(Generic[_Records]):
     finite: bool
     stuck: bool = False
     bad: tuple[int, ...] = ()
+    failed: Setback | None = None
+    setbacks: tuple[Setback, ...] = ()
     scale: int = 1
     scales: int = 1
     scale_step: int = 0
@@ -77,7 +83,7 @@ _LOOK = 10
 class Pauses:
     """When a run yields a snapshot, where a scale ends, and what changes on the way; see `stylize`.
 
-    For `stop_change` see `Config`.
+    For `stop_change` and `on_nan` see `Config`.
     """
 
     every: int | None
@@ -85,6 +91,7 @@ class Pauses:
     end_scale: EndScale | None
     stop_change: float = 0.0
     adjust: Adjust = lambda _: UNCHANGED
+    on_nan: OnNan = "stop"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -128,7 +135,7 @@ class _Chunk(NamedTuple):
       done: the steps of the run so far.
       picture: after them, not clipped.
       losses: of each of them.
-      finite: see `Snapshot`.
+      failed: see `Snapshot`.
       stuck: see `Snapshot`.
       bad: see `Snapshot`.
       recent: the losses of the last steps of the scale.
@@ -137,7 +144,7 @@ class _Chunk(NamedTuple):
     done: int
     picture: Any
     losses: Any
-    finite: bool
+    failed: Setback | None
     stuck: bool
     bad: tuple[int, ...]
     recent: tuple[float, ...]
@@ -147,7 +154,8 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
     """Yield the snapshots of a run; see `stylize`."""
     ends = list(itertools.accumulate(job.steps))
     total, every = ends[-1], pauses.every or ends[-1]
-    first, done, scale, recent, _ = saver.resume(job.begin, job.steps)
+    now = saver.resume(job.begin, job.steps, Fallback(pauses.on_nan))
+    fallback, first, done, scale, recent, _ = now
     picture: Any = scale.picture() if scale else None
     parts: list[Any] = []
     for number, end in enumerate(ends[first:], first):
@@ -156,44 +164,49 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
             recent = ()
         pace = Pace(pauses.seconds, agreed=job.agreed)
         own = range(end - job.steps[number], end)
-        for chunk in _minimize(scale, picture, own, done, pace, pauses, job.optimizer, recent):
+        for chunk in _minimize(
+            scale, picture, own, done, pace, pauses, job.optimizer, recent, fallback
+        ):
             done = chunk.done
             parts.append(chunk.losses)
-            unfinished = chunk.finite and done < total
-            if chunk.finite:
+            unfinished = not chunk.failed and done < total
+            if not chunk.failed:
                 picture = chunk.picture
             fixed = tuple(job.steps[: number + chunk.stuck])
-            now = Progress(number, done, scale, chunk.recent, fixed)
+            now = Progress(fallback, number, done, scale, chunk.recent, fixed)
             if unfinished:
                 saver.save(now)
             due = pauses.seconds is not None or done % every == 0 or done == total
-            if not (due or chunk.stuck or not chunk.finite):
+            if not (due or chunk.stuck or chunk.failed):
                 continue
             losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
             parts = []
-            snapshot = _snapshot(job, number, chunk._replace(picture=picture, losses=losses))
+            chunk = chunk._replace(picture=picture, losses=losses)
+            snapshot = _snapshot(job, number, chunk, fallback.setbacks)
             try:
                 yield snapshot
             except GeneratorExit:
                 if unfinished:
                     saver.save(now, at_once=True)
                 raise
-            if not chunk.finite:
+            if chunk.failed:
                 return
             if pauses.end_scale and pauses.end_scale(snapshot):
                 done = end
                 break
 
 
-def _snapshot(job: Job, number: int, chunk: _Chunk) -> Snapshot[Any]:
+def _snapshot(job: Job, number: int, chunk: _Chunk, setbacks: tuple[Setback, ...]) -> Snapshot[Any]:
     """Return the snapshot at the end of a chunk, with the losses of all steps since the last."""
     return Snapshot(
         step=chunk.done,
         image=job.shown(chunk.picture),
         losses=chunk.losses,
-        finite=chunk.finite,
+        finite=not chunk.failed,
+        failed=chunk.failed,
         stuck=chunk.stuck,
         bad=chunk.bad,
+        setbacks=setbacks,
         scale=number + 1,
         scales=len(job.steps),
         scale_step=chunk.done - sum(job.steps[:number]),
@@ -209,6 +222,7 @@ def _minimize(
     pauses: Pauses,
     optimizer: Optimizer | None,
     recent: tuple[float, ...],
+    fallback: Fallback,
 ) -> Iterator[_Chunk]:
     """Make the steps of one scale, as many in one call as the pace says.
 
@@ -221,29 +235,55 @@ def _minimize(
       pauses: where a chunk ends, and where the scale does.
       optimizer: which one makes the steps.
       recent: the losses of the last steps of the scale.
+      fallback: where the run goes back to if a number is not finite.
     """
-    every = pauses.every or own.stop
+    fallback.keep(scale, done, recent, begins=True)
     while done < own.stop:
-        steps = min(own.stop - done, every - done % every, pace.steps())
-        if pauses.stop_change or optimizer in _CAN_BE_STUCK:
-            ahead = _LOOK - 1 - (done - own.start) % _LOOK  # steps before one that is looked at
-            steps = min(steps, ahead or 1) if pauses.stop_change else min(steps, ahead + 1)
+        steps = min(_most_steps(done, own, pauses, optimizer, fallback), pace.steps())
         before = picture
-        picture, records = scale.advance(steps, numbers=pauses.adjust(done))
+        numbers = {**fallback.numbers, **pauses.adjust(done)}
+        picture, records = scale.advance(steps, numbers=numbers)
         losses = jax.tree.map(operator.itemgetter(slice(steps)), jax.device_get(records))
         pace.made(steps)
         totals: Any = losses.total if isinstance(losses, Losses) else losses.loss
-        bad = _bad(totals, picture)
+        bad, row = _bad(totals, picture), fallback.first_bad(totals)
+        failed = None
+        if bad or row is not None:
+            good = steps if row is None else row
+            failed = Setback(done + min(good + 1, steps), what_failed(losses, row))
+            if kept := fallback.back(scale, done + good, failed):
+                done, recent, picture = kept.done, kept.recent, scale.picture()
+                if good:
+                    losses = jax.tree.map(operator.itemgetter(slice(good)), losses)
+                    yield _Chunk(done, picture, losses, None, False, (), recent)
+                continue
+        elif not _moves(scale.state_to_save().optimizer):  # shorter steps do not help
+            failed = Setback(done + steps, "the squares of the gradient became infinite")
         sums = totals if totals.ndim == 1 else totals.sum(-1)
         recent = (*recent, *map(float, sums))[-1 - _STUCK :]
-        look = (done + steps - own.start) % _LOOK == 0
+        look = not failed and (done + steps - own.start) % _LOOK == 0
         stuck = look and (
             _is_stuck(recent, optimizer)
             or (pauses.stop_change > 0 and _change(before, picture) < pauses.stop_change)
         )
         done = own.stop if stuck else done + steps
-        finite = not bad and _moves(scale.state_to_save().optimizer)
-        yield _Chunk(done, picture, losses, finite, stuck, bad, recent)
+        if look:
+            fallback.keep(scale, done, recent, begins=False)
+        yield _Chunk(done, picture, losses, failed, stuck, bad, recent)
+
+
+def _most_steps(
+    done: int, own: range, pauses: Pauses, optimizer: Optimizer | None, fallback: Fallback
+) -> int:
+    """Return how many steps may be made until a snapshot, or a step that is looked at."""
+    every = pauses.every or own.stop
+    steps = min(own.stop - done, every - done % every)
+    ahead = _LOOK - 1 - (done - own.start) % _LOOK  # steps before one that is looked at
+    if pauses.stop_change:
+        return min(steps, ahead or 1)
+    if optimizer in _CAN_BE_STUCK or fallback.is_on:
+        return min(steps, ahead + 1)
+    return steps
 
 
 def _bad(totals: Float[np.ndarray, "*steps_and_batch"], picture: Any) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from nst_jax.distributed.collectives import agree
 from nst_jax.errors import InputError
 from nst_jax.scale.interface import Scale
+from nst_jax.transfer.fallback import Fallback, Kept, Setback
 
 # What may differ from the run that began: `Saver.resume` looks at the state.
 FREE = ("steps", "first_steps")
@@ -27,6 +28,7 @@ class Progress(NamedTuple):
     """Where a run stands.
 
     Attributes:
+      fallback: where it goes back to if a number is not finite.
       number: of the scale, from 0.
       done: the steps of the run so far.
       scale: where the next steps are made; None: the run has not begun.
@@ -34,6 +36,7 @@ class Progress(NamedTuple):
       fixed: the steps of the scales that no longer can be longer.
     """
 
+    fallback: Fallback
     number: int = 0
     done: int = 0
     scale: Scale | None = None
@@ -49,7 +52,10 @@ class Saver:
         self._since, self._saved = time.monotonic(), 0
 
     def resume(
-        self, begin: Callable[[int, None, None], tuple[Scale, Any]], steps: Sequence[int]
+        self,
+        begin: Callable[[int, None, None], tuple[Scale, Any]],
+        steps: Sequence[int],
+        fallback: Fallback,
     ) -> Progress:
         """Return where the run goes on.
 
@@ -57,6 +63,7 @@ class Saver:
           begin: that of `multiscale.Job`.
           steps: of each scale. They may be others than those of the run that was saved, if the run
             with these steps has that state on its way.
+          fallback: of the run.
 
         Raises:
           InputError: if it has not.
@@ -69,12 +76,14 @@ class Saver:
 
         saved = self._checkpoints.resume(like) if self._checkpoints else None
         if saved is None:
-            return Progress()
+            return Progress(fallback)
         extra = saved.extra
         _check_steps(saved.step, extra["scale"], extra["fixed"], steps)
         found[-1].load_state(saved.state)
         self._saved = saved.step
-        return Progress(extra["scale"], saved.step, found[-1], tuple(extra["recent"]))
+        fallback.setbacks = tuple(Setback(*each) for each in extra["setbacks"])
+        recent = tuple(extra["recent"])
+        return Progress(fallback, extra["scale"], saved.step, found[-1], recent)
 
     def save(self, now: Progress, *, at_once: bool = False) -> None:
         """Save the state if it is time; in all processes or in none."""
@@ -82,12 +91,14 @@ class Saver:
         if self._checkpoints is None or scale is None or not scale.shared:
             return
         if at_once or agree(time.monotonic() - self._since > self._seconds):
-            if now.done > self._saved:
-                state = scale.state_to_save()
-                extra = {"scale": now.number, "rows": state.variable.shape[-3]}
-                extra |= {"recent": now.recent, "fixed": now.fixed}
-                self._checkpoints.save(now.done, state, extra)
-            self._saved, self._since = now.done, time.monotonic()
+            # Where the run may go back, only a state that it may go back to.
+            kept = now.fallback.kept or Kept(now.done, scale.state_to_save(), now.recent)
+            if kept.done > self._saved:
+                extra = {"scale": now.number, "rows": kept.state.variable.shape[-3]}
+                extra |= {"recent": kept.recent, "fixed": now.fixed}
+                extra["setbacks"] = now.fallback.setbacks
+                self._checkpoints.save(kept.done, kept.state, extra)
+            self._saved, self._since = max(kept.done, self._saved), time.monotonic()
 
 
 def _check_steps(done: int, number: int, fixed: Sequence[int], steps: Sequence[int]) -> None:

@@ -132,7 +132,9 @@ def stylize(
     network.check_taps(config.taps)
     if progress and snapshot_seconds is None:
         snapshot_seconds = SECONDS
-    pauses = Pauses(snapshot_every, snapshot_seconds, end_scale, config.stop_change)
+    pauses = Pauses(
+        snapshot_every, snapshot_seconds, end_scale, config.stop_change, on_nan=config.on_nan
+    )
     if adjust:
         pauses = dataclasses.replace(pauses, adjust=_checked(adjust, config))
     given: list[Any] = list(style) if isinstance(style, list | tuple) else [style]
@@ -144,6 +146,11 @@ def stylize(
         raise InputError(
             f"the content image is a batch of {len(content)}; {config.optimizer} takes one picture "
             "at a time, of shape (height, width, 3)"
+        )
+    if content.ndim == 4 and config.on_nan == "backoff":
+        raise InputError(
+            f"the content image is a batch of {len(content)}; on_nan is backoff, which is for one "
+            "picture at a time, of shape (height, width, 3)"
         )
     first = None if start is None else as_image(start, role="start", dtype=config.image_dtype)
     _check_batches(content, [*styles, *([] if first is None else [first])])

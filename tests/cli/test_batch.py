@@ -334,7 +334,7 @@ def test_what_one_picture_spoils_is_painted_one_by_one(album, seen, capfd, fault
     together, error = capfd.readouterr().err.splitlines()
     assert "3 pictures at once; going on with each alone" in together
     assert error.startswith("nst-jax: error: stylized/f2.png: ")
-    rate = f"--learning-rate than {Config().learning_rate}"
+    rate = f"give --on-nan=backoff, or a smaller --learning-rate than {Config().learning_rate}"
     said = rate if fault == "diverges" else "a smaller --size"
     assert error.endswith(said)
 

@@ -19,6 +19,7 @@ from fast import xla_flags
 from nst_jax import PRESETS, layers, load_image, save_image
 from nst_jax.cli import console, interrupts, run_network, single
 from nst_jax.cli import main as cli
+from nst_jax.cli.manifest import read_manifest
 from nst_jax.weights import sources
 from package import ROOT
 
@@ -277,17 +278,39 @@ def test_no_arguments(capfd):
 @pytest.mark.parametrize(
     ("flags", "what", "advice"),
     [
-        (["--learning-rate=1e38"], "the loss became infinite or not a number", "learning-rate"),
-        (["--content-weight=3e38", "--start=noise"], "the loss is infinite from", "content-weight"),
-        (["--style-weight=1e24"], "the squares of the gradient became infinite", "style-weight"),
+        (
+            ["--learning-rate=1e38"],
+            "the content term of relu1_1 became infinite or not a number at step 2",
+            "--on-nan=backoff, or a smaller --learning-rate than",
+        ),
+        (
+            ["--content-weight=3e38", "--start=noise"],
+            "the loss became infinite or not a number at step 1",
+            "a smaller --content-weight than",
+        ),
+        (
+            ["--style-weight=1e24"],
+            "the squares of the gradient became infinite at step ",
+            "a smaller --style-weight than",
+        ),
     ],
 )
 def test_diverging_keeps_the_last_good_picture(job, capfd, flags, what, advice):
     assert run([*job, "--preset=pytorch", "--steps=30", *flags, "--output=o.png"]) == 1
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith(f"nst-jax: {what}")
-    assert f"the picture is the last good one; give a smaller --{advice} than" in error
+    assert f"the picture is the last good one; give {advice}" in error
     assert load_image("o.png").shape == (20, 24, 3)
+
+
+def test_diverging_can_go_on_with_shorter_steps(job, capfd):
+    flags = ["--preset=pytorch", "--steps=30", "--learning-rate=50", "--on-nan=backoff"]
+    assert run([*job, *flags, "--output=o.png"]) == 0
+    lines = capfd.readouterr().err.splitlines()
+    said = "going on from the last good state with steps of a quarter of the length"
+    assert all(line.endswith(said) for line in lines if "step" in line)
+    assert any("the loss grew a thousandfold at step 2" in line for line in lines)
+    assert read_manifest(Path("o.png"))["step"] == 30
 
 
 def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(job, capfd, monkeypatch):
