@@ -142,6 +142,8 @@ class CheckpointStore:
                 f"the checkpoint {self._folder / str(step)} cannot be written ({_reason(error)})"
             )
             if jax.process_count() > 1:  # the others may wait for it
+                if not _is_systems(error):  # a process was lost
+                    raise
                 raise InputError(f"{fault}; make room, and start all again") from error
             for path in self._folder.glob(f"*{_UNFINISHED}"):
                 shutil.rmtree(path, ignore_errors=True)
@@ -318,6 +320,11 @@ def _is_sealed(about: Any) -> bool:
         {name: x for name, x in about.items() if name != "crc"} if isinstance(about, dict) else {}
     )
     return bool(rest) and about == _sealed(rest)
+
+
+def _is_systems(error: Exception) -> bool:
+    """Return whether the operating system has refused something, by itself or to TensorStore."""
+    return isinstance(error, OSError) or "os_error_code" in str(error)
 
 
 def _reason(error: Exception) -> str:

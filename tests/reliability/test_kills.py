@@ -183,7 +183,7 @@ def kill_and_resume(command, rng, count):
         command.folder.mkdir()
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [3, pytest.param(45, marks=pytest.mark.slow)])
 def test_one_picture(count, one, tmp_path, record_property):
     """A run that is killed at any moment goes on, and ends with the same bytes."""
     command = Command(tmp_path / "run", [*one, *KEPT])
@@ -215,7 +215,7 @@ def test_compiled_programs(one, tmp_path, record_property):
     command, cache = Command(tmp_path / "run", one), tmp_path / "cache"
     wanted = in_one_go(command, twice=False)  # it compiles all
     rng = random.Random(3)
-    while command.kills < 15:
+    while command.kills < 9:
         shutil.rmtree(cache)
         for _ in range(3):
             command.kill(rng.choice(SIGNALS), rng.uniform(0.3, 1) * command.seconds)
