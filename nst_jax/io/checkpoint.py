@@ -260,10 +260,15 @@ class CheckpointStore:
             fault = f"has a damaged {_JOB}, or that of an older version; give another folder"
         refused = agree(bool(fault))
         if not refused and is_first() and not job.exists():
-            write_json(job, _sealed(about))
+            with suppress(OSError):
+                write_json(job, _sealed(about))
         agree(False)
         if not refused and not job.exists():
-            fault = f"is not shared with process {jax.process_index()}; give one that all see"
+            fault = (
+                "cannot be written to; give another one"
+                if is_first()
+                else f"is not shared with process {jax.process_index()}; give one that all see"
+            )
         if agree(bool(fault)):
             self._lock.release()
             fault = fault or "is refused by another process, which says why"
