@@ -23,7 +23,7 @@ from nst_jax.cli.settings_file import check_settings, settings_text
 from nst_jax.config import Config, plain_settings
 from nst_jax.devices.backend import device_name
 from nst_jax.errors import InputError, check_installed
-from nst_jax.io.files import write_json
+from nst_jax.io.files import read_text, write_json
 from nst_jax.io.images import image_note
 from nst_jax.io.provenance import Provenance
 from nst_jax.io.video import video_note
@@ -44,6 +44,7 @@ _PARTS = {
     **dict.fromkeys(("made from", "chosen", "versions", "losses"), dict),
     **{"preset": str, "devices": int, "step": int},
 }
+_MOST = 2**24  # bytes of a manifest
 _SPREAD = ("devices", "processes", "batch")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 
@@ -85,6 +86,20 @@ def of_images(
     files = dict(zip(ROLES, given, strict=True))
     files |= {role: paths for role, paths in masks.items() if paths}
     return {f"{role} image": [digest(path) for path in paths] for role, paths in files.items()}
+
+
+def digest_of(path: str) -> str:
+    """Return the SHA-256 of an image's file.
+
+    Raises:
+      InputError: if it cannot be read: others may have removed it since it was named.
+    """
+    try:
+        return sha256_of(Path(path))
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path!r}: {error.strerror}; give a readable image file"
+        ) from error
 
 
 def choices(config: Config) -> dict[str, Any]:
@@ -198,7 +213,7 @@ def read_manifest(path: Path) -> Manifest:
 def _text_of(path: Path) -> str:
     match path.suffix.lower():
         case ".json":
-            return path.read_text()
+            return read_text(path, most=_MOST)
         case ".mp4":
             check_installed(f"a manifest of {path}", "av", extra="film")
             return video_note(str(path))

@@ -9,12 +9,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nst_jax.cli.options import JobOptions
 from nst_jax.errors import InputError
+from nst_jax.io.files import MOST_STREAM, open_input
 
 STANDARD = "-"  # standard input or output, as the name of a file
+_BLOCK = 2**20  # bytes
 # The options that name images.
 _SEVERAL = ("content", "style", "content_mask", "style_mask")
 _ONE = ("start_image", "style_strength", "protect")
@@ -65,12 +67,26 @@ def _copied(path: str, folder: Path) -> str:
     if path == STANDARD:
         if sys.stdin is None or sys.stdin.isatty():
             raise InputError("standard input is a terminal; pipe an image into it, or give a file")
-        source = sys.stdin.buffer
+        source: BinaryIO = sys.stdin.buffer
     else:
-        source = open(path, "rb")  # noqa: SIM115 (closed below)
+        source = _opened(path)
     with source, copy.open("wb") as file:
-        shutil.copyfileobj(source, file)
+        while block := source.read(_BLOCK):
+            file.write(block)
+            if file.tell() > MOST_STREAM:
+                raise InputError(
+                    f"{path!r} has more than {MOST_STREAM // 2**30} GiB; give an image file"
+                )
     return str(copy)
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return open_input(path)
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path!r}: {error.strerror}; give a readable image file"
+        ) from error
 
 
 @contextlib.contextmanager

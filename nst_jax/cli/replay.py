@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,6 +121,8 @@ def _find(made_from: Manifest, picture: Path, inputs: Sequence[str]) -> dict[str
         if not left - found.keys():
             break
         looked += 1
+        if not os.path.isfile(path):  # a pipe or a device may never end
+            continue
         with contextlib.suppress(OSError):  # an unreadable file is not the one
             found.setdefault(sha256_of(Path(path)), path)
     for role, digests in wanted.items():

@@ -13,12 +13,14 @@ import tomli_w
 
 from nst_jax.config import Config, SettingError, checked
 from nst_jax.errors import InputError
-from nst_jax.io.files import atomic_write, check_writable
+from nst_jax.io.files import atomic_write, check_writable, read_text
 from nst_jax.presets import PRESETS
 
 _SETTINGS: Mapping[str, "dataclasses.Field[Any]"] = MappingProxyType(
     {setting.name.replace("_", "-"): setting for setting in dataclasses.fields(Config)}
 )
+# Bytes of a file; all settings have 3 kB, and tomllib takes minutes for a long row of dots.
+_MOST = 2**15
 
 
 class SettingsFile(NamedTuple):
@@ -68,7 +70,7 @@ def settings_flag(path: str) -> SettingsFile:
         setting, or a value that its setting does not allow.
     """
     try:
-        given = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        given = tomllib.loads(read_text(Path(path).expanduser(), most=_MOST))
         return check_settings(given)
     except OSError as error:
         fault = error.strerror

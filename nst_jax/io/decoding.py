@@ -1,7 +1,9 @@
 """Open and decode image files of any format; Pillow does the work, errors name the file."""
 
 import contextlib
+import errno
 import io
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,10 +13,12 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from nst_jax.errors import InputError
+from nst_jax.io.files import MOST_STREAM, open_input
 from nst_jax.io.formats import (
     INSTALL_COMMAND,
     File,
     Readable,
+    check_harmless,
     is_heic,
     is_preview,
     is_tiff,
@@ -97,7 +101,7 @@ def opened(source: Source, name: str) -> Iterator[Image.Image]:
         InputError: The file cannot be read or decoded, or is empty (an EOFError inside).
     """
     # Big pictures and broken metadata need no warning.
-    with _stream(source, name) as file, warnings.catch_warnings():
+    with _stream(source, name) as file, warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
@@ -122,6 +126,7 @@ def opened(source: Source, name: str) -> Iterator[Image.Image]:
                 if not is_tiff(start):
                     raise
                 found = read_tiff(file)
+            check_harmless(found)
             with found as image:
                 if profile:
                     image.info["icc_profile"] = profile
@@ -139,17 +144,34 @@ def opened(source: Source, name: str) -> Iterator[Image.Image]:
             ) from error
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Pillow and tifffile log about damage: the InputError says it in one line."""
+    loggers = [logging.getLogger(name) for name in ("PIL", "tifffile")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
 def _stream(source: Source, name: str) -> File:
     """Open a source; one that cannot seek, such as a pipe, is read into memory."""
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     try:
         if isinstance(source, str | os.PathLike):
-            file = open(source, "rb")  # noqa: SIM115 (the caller closes it)
-            if file.seekable():
+            file = open_input(source)
+            if isinstance(file, io.BufferedReader) and file.seekable():
                 return file
             with file:
-                return io.BytesIO(file.read())
+                data = file.read(MOST_STREAM + 1)
+            if len(data) > MOST_STREAM:
+                raise OSError(errno.EFBIG, f"it has more than {MOST_STREAM // 2**30} GiB")
+            return io.BytesIO(data)
         data = source.read()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         advice = "give a readable image file"

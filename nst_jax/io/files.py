@@ -1,16 +1,78 @@
 """Write files completely or not at all, and check beforehand that a path can be written."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from nst_jax.errors import InputError
 
 _TEMPORARY = ".nst-jax-"
+# Seconds within which a program must open a named pipe for writing.
+PIPE_TIMEOUT = 60.0
+MOST_STREAM = 2**31  # bytes of what has no size before it is read, as a pipe
+T = TypeVar("T")
+
+
+def within(seconds: float, action: Callable[[], T]) -> T:
+    """Return what an action returns; a thread does it, and is left alone if it takes too long.
+
+    Raises:
+      TimeoutError: if it takes longer.
+    """
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(action())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return answer.result(seconds)
+
+
+def open_input(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file, or a named pipe, to read its bytes.
+
+    Raises:
+      OSError: if it cannot be opened; a TimeoutError if no program opens the pipe within
+        `PIPE_TIMEOUT`.
+    """
+    if not stat.S_ISFIFO(os.stat(path).st_mode):
+        return open(path, "rb")
+    try:
+        return within(PIPE_TIMEOUT, lambda: open(path, "rb"))
+    except TimeoutError:
+        text = f"no program has written to this pipe within {PIPE_TIMEOUT:g} s"
+        raise TimeoutError(errno.ETIMEDOUT, text) from None
+
+
+def read_text(path: str | os.PathLike[str], *, most: int) -> str:
+    """Return the text, in UTF-8, of a file with at most so many bytes.
+
+    Raises:
+      OSError: see `open_input`; or if there are more bytes, as devices have.
+      ValueError: if it is no text.
+    """
+    with open_input(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes")
+    return data.decode()
+
+
+def is_private(found: os.stat_result) -> bool:
+    """Return whether this user, and nobody else, can change a file or a folder."""
+    own = not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+    return own and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _temporary(target: Path) -> Path:

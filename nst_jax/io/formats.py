@@ -1,9 +1,13 @@
 """Image files that Pillow alone refuses or misreads: one function for each case."""
 
+import contextlib
 import io
+import lzma
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +23,13 @@ File = io.BufferedReader | io.BytesIO
 _PNG, _JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_PROFILE = 2**26  # bytes
+_MOST_SIDE = 10**6  # px; the weights of a filter for so long a side take 50 MB
+_PIXEL_BYTES = 8  # of a TIFF file with as many pixels as Pillow allows: RGBA of 16 bits
+_BLOCK = 2**22  # numbers that are computed with at once
+# What decompresses the parts of a TIFF file, by the number of their compression.
+_ENGINES: Mapping[int, Any] = MappingProxyType(
+    {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
+)
 
 
 @runtime_checkable
@@ -38,7 +49,7 @@ def readable_suffixes(wanted: Iterable[str]) -> set[str]:
     if not set(wanted).isdisjoint(HEIC_SUFFIXES):
         learn_heic()
     formats = Image.registered_extensions()  # of what Pillow opens or writes
-    return {suffix for suffix, name in formats.items() if name in Image.OPEN}
+    return {suffix for suffix, name in formats.items() if name in Image.OPEN and name != "EPS"}
 
 
 def learn_heic() -> bool:
@@ -59,6 +70,20 @@ def is_heic(start: bytes) -> bool:
 def is_tiff(start: bytes) -> bool:
     """Say whether a file with this start is a TIFF file."""
     return start[:4] in _TIFF
+
+
+def check_harmless(image: Image.Image) -> None:
+    """Raise InputError if an image is a program, or so long that resizing it takes gigabytes.
+
+    Args:
+      image: opened by Pillow, and not decoded yet.
+    """
+    if image.format == "EPS":  # Pillow would have Ghostscript run it
+        raise InputError("a program in PostScript, which is not run; save it as PNG or JPEG")
+    if max(image.size) > _MOST_SIDE:
+        raise InputError(
+            f"it has {image.width}x{image.height} px; allowed are {_MOST_SIDE} px for a side"
+        )
 
 
 def is_preview(image: Image.Image, start: bytes) -> bool:
@@ -108,14 +133,13 @@ def within_limits(file: File) -> tuple[File, bytes]:
     file.seek(0)
     if not spans:
         return file, b""
-    data = file.read()
-    for start, end in reversed(spans):
-        data = data[:start] + data[end:]
-    return io.BytesIO(data), profile
+    data, edges = file.read(), [0, *(edge for span in spans for edge in span), None]
+    kept_parts = (data[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
+    return io.BytesIO(b"".join(kept_parts)), profile
 
 
 def _inflated(kind: bytes, body: bytes) -> bytes:
-    """Return the text or the profile of a PNG chunk, decompressed up to `_MOST_PROFILE` bytes."""
+    """Return the text or the profile of a PNG chunk, decompressed as far as its length matters."""
     if kind == b"tEXt":
         return body
     _, _, rest = body.partition(b"\0")
@@ -124,8 +148,9 @@ def _inflated(kind: bytes, body: bytes) -> bytes:
         if rest[:1] != b"\1":
             return rest
         _, _, compressed = rest[2:].partition(b"\0")[2].partition(b"\0")
+    most = _MOST_PROFILE if kind == b"iCCP" else PngImagePlugin.MAX_TEXT_CHUNK + 1
     try:
-        return zlib.decompressobj().decompress(compressed, _MOST_PROFILE)
+        return zlib.decompressobj().decompress(compressed, most)
     except zlib.error:
         return b""  # damaged; Pillow decides
 
@@ -187,7 +212,12 @@ def to_levels(values: Num[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
                 f"its numbers are {least} to {most}, and white is {white}, the largest of "
                 f"{values.dtype}: scale them, or convert the image to 8 or 16 bits"
             )
-    return np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
+    levels = np.empty(values.shape, np.uint8)
+    rows = max(1, _BLOCK * len(values) // values.size)
+    for start in range(0, len(values), rows):  # in float64, which takes 8 times the memory
+        part = slice(start, start + rows)
+        levels[part] = np.rint(np.clip(values[part] / white, 0, 1) * 255)
+    return levels
 
 
 def read_tiff(file: File) -> Image.Image:
@@ -206,9 +236,7 @@ def read_tiff(file: File) -> Image.Image:
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
-        pixels, most = page.imagewidth * page.imagelength, Image.MAX_IMAGE_PIXELS
-        if most and pixels > 2 * most:
-            raise Image.DecompressionBombError(f"{pixels} pixels are more than {2 * most}")
+        _check_size(page, file)
         values = page.asarray()
         if page.axes == "SYX":
             values = np.moveaxis(values, 0, -1)
@@ -221,3 +249,25 @@ def read_tiff(file: File) -> Image.Image:
     if 34675 in tags:
         image.info["icc_profile"] = tags[34675]
     return image
+
+
+def _check_size(page: Any, file: File) -> None:
+    """Raise DecompressionBombError if a page of a TIFF file, or a part of it, is too large."""
+    pixels, most = page.imagewidth * page.imagelength, Image.MAX_IMAGE_PIXELS
+    if most and pixels > 2 * most:
+        raise Image.DecompressionBombError(f"{pixels} pixels are more than {2 * most}")
+    part = math.prod(page.chunks) * page.dtype.itemsize
+    found = max(page.nbytes, part)
+    if most and found > 2 * most * _PIXEL_BYTES:
+        raise Image.DecompressionBombError(
+            f"{found} bytes of pixels are more than {2 * most * _PIXEL_BYTES}"
+        )
+    engine = _ENGINES.get(page.compression)
+    for start, length in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if engine is None:
+            break
+        file.seek(start)
+        # tifffile would take whatever comes out; what is damaged it refuses itself.
+        with contextlib.suppress(zlib.error, lzma.LZMAError):
+            if len(engine().decompress(file.read(length), part + 1)) > part:
+                raise Image.DecompressionBombError(f"a part has more than its {part} bytes")

@@ -52,8 +52,9 @@ def load_image(
 
     Raises:
         InputError: The file cannot be read, is damaged or no image, has more pixels than Pillow's
-            limit, or holds numbers without a known white; `size` and `shape` are both given, no
-            size, not whole, below 1, or too large; or the background is no color.
+            limit or a side of more than a million, or holds numbers without a known white; `size`
+            and `shape` are both given, no size, not whole, below 1, or too large; or the background
+            is no color.
     """
     check_color(background)
     name = name_of(source)
@@ -162,7 +163,7 @@ def check_output(path: StrPath, *, bits: int = 8, quality: int = QUALITY) -> Non
             f"cannot write the image {os.fspath(path)!r}: this is only a suffix; give a name "
             f"before it, as in picture{Path(path).name}"
         )
-    if Path(path).is_dir():
+    if os.path.isdir(path):
         raise InputError(
             f"cannot write the image {os.fspath(path)!r}: it is a folder; name a file in it, as "
             f"{os.fspath(Path(path) / 'picture.png')!r}"
