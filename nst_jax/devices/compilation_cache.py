@@ -10,10 +10,15 @@ from typing import Any
 
 import jax
 
-from nst_jax.devices.executable_cache import cache_settings, cached_executables, processor
+from nst_jax.devices.executable_cache import (
+    cache_settings,
+    cached_executables,
+    processor,
+    shared_text,
+)
 from nst_jax.errors import InputError
 from nst_jax.io.cache_folder import cache_dir
-from nst_jax.io.files import check_writable
+from nst_jax.io.files import check_writable, is_private
 
 _SETTINGS = {
     # Small programs too: reading all of a run's takes 0.05 s, compiling the small ones alone 0.1 s.
@@ -44,7 +49,9 @@ def kept_programs(warn: Callable[[str], None]) -> Iterator[None]:
         return
     folder = compiled_dir()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(folder)
+        _check_private(folder / "ready")
         check_writable(folder / "program", what="compiled programs")
         _remove_unfinished(folder)
     except (InputError, OSError) as error:
@@ -56,6 +63,12 @@ def kept_programs(warn: Callable[[str], None]) -> Iterator[None]:
     faults = _faults_repaired(folder, warn)
     with cache_settings(settings), faults, cached_executables(folder / "ready"):
         yield
+
+
+def _check_private(folder: Path) -> None:
+    """Raise InputError if others can change what a folder holds: programs, which are run."""
+    if folder.exists() and not is_private(folder.stat()):
+        raise InputError(shared_text(folder))
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -14,6 +14,7 @@ import inspect
 import os
 import pickle
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from importlib.metadata import version
@@ -26,7 +27,7 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from nst_jax.devices.backend import default_device
-from nst_jax.io.files import atomic_write
+from nst_jax.io.files import atomic_write, is_private
 
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 _MOST_BYTES = 5 * 10**8  # some hundred programs
@@ -46,9 +47,15 @@ def cached_executables(folder: Path) -> Iterator[None]:
     """Let `CachedJit` functions take their programs from a folder inside, and leave new ones there.
 
     Args:
-      folder: for this alone; it is made when it is needed. Programs are pickles, so nobody else
-        may write there.
+      folder: for this alone; it is made when it is needed. Programs are pickles, which run what
+        they hold: a folder or a file that others can write to, or that belongs to another user, is
+        not used.
+
+    Warns:
+      UserWarning: if the folder is not used for that reason.
     """
+    if folder.exists() and not is_private(folder.stat()):
+        warnings.warn(f"compiled programs are not kept: {shared_text(folder)}", stacklevel=3)
     token = _folder.set(folder)
     try:
         yield
@@ -169,7 +176,12 @@ def processor() -> str:
 def _load(path: Path) -> Any:
     """Return a program that can be called, or None: whatever is wrong, it can be made again."""
     try:
-        packed = path.read_bytes()
+        if not is_private(path.parent.stat()):
+            return None
+        with path.open("rb") as file:
+            if not is_private(os.fstat(file.fileno())):
+                return None
+            packed = file.read()
         os.utime(path)  # see `_bound`
         return deserialize_and_load(*pickle.loads(gzip.decompress(packed)))
     except Exception:
@@ -185,13 +197,20 @@ def _make(lower: Callable[[], Any], path: Path) -> Any:
     with contextlib.suppress(Exception):
         # gzip's checksum will tell damage.
         packed = gzip.compress(pickle.dumps(serialize(compiled)), compresslevel=1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(packed)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_private(path.parent.stat()):
+            with atomic_write(path) as temporary:
+                temporary.touch(mode=0o600)
+                temporary.write_bytes(packed)
     with contextlib.suppress(AttributeError):  # not everywhere, nor before psutil 7.2
         # What the compiler has freed, as much as the network takes, goes back to the system.
         psutil.heap_trim()
     return compiled
+
+
+def shared_text(folder: Path) -> str:
+    """Return what is wrong with a folder that `is_private` refuses, and what to do."""
+    return f"others can change the folder {str(folder)!r}, and what it holds is run; remove it"
 
 
 @contextlib.contextmanager
