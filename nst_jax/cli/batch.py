@@ -446,8 +446,10 @@ class _Painter:
         loaded, inputs = [], []
         for each in members:
             try:
-                inputs.append(self._load(each, before, alone=alone))
+                images = self._load(each, before, alone=alone)
                 extras = load_extras(each.picture.content, **self.options.carried)
+                self.made_from(each.picture)  # the digests: at the end a file may be gone
+                inputs.append(images)
                 loaded.append(each._replace(extras=extras))
             except InputError as error:
                 self.faults[in_flags(error)] = EXIT_USAGE

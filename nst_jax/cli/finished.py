@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from nst_jax.cli.batch_plan import BatchJob
-from nst_jax.cli.manifest import of_images, provenance, read_provenance
+from nst_jax.cli.manifest import digest_of, of_images, provenance, read_provenance
 from nst_jax.cli.names import PictureFiles
 from nst_jax.distributed.collectives import allgather_json
 from nst_jax.io.provenance import Provenance, difference
 from nst_jax.weights.converted_file import Weights
-from nst_jax.weights.download import sha256_of
 
 
 def provenance_of(
@@ -25,7 +24,7 @@ def provenance_of(
       form: the background, and how the files are written, by name.
     """
     common = provenance(job.asked, weights=weights, sequence=job.sequence, **form)
-    digest = functools.cache(lambda path: sha256_of(Path(path)))
+    digest = functools.cache(digest_of)
     return lambda picture: (
         common | of_images(picture.content, picture.styles, job.start, digest=digest)
     )

@@ -97,12 +97,11 @@ def recolor(job: BatchJob, options: JobOptions) -> int:
         try:
             image = _recolored(each, job.asked, background=options.background)
             extras = load_extras(each.picture.content, **options.carried)
+            made = made_from(each.picture)
         except InputError as error:
             faults[in_flags(error)] = EXIT_USAGE
             continue
-        manifest = make_manifest(
-            made_from(each.picture), None, preset=options.preset, config=job.asked
-        )
+        manifest = make_manifest(made, None, preset=options.preset, config=job.asked)
         note = note_of(manifest, embed=options.manifest)
         fault = save_or_rescue(output, image, note=note, extras=extras, **options.encoding)
         if not fault and options.json:

@@ -35,6 +35,7 @@ from nst_jax.cli.manifest import (
     Changes,
     Manifest,
     choices,
+    digest_of,
     make_manifest,
     numbers_at,
     of_images,
@@ -60,7 +61,6 @@ from nst_jax.transfer.multiscale import Adjust, Snapshot
 from nst_jax.transfer.saver import FREE
 from nst_jax.transfer.stylize import stylize
 from nst_jax.weights.converted_file import Weights
-from nst_jax.weights.download import sha256_of
 
 
 def paint(options: JobOptions, asked: Config, output: Path, *, live: Live | None = None) -> int:
@@ -340,7 +340,7 @@ def _made_from(job: SingleJob, weights: Weights, options: JobOptions) -> Provena
         job.style_paths,
         options.start_image,
         masks=options.masks,
-        digest=lambda path: sha256_of(Path(path)),
+        digest=digest_of,
     )
     others = {"background": options.background}
     return provenance(options.asked(), weights=weights, **others) | images
