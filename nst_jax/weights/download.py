@@ -5,12 +5,11 @@ import hashlib
 import http.client
 import os
 import re
-import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,14 @@ from typing import Any
 from filelock import FileLock
 
 from nst_jax.errors import InputError
+from nst_jax.io.files import within
 
 # Seconds without an answer, or without a byte, after which the connection is given up.
 TIMEOUT = 10.0
+# A slower server is given up: at this rate the largest file takes a day.
+LEAST_RATE = 6000.0  # bytes a second, on average over `RATE_SECONDS`
+RATE_SECONDS = 60.0
+MOST_BYTES = 2**31  # of a file; torchvision's have 0.55 GB
 _BLOCK = 1 << 20
 
 # Called with the number of bytes received, and of all bytes (None if the server does not say).
@@ -67,7 +71,7 @@ def download(url: str, folder: Path, *, progress: Progress | None = None) -> Pat
     """Download `url` into `folder` unless it is there, and check the hash in its name.
 
     Received bytes are kept in a `.part` file. A broken transfer is continued at once, as long as
-    every try receives something; else the next call continues it, even after this process was
+    every try receives a megabyte; else the next call continues it, even after this process was
     killed. A lock keeps two processes from writing the file at once.
 
     Args:
@@ -76,7 +80,8 @@ def download(url: str, folder: Path, *, progress: Progress | None = None) -> Pat
       progress: called after every block.
 
     Raises:
-      DownloadError: if the file cannot be downloaded or has another hash.
+      DownloadError: if the file cannot be downloaded, comes too slowly, has more than 2 GiB or
+        another hash.
     """
     name = Path(urllib.parse.urlsplit(url).path).name
     hash_prefix(name)
@@ -123,8 +128,10 @@ def _fetch_all(url: str, part: Path, progress: Progress | None) -> None:
         before = _size(part)
         try:
             return _fetch(url, part, progress)
+        except DownloadError as error:  # to continue at once would not help
+            raise DownloadError(f"cannot download {url}: {error}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if _size(part) <= before:
+            if _size(part) < before + _BLOCK:
                 raise DownloadError(f"cannot download {url}: {_reason(error)}") from error
 
 
@@ -134,9 +141,10 @@ def _size(path: Path) -> int:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server answered {error.code} {error.reason}"
-    reason = getattr(error, "reason", error)
-    return " ".join(f"{reason}".split()) or type(error).__name__
+        text = f"the server answered {error.code} {error.reason}"
+    else:
+        text = str(getattr(error, "reason", error)) or type(error).__name__
+    return "".join(x if x.isprintable() else "?" for x in " ".join(text.split()))
 
 
 def _open(request: urllib.request.Request) -> Any:
@@ -145,17 +153,8 @@ def _open(request: urllib.request.Request) -> Any:
     A socket's own timeout starts anew for each address of a server, and does not include the
     look-up of its name.
     """
-    answer: Future[Any] = Future()
-
-    def wait() -> None:
-        try:
-            answer.set_result(urllib.request.urlopen(request, timeout=TIMEOUT))
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=wait, daemon=True).start()
     try:
-        return answer.result(TIMEOUT)
+        return within(TIMEOUT, lambda: urllib.request.urlopen(request, timeout=TIMEOUT))
     except TimeoutError:
         raise TimeoutError(f"no answer within {TIMEOUT:g} s") from None
 
@@ -179,12 +178,30 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
         left = response.headers.get("Content-Length")
         total = have + int(left) if left else None
         with part.open("ab" if resumed else "wb") as file:
-            while block := response.read(_BLOCK):
+            for block in _blocks(response):
                 file.write(block)
                 have += len(block)
                 if progress:
                     progress(have, total)
+                if max(have, total or 0) > MOST_BYTES:
+                    part.unlink()
+                    raise DownloadError(f"the file has more than {MOST_BYTES / 2**30:g} GiB")
     if total is not None and have < total:
         raise ConnectionError(
             f"the connection broke after {have} of {total} bytes; run again to continue there"
         )
+
+
+def _blocks(response: Any) -> Iterator[bytes]:
+    """Yield what a server sends; DownloadError if it sends less than `LEAST_RATE`."""
+    began, received = time.monotonic(), 0
+    while block := response.read1(_BLOCK):
+        yield block
+        received += len(block)
+        seconds = time.monotonic() - began
+        if seconds > RATE_SECONDS:
+            if received < seconds * LEAST_RATE:
+                raise DownloadError(
+                    f"{received} bytes in {seconds:.0f} s are too slow; run again to continue there"
+                )
+            began, received = time.monotonic(), 0
