@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import traceback
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -179,6 +180,10 @@ class CheckpointStore:
         Raises:
           InputError: if there are checkpoints, but none can be read.
         """
+        with _quiet():
+            return self._newest(like)
+
+    def _newest(self, like: Callable[[dict[str, Any]], PyTree[Any]]) -> Saved | None:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             saved, reason = None, ""
@@ -368,7 +373,9 @@ def _quiet() -> Iterator[None]:
     threading.excepthook = in_threads = _without_orbax(before[0])
     sys.unraisablehook = unraisable = _without_orbax(before[1])
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # "coroutine … was never awaited"
+            yield
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)
