@@ -26,6 +26,7 @@ _CAFFE_MEAN = (123.68, 116.779, 103.939)
 _ORIGINAL = {"vgg19": (0.0956, 0.0336, -0.0842), "vgg16": (0.1173, 0.0209, -0.1727)}
 # Keys of the classifier, which is not used: torchvision's, Caffe's, timm's.
 _CLASSIFIER = re.compile(r"classifier\.|fc\d|pre_logits\.|head\.")
+_MOST_UNKNOWN = 20  # keys that a message lists
 _Array = TypeVar("_Array")
 
 
@@ -65,7 +66,7 @@ def from_state_dict(
 
     Raises:
       InputError: if it is another network than `network` or has batch norm; else if keys are
-        missing or unused, or have a wrong shape, type or value. The message lists all such keys.
+        missing or unused, or have a wrong shape, type or value. The message lists these keys.
     """
     state = _torchvision_names(state)
     table = _recognize(state, network, source)
@@ -146,7 +147,11 @@ def _faults(
         )
     }
     faults = [f"{key} is missing" for key in wanted if key not in state]
-    faults += [f"{key} is unknown" for key in state if key not in wanted]
+    unknown = [key for key in state if key not in wanted]
+    shown = (key if key.isprintable() else ascii(key) for key in unknown[:_MOST_UNKNOWN])
+    faults += [f"{key:.100} is unknown" for key in shown]
+    if more := unknown[_MOST_UNKNOWN:]:
+        faults.append(f"{len(more)} more are unknown")
     for key, shape in wanted.items():
         if key not in state:
             continue
