@@ -475,7 +475,8 @@ def _peak():
 
 def main(folder):
     """Read all files of a folder; a fault that is no InputError ends the process."""
-    resource.setrlimit(resource.RLIMIT_AS, (3 * MOST_MEMORY, -1))
+    with contextlib.suppress(OSError, ValueError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (3 * MOST_MEMORY, -1))
     for path in sorted(Path(folder).iterdir()):
         print(json.dumps({"begins": path.name}), flush=True)
         with contextlib.suppress(OSError):  # Linux alone can forget the peak of the file before
