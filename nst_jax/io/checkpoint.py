@@ -180,7 +180,9 @@ class CheckpointStore:
         Raises:
           InputError: if there are checkpoints, but none can be read.
         """
-        with _quiet():
+        with warnings.catch_warnings():
+            # Of the reads that are left alone where another one has failed.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             return self._newest(like)
 
     def _newest(self, like: Callable[[dict[str, Any]], PyTree[Any]]) -> Saved | None:
@@ -373,9 +375,7 @@ def _quiet() -> Iterator[None]:
     threading.excepthook = in_threads = _without_orbax(before[0])
     sys.unraisablehook = unraisable = _without_orbax(before[1])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # "coroutine … was never awaited"
-            yield
+        yield
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from nst_jax.errors import InputError, check_installed
 from nst_jax.io.arrays import rounded
+from nst_jax.io.files import MOST_STREAM, open_input
 
 _MAGIC, _HEADER = np.float32(202021.25).tobytes(), 12
 _LEAST = 12  # px of a side, for OpenCV
@@ -25,10 +26,12 @@ def load_flow(path: str | Path) -> Float[np.ndarray, "height width 2"]:
       InputError: if the file cannot be read, or is none of the format; if a motion is unknown.
     """
     try:
-        data = Path(path).read_bytes()
+        with open_input(path) as file:
+            data = file.read(_HEADER)
+            width, height = np.frombuffer(data[4:].ljust(8, b"\0"), "<i4").tolist()
+            data += file.read(min(MOST_STREAM, 8 * max(0, width) * max(0, height)) + 1)
     except OSError as error:
         raise InputError(f"cannot read the flow {str(path)!r}: {error.strerror}") from None
-    width, height = np.frombuffer(data[4:_HEADER].ljust(8, b"\0"), "<i4").tolist()
     if data[:4] != _MAGIC or min(width, height) < 1 or len(data) != _HEADER + 8 * width * height:
         raise InputError(f"cannot read the flow {str(path)!r}: it is no whole file .flo")
     flow = np.frombuffer(data, "<f4", offset=_HEADER).reshape(height, width, 2)

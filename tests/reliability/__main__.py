@@ -5,6 +5,7 @@ With arguments for pytest, as `-k images`, only these tests run, and their table
 
 import datetime
 import inspect
+import json
 import os
 import platform
 import sys
@@ -22,22 +23,29 @@ _PACKAGES = ("jax", "numpy", "pillow", "safetensors", "orbax-checkpoint", "pytes
 
 
 class Results:
-    """What pytest reports of each test function: its promise, cases and outcomes."""
+    """What pytest reports of each test function: promise, cases, outcomes; and of long runs."""
 
     def __init__(self):
         self.promises: dict[str, str] = {}
         self.cases: Counter[str] = Counter()
         self.outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.memory: list[tuple[str, list[tuple[int, float]]]] = []
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item, call):
         report = yield
         name = f"{item.path.relative_to(HERE).as_posix()}::{item.originalname}"
-        self.promises[name] = (inspect.getdoc(item.function) or "").partition("\n")[0]
+        promise = (inspect.getdoc(item.function) or "").partition("\n")[0]
+        self.promises.setdefault(name, promise)
         if report.when == "call" or report.outcome != "passed":
             self.outcomes[name][report.outcome] += 1
         if report.when == "call" and report.passed:
-            self.cases[name] += int(dict(report.user_properties).get("cases", 1))
+            found = dict(report.user_properties)
+            self.cases[name] += int(found.get("cases", 1))
+            if "memory" in found:
+                self.memory.append(json.loads(found["memory"]))
+            if "peak" in found:
+                self.promises[name] += f" ({found['peak']})"
         return report
 
     def table(self) -> str:
@@ -72,6 +80,18 @@ def write(table: str) -> None:
     PAGE.write_text(page)
 
 
+def plot(memory: list[tuple[str, list[tuple[int, float]]]], path: Path) -> None:
+    """Plot the memory of long runs over the pictures that they have painted."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    for name, samples in memory:
+        axes.plot(*zip(*samples, strict=True), label=name)
+    axes.set(xlabel="pictures painted by one process", ylabel="memory in MiB", ylim=(0, None))
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
 def main(given: list[str]) -> int:
     """Run the tests; return pytest's exit code."""
     results = Results()
@@ -79,6 +99,7 @@ def main(given: list[str]) -> int:
     print(results.table())
     if not given and code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         write(results.table())
+        plot(results.memory, PAGE.with_suffix(".png"))
     return int(code)
 
 
