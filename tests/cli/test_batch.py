@@ -17,7 +17,7 @@ from PIL import Image
 
 import commands
 from nst_jax import Config, layers, load_image, save_image
-from nst_jax.cli import batch
+from nst_jax.cli import batch, batch_painter
 from nst_jax.cli import main as cli
 from nst_jax.devices.backend import resolve
 from nst_jax.geometry import resample
@@ -84,7 +84,7 @@ def seen(monkeypatch):
             if bad:
                 return
 
-    monkeypatch.setattr(batch, "stylize", stylize)
+    monkeypatch.setattr(batch_painter, "stylize", stylize)
     return seen
 
 
@@ -125,7 +125,7 @@ def test_the_beginning_is_that_of_the_first_scale(photographs):
     styles = [photographs[1]]
     config = resolve(config)
     schedule = make_schedule((20, 24), [styles[0].shape[:2]], config)
-    start = batch._draw_start(schedule, styles, config)
+    start = batch_painter._draw_start(schedule, styles, config)
     assert start.shape == (14, 17, 3)
     looks = [jnp.clip(resample(jnp.asarray(styles[0]), (17, 13)), 0, 1)]
     whole = first_picture(jnp.zeros((14, 17, 3)), looks, None, config)  # the blend is half black
@@ -346,7 +346,7 @@ def test_stopped_it_leaves_what_is_finished(album, seen, capfd, number, code):
     job = [*album, *FAST, "--steps=2"]
     assert run([*job, "--output=whole"]) == 0
     seen.calls.clear()
-    before = batch.stylize
+    before = batch_painter.stylize
 
     def stylize(*images, **options):
         for snapshot in before(*images, **options):
@@ -355,7 +355,7 @@ def test_stopped_it_leaves_what_is_finished(album, seen, capfd, number, code):
             yield snapshot
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch, "stylize", stylize)
+        patch.setattr(batch_painter, "stylize", stylize)
         assert run(job) == code
     error = capfd.readouterr().err
     assert f"stopped by {number.name}: 1 of 3 pictures are done; the same command goes on" in error
@@ -376,7 +376,7 @@ def test_the_picture_in_progress_goes_on_from_its_checkpoint(
     job = [*album[1:], *FAST, "--steps=5", how]
     kept = [*job, "--checkpoint=c"]
     assert run([*job, "--output=whole"]) == 0
-    right, calls, stop = batch.stylize, [], [1]
+    right, calls, stop = batch_painter.stylize, [], [1]
 
     def stylize(*images, **options):
         calls.append(1)
@@ -386,7 +386,7 @@ def test_the_picture_in_progress_goes_on_from_its_checkpoint(
             yield snapshot
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "stylize", stylize)
+        patch.setattr(batch_painter, "stylize", stylize)
         assert run(kept) == 143
         assert [path.split("-")[0] for path in os.listdir("c")] == ["f1"]
         capfd.readouterr()
@@ -462,7 +462,7 @@ def test_killed_beside_a_picture_it_writes_both_again(album, seen, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "save_beside", stop)
+        patch.setattr(batch_painter, "save_beside", stop)
         assert run(job) == 130
     assert pictures() == []
     assert run(job) == 0

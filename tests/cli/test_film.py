@@ -16,7 +16,7 @@ from PIL import Image
 
 import commands
 from nst_jax import Config, load_image, save_image
-from nst_jax.cli import batch, film
+from nst_jax.cli import batch, batch_painter, film
 from nst_jax.cli import main as cli
 from nst_jax.geometry import fit
 from nst_jax.io.images import image_shape
@@ -57,7 +57,7 @@ def painter(tmp_path, monkeypatch):
         steps = make_schedule(content.shape[:2], [(24, 32)], config).steps
         yield Snapshot(steps, jnp.asarray(content), losses, painter.finite())
 
-    monkeypatch.setattr(batch, "stylize", stylize)
+    monkeypatch.setattr(batch_painter, "stylize", stylize)
     return painter
 
 

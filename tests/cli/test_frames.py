@@ -14,7 +14,7 @@ from scipy import ndimage
 
 import commands
 from nst_jax import load_image, save_image
-from nst_jax.cli import batch
+from nst_jax.cli import batch, batch_painter
 from nst_jax.cli import main as cli
 from nst_jax.losses.objective import Losses
 from nst_jax.network.vgg import VGG19
@@ -53,7 +53,7 @@ def film(tmp_path, monkeypatch):
         steps = make_schedule(content.shape[:2], [(24, 32)], config).steps
         yield Snapshot(steps, jnp.asarray(content) * 0.8, losses, finite=True)
 
-    monkeypatch.setattr(batch, "stylize", stylize)
+    monkeypatch.setattr(batch_painter, "stylize", stylize)
     return calls
 
 

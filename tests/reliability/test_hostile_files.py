@@ -722,7 +722,7 @@ def test_an_image_that_vanishes_from_a_batch(folder_of_three, monkeypatch, capfd
             Path(path).unlink()
         return extras.load_extras(path, **options)
 
-    monkeypatch.setattr("nst_jax.cli.batch.load_extras", load_extras)
+    monkeypatch.setattr("nst_jax.cli.batch_painter.load_extras", load_extras)
     assert main([*folder_of_three, "--output=out", "--batch=3"]) == 1
     assert "cannot load 'folder/b.png'" in capfd.readouterr().err
     found = painted("out")

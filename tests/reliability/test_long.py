@@ -1,5 +1,6 @@
 """Thousands of pictures in one process, and one very large picture."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -48,14 +49,14 @@ def test_thousands_of_pictures(tmp_path, photographs, record_property, kind):
     flags = ["--content=in", "--style=s.png", "--size=24", "--min-size=0", "--steps=2"]
     flags += ["--output=o"] + (["--sequence"] if kind == "frames" else ["--batch=4"])
     samples = []  # pictures, bytes, open files
-    process = start(tmp_path, *flags)
-    watched = psutil.Process(process.pid)
-    while process.poll() is None:
-        done = len(os.listdir(tmp_path / "o")) if (tmp_path / "o").exists() else 0
-        if process.poll() is None and done:
-            samples.append((done, watched.memory_info().rss, watched.num_fds()))
-        time.sleep(1)
-    assert process.wait() == 0, process.stdout.read()
+    with start(tmp_path, *flags) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            done = len(os.listdir(tmp_path / "o")) if (tmp_path / "o").exists() else 0
+            with contextlib.suppress(psutil.Error):  # it may have ended
+                samples.append((done, watched.memory_info().rss, watched.num_fds()))
+            time.sleep(1)
+        assert process.returncode == 0, process.stdout.read()
     assert len(os.listdir(tmp_path / "o")) == FRAMES
     record_property("cases", FRAMES)
     record_property("memory", json.dumps([kind, [[n, rss / MIB] for n, rss, _ in samples]]))
@@ -64,7 +65,8 @@ def test_thousands_of_pictures(tmp_path, photographs, record_property, kind):
     grown = np.median([x[1] for x in late]) - np.median([x[1] for x in middle])
     # Malloc's own rounding; a picture that is kept has 7 kB, 12 MB over so many.
     assert grown < 8 * MIB, f"{grown / MIB:.1f} MiB"
-    assert np.median([x[2] for x in late]) <= np.median([x[2] for x in middle])
+    # The files of a picture that is being painted.
+    assert max(x[2] for x in late) <= max(x[2] for x in middle) + 2
 
 
 @pytest.mark.slow
@@ -81,16 +83,18 @@ def test_a_picture_of_100_megapixels(tmp_path, record_property):
     flags += ["--checkpoint=k", "--checkpoint-seconds=0"]
     peak, kills = 0, 0
     while True:
-        process = start(tmp_path, *flags)
-        watched, before = psutil.Process(process.pid), steps(tmp_path)
-        while process.poll() is None:
-            peak = max(peak, watched.memory_info().rss)
-            if steps(tmp_path) > before and kills < 2:  # one more checkpoint
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.2)
-        said = process.communicate()[0]
+        before = steps(tmp_path)
+        with start(tmp_path, *flags) as process:
+            watched = psutil.Process(process.pid)
+            while process.poll() is None:
+                with contextlib.suppress(psutil.Error):
+                    peak = max(peak, watched.memory_info().rss)
+                if steps(tmp_path) > before and kills < 2:  # one more checkpoint
+                    process.send_signal(signal.SIGKILL)
+                    kills += 1
+                    break
+                time.sleep(0.2)
+            said = process.communicate()[0]
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, said
