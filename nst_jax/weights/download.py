@@ -24,6 +24,7 @@ TIMEOUT = 10.0
 # A slower server is given up: at this rate the largest file takes a day.
 LEAST_RATE = 6000.0  # bytes a second, on average over `RATE_SECONDS`
 RATE_SECONDS = 60.0
+_LEAST_BYTES = 10**6  # that a try must bring, or the next one is left to the next call
 MOST_BYTES = 2**31  # of a file; torchvision's have 0.55 GB
 _BLOCK = 1 << 20
 
@@ -131,7 +132,7 @@ def _fetch_all(url: str, part: Path, progress: Progress | None) -> None:
         except DownloadError as error:  # to continue at once would not help
             raise DownloadError(f"cannot download {url}: {error}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if _size(part) < before + _BLOCK:
+            if _size(part) < before + _LEAST_BYTES:
                 raise DownloadError(f"cannot download {url}: {_reason(error)}") from error
 
 
