@@ -102,12 +102,12 @@ def test_what_is_bad_from_the_start_is_not_tried_again(network, images):
 
 
 def test_a_run_goes_on_with_its_setbacks(network, images, tmp_path):
-    """Stopped after every step, before the first setback, between two, and behind all."""
+    """Stopped before the first setback, between two, behind all, and at the next scale."""
     settings = {"min_size": 17, "first_steps": 14, "learning_rate": 10.0}
     expected, _ = run(images, network, **settings)
     assert len(expected.setbacks) == 2
     config = dataclasses.replace(WILD, **settings)
-    for stop in (1, 2, 3, 5, 12, 14, 17, 25):
+    for stop in (2, 3, 12, 17):
         folder = tmp_path / str(stop)
         for end in (stop, 44):
             found = stylize(
