@@ -87,7 +87,8 @@ def make_schedule(
     if not any((config.content_weight, config.style_weight, config.tv_weight, config.range_weight)):
         raise InputError("all weights are 0, so there is nothing to optimize; give one more than 0")
     least = config.architecture.minimum_size(config.taps)
-    found = scales(*content, min_size=config.min_size, factor=config.scale_factor)
+    whole = _whole_windows(content, config.wrap)
+    found = scales(*whole, min_size=config.min_size, factor=config.scale_factor)
     *smaller, last = dict.fromkeys(_whole_windows(shape, config.wrap) for shape in found)
     shapes = [*(shape for shape in smaller if min(shape) >= least), last]
     content_name, *style_names = names or [""] * (1 + len(styles))

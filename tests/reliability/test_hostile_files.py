@@ -22,7 +22,7 @@ import safetensors.numpy
 import hostile_images
 from commands import outcome, within
 from nst_jax import save_image
-from nst_jax.cli import batch
+from nst_jax.cli import batch_painter
 from nst_jax.cli.main import main
 from nst_jax.cli.options import parse_options
 from nst_jax.cli.settings_file import settings_flag, settings_text
@@ -737,13 +737,13 @@ def test_images_removed_while_they_are_painted(
     folder_of_three, monkeypatch, capfd, record_property
 ):
     """Pictures are saved though their images are removed while they are painted."""
-    shown = batch.show_progress
+    shown = batch_painter.show_progress
 
     def show_progress(*args, **options):
         shutil.rmtree("folder", ignore_errors=True)
         return shown(*args, **options)
 
-    monkeypatch.setattr(batch, "show_progress", show_progress)
+    monkeypatch.setattr(batch_painter, "show_progress", show_progress)
     assert outcome(main, [*folder_of_three, "--output=out", "--batch=3"], capfd) == 0
     assert painted("out").keys() == set("abc")
     record_property("cases", 3)
