@@ -16,9 +16,9 @@ NOTE = (
     "rate: the operations of direct convolution a second, whatever the algorithm; an algorithm "
     "with fewer multiplications, such as Winograd's, may exceed the machine's matrix rate"
 )
-_MARKERS = "osD^vPX<>h"
+MARKERS = "osD^vPX<>h"
 # Okabe and Ito's colors, distinct for the color-blind, without yellow, which is too light.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 
 
 class Row(NamedTuple):
@@ -136,14 +136,15 @@ def markdown(results: Sequence[Result]) -> str:
     lines = [
         f"{size}x{size} px, {step_flops(size, size) / 1e9:.1f} GFLOP a step; starts "
         f"{starts_text(results)}:\n",
-        _cells(HEADERS),
-        _cells(["---"] + ["---:"] * (width - 1)),
+        cells(HEADERS),
+        cells(["---"] + ["---:"] * (width - 1)),
     ]
-    lines += [_cells([*row, *[""] * (width - len(row))]) for row in rows(results)]
+    lines += [cells([*row, *[""] * (width - len(row))]) for row in rows(results)]
     return "\n".join(lines) + "\n"
 
 
-def _cells(texts: Sequence[str]) -> str:
+def cells(texts: Sequence[str]) -> str:
+    """Return a row of a table in Markdown."""
     return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 
@@ -204,8 +205,8 @@ def write_plot(path: Path, report: Mapping[str, Any], results: Sequence[Result])
         axes.loglog(
             [r.size**2 for r in done],
             [r.median for r in done],
-            color=_COLORS[position % len(_COLORS)],
-            marker=_MARKERS[position % len(_MARKERS)],
+            color=COLORS[position % len(COLORS)],
+            marker=MARKERS[position % len(MARKERS)],
             markerfacecolor=None if jax else "white",
             linewidth=2.2 if jax else 1.2,
             label=mode if done else f"{mode} (failed)",
