@@ -173,14 +173,7 @@ def show_progress(
                 line_time = now
             if ends_scale(snapshot, schedule):
                 progress.update(task, description=f"{prefix}preparing the next scale")
-            for setback in snapshot.setbacks[told:]:
-                warn_from_first(
-                    f"{setback.failed} at step {setback.step}; going on from the last good state "
-                    "with steps of a quarter of the length"
-                )
-            told = len(snapshot.setbacks)
-            if snapshot.stuck:
-                warn_from_first(f"the picture no longer changes; skipping to step {snapshot.step}")
+            told = _warn_of_turns(snapshot, told)
             if save_every and snapshot.step % save_every == 0 and snapshot.finite:
                 try:
                     save(snapshot, f"{snapshot.step:0{digits}}")
@@ -189,6 +182,18 @@ def show_progress(
             if ended:
                 break
     return snapshot
+
+
+def _warn_of_turns(snapshot: Snapshot[Losses], told: int) -> int:
+    """Warn where a run has gone back, or skips steps; return the number of setbacks told."""
+    for setback in snapshot.setbacks[told:]:
+        warn_from_first(
+            f"{setback.failed} at step {setback.step}; going on from the last good state with "
+            "steps of a quarter of the length"
+        )
+    if snapshot.stuck:
+        warn_from_first(f"the picture no longer changes; skipping to step {snapshot.step}")
+    return len(snapshot.setbacks)
 
 
 def _left_text(left: Left | None) -> str:
