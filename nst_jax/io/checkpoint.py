@@ -3,6 +3,7 @@
 Orbax writes beside the older checkpoints and then renames, so a killed save leaves them intact.
 """
 
+import gc
 import json
 import logging
 import os
@@ -204,6 +205,7 @@ class CheckpointStore:
                 )
                 os.replace(self._folder / str(step), self._aside(step))
             agree(False)  # wait until it has been moved
+            gc.collect()  # reads that were left alone print where they are removed
             self._manager.reload()
         if steps:
             raise InputError(
