@@ -203,6 +203,7 @@ def weights_flag(random_params, tmp_path_factory):
     return f"--weights={path}"
 
 
+@pytest.mark.slow
 def test_a_run_with_a_mode_that_fails(tmp_path, capsys, weights_flag):
     """All in one, as each process takes seconds to start."""
     names = ["jax-float32", "torch-float32-eager", "jax-tf32"]

@@ -188,6 +188,7 @@ def test_mesh(run_apart, untrained_file):
     assert np.abs(picture - content(None, shape=(64, 64))).mean() > 0.005
 
 
+@pytest.mark.slow
 def test_notebook(monkeypatch, untrained_file):
     nbformat, nbclient = map(pytest.importorskip, ("nbformat", "nbclient"))
     pytest.importorskip("ipykernel")

@@ -65,6 +65,7 @@ def test_a_visitor_paints_and_steers(address, folder):
     assert max(image_shape(folder / "picture.png")) <= 192
 
 
+@pytest.mark.slow
 def test_on_a_phone_by_the_keyboard(address):
     options = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
     with browsing(address, **options) as (page, _):
@@ -106,6 +107,7 @@ def test_what_cannot_be_painted_is_said(address, folder):
         status(page, "cannot load 'text.png': not a readable image (no known image format)")
 
 
+@pytest.mark.slow
 def test_the_same_page_shows_a_run_of_the_command_line(folder):
     flags = ["--content=content.png", "--style=style.png", "--weights=untrained", "--size=64"]
     flags += ["--first-steps=100000", "--output=preview.png"]

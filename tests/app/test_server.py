@@ -58,6 +58,7 @@ def test_the_demo_is_the_same_page(folder):
         assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_it_paints_and_keeps_its_limits_and_leaves_nothing(folder):
     with serving("--weights=untrained", "--max-size=96", folder=folder) as (process, address):
         found = subprocess.run(

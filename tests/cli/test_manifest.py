@@ -177,6 +177,7 @@ def altered():
     return alter
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_a_manifest_may_be_written_by_anyone(job, altered, capfd):
     """Any change gives a replay, or one line; nothing of it reaches the terminal or the recipe."""

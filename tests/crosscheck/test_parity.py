@@ -60,7 +60,8 @@ def record_of(torch, reference, state, content, style, config):
 def marks_of(case):
     """How the compiler adds is a matter of rounding, which float64's budgets hardly see."""
     marks = [] if "64" in case else [pytest.mark.optimized]
-    return [*marks, pytest.mark.slow] if case.startswith(("winograd", "bfloat16")) else marks
+    slow = case.startswith(("winograd", "bfloat16")) or case == "float32, L-BFGS, l2"
+    return [*marks, pytest.mark.slow] if slow else marks
 
 
 @pytest.mark.parametrize("case", [pytest.param(x, marks=marks_of(x), id=x) for x in CASES])

@@ -86,7 +86,7 @@ def test_whole_files_are_read(tmp_path, whole, record_property):
     record_property("cases", len(whole))
 
 
-@pytest.mark.parametrize(("count", "seed"), [(60, 0), pytest.param(1500, 1, marks=slow)])
+@pytest.mark.parametrize(("count", "seed"), [(30, 0), pytest.param(1500, 1, marks=slow)])
 def test_damaged_images(tmp_path, whole, record_property, count, seed):
     """A damaged image file is read, or one line says why not, within 60 s and 4 GiB of memory."""
     found = read_all(tmp_path / "files", draw(whole, count, seed))
@@ -114,7 +114,7 @@ def everything(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize(("count", "seed"), [(40, 2), pytest.param(200, 3, marks=slow)])
+@pytest.mark.parametrize(("count", "seed"), [(20, 2), pytest.param(200, 3, marks=slow)])
 def test_the_command(tmp_path, monkeypatch, capfd, whole, record_property, count, seed):
     """The command ends in a picture, or in one line with exit code 2, and writes nothing else."""
     monkeypatch.chdir(tmp_path)
