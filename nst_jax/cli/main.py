@@ -87,9 +87,9 @@ def _run(options: JobOptions) -> int:
     default_device()  # fails first if JAX finds no device
     if config.color == "style-only":
         recolor.check_options(options, config)
-    else:
-        check_flow(options)
     film = find_film(options)
+    if config.color != "style-only":
+        check_flow(options)
     # A folder or a pattern gets an output folder even for one file, as the number can change.
     collected = len(options.content) > 1 or is_collection(options.content[0])
     if jax.process_count() > 1 and options.devices is None:
