@@ -104,7 +104,9 @@ def test_a_large_picture(tmp_path, record_property):
         assert made.size == LARGE
     record_property("cases", kills)
     record_property("peak", f"{peak / 2**30:.1f} GiB")
-    assert peak < 5 * 2**30  # 100 megapixels took 12.8 GiB
+    # Ten arrays of 300 MB (picture, content, gradient, Adam's averages, the picture's average, and
+    # their copies for a checkpoint), and 3 GiB for the program and its windows.
+    assert peak < 6 * 2**30
 
 
 def steps(folder):
