@@ -33,6 +33,7 @@ from nst_jax.errors import InputError, check_installed
 from nst_jax.io.files import check_writable, write_json
 from nst_jax.io.images import load_image, save_image
 from nst_jax.presets import PRESETS, preset
+from nst_jax.weights.download import sha256_of
 
 PROGRAM = "benchmarks.quality"
 FACTORS = (0.25, 1.0, 4.0)
@@ -297,7 +298,7 @@ def paint(painter: Painter, pair: Pair, factor: float, folder: Path, size: int) 
     Raises:
       InputError: if the program cannot be run, fails, or leaves no picture.
     """
-    inputs = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pair]
+    inputs = list(map(sha256_of, pair))
     what = json.dumps([painter.words, factor, size, *inputs])
     slug = re.sub(r"[^\w.-]+", "_", f"{pair.name}.{painter.name}.{factor:g}")[:150]
     target = folder / f"{slug}.{hashlib.sha256(what.encode()).hexdigest()[:8]}.png"

@@ -17,11 +17,7 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.markup import escape
 
-from nst_jax.cli.batch_plan import (
-    Batch,
-    BatchJob,
-    Planned,
-)
+from nst_jax.cli.batch_plan import Batch, BatchJob, Planned
 from nst_jax.cli.console import (
     SECONDS,
     is_out_of_memory,
@@ -228,13 +224,12 @@ class BatchPainter:
                 styles.append(load(path, shape=shape))
         inputs = _Inputs(content, styles)
         if before:
-            with named(before.picture.content):
-                past = load(before.picture.content, shape=last.shape)
             result = load(before.picture.output, shape=last.shape)
             if flow_of(self.options) == "none":
                 return inputs._replace(start=result)
-            flow = self.options.flow or "auto"
-            previous, seen = moved(before, result, content, past, flow=flow)
+            with named(before.picture.content):
+                past = load(before.picture.content, shape=last.shape)
+            previous, seen = moved(before, result, content, past, flow=self.options.flow)
             return inputs._replace(previous=previous, seen=seen)
         if self.options.start_image:
             return inputs._replace(start=load(self.options.start_image, shape=last.shape))

@@ -59,7 +59,12 @@ def flow_of(options: JobOptions) -> str:
 
 
 def moved(
-    past: Past, result: np.ndarray, content: np.ndarray, content_before: np.ndarray, *, flow: str
+    past: Past,
+    result: np.ndarray,
+    content: np.ndarray,
+    content_before: np.ndarray,
+    *,
+    flow: str | None,
 ) -> tuple[Float[np.ndarray, "height width 3"], Float[np.ndarray, "height width"]]:
     """Return the result before as it lies in the new frame, and where it shows the same.
 
@@ -68,12 +73,12 @@ def moved(
       result: its painted picture, at the size of the new one; sRGB.
       content: the new frame.
       content_before: the frame before.
-      flow: --flow: auto, or a folder of files.
+      flow: --flow: auto or None, or a folder of files.
 
     Raises:
       InputError: if the optical flow cannot be computed, or a file of it cannot be read.
     """
-    if flow == _AUTO:
+    if flow in (None, _AUTO):
         flows = [compute_flow(content, content_before), compute_flow(content_before, content)]
     else:
         names = f"backward_{past.now}_{past.number}", f"forward_{past.number}_{past.now}"

@@ -175,7 +175,7 @@ def film_note(frames: Sequence[Path], contents: Sequence[str]) -> str:
         manifest = dict(read_manifest(frames[-1]))
     except InputError:
         return ""
-    images = [sha256_of(Path(path)) for path in contents]
+    images = [digest_of(path) for path in contents]
     made_from = {**manifest["made from"], "content image": images}
     return json.dumps({**manifest, "made from": made_from, "frames": len(frames)})
 

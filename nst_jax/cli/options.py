@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from os.path import expanduser  # the shell leaves the ~ of --content=~/a.jpg
 from typing import Any, Literal, NoReturn, get_args
@@ -27,18 +28,14 @@ def _devices(text: str) -> int | Literal["all"]:
     return "all" if text == "all" else positive_int()(text)
 
 
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if float(text) >= 0:  # False for NaN
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+def _number(words: str, least: float, most: float = math.inf) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if least <= float(text) <= most:  # False for NaN
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number {words}")
 
-
-def _rate(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0.01 <= float(text) <= 1000:  # False for NaN
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.01 to 1000")
+    return number
 
 
 def _quality(text: str) -> int:
@@ -236,7 +233,7 @@ class JobOptions:
         "frames a second of a film that is made from files (default: 25)",
         "F",
         group="images",
-        type=_rate,
+        type=_number("from 0.01 to 1000", 0.01, 1000.0),
     )
     preset: str = option(
         "default", f"named settings: {', '.join(PRESETS)} (default: %(default)s)", "NAME"
@@ -321,7 +318,10 @@ class JobOptions:
         group="options",
     )
     checkpoint_seconds: float = option(
-        60.0, "about how many seconds apart (default: %(default)s)", "F", type=_seconds
+        60.0,
+        "about how many seconds apart (default: %(default)s)",
+        "F",
+        type=_number("of at least 0", 0.0),
     )
     distributed: bool = _switch(
         "share the work with the processes that Slurm, Kubernetes, Open MPI or a TPU pod has "

@@ -154,8 +154,8 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
     """Yield the snapshots of a run; see `stylize`."""
     ends = list(itertools.accumulate(job.steps))
     total, every = ends[-1], pauses.every or ends[-1]
-    now = saver.resume(job.begin, job.steps, Fallback(pauses.on_nan))
-    fallback, first, done, scale, recent, _ = now
+    fallback = Fallback(pauses.on_nan)
+    first, done, scale, recent, _ = saver.resume(job.begin, job.steps, fallback)
     picture: Any = scale.picture() if scale else None
     parts: list[Any] = []
     for number, end in enumerate(ends[first:], first):
@@ -173,9 +173,9 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
             if not chunk.failed:
                 picture = chunk.picture
             fixed = tuple(job.steps[: number + chunk.stuck])
-            now = Progress(fallback, number, done, scale, chunk.recent, fixed)
+            now = Progress(number, done, scale, chunk.recent, fixed)
             if unfinished:
-                saver.save(now)
+                saver.save(now, fallback)
             due = pauses.seconds is not None or done % every == 0 or done == total
             if not (due or chunk.stuck or chunk.failed):
                 continue
@@ -187,7 +187,7 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
                 yield snapshot
             except GeneratorExit:
                 if unfinished:
-                    saver.save(now, at_once=True)
+                    saver.save(now, fallback, at_once=True)
                 raise
             if chunk.failed:
                 return

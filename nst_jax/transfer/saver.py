@@ -28,7 +28,6 @@ class Progress(NamedTuple):
     """Where a run stands.
 
     Attributes:
-      fallback: where it goes back to if a number is not finite.
       number: of the scale, from 0.
       done: the steps of the run so far.
       scale: where the next steps are made; None: the run has not begun.
@@ -36,7 +35,6 @@ class Progress(NamedTuple):
       fixed: the steps of the scales that no longer can be longer.
     """
 
-    fallback: Fallback
     number: int = 0
     done: int = 0
     scale: Scale | None = None
@@ -63,7 +61,7 @@ class Saver:
           begin: that of `multiscale.Job`.
           steps: of each scale. They may be others than those of the run that was saved, if the run
             with these steps has that state on its way.
-          fallback: of the run.
+          fallback: of the run; it gets the setbacks of the run that was saved.
 
         Raises:
           InputError: if it has not.
@@ -76,27 +74,26 @@ class Saver:
 
         saved = self._checkpoints.resume(like) if self._checkpoints else None
         if saved is None:
-            return Progress(fallback)
+            return Progress()
         extra = saved.extra
         _check_steps(saved.step, extra["scale"], extra["fixed"], steps)
         found[-1].load_state(saved.state)
         self._saved = saved.step
         fallback.setbacks = tuple(Setback(*each) for each in extra["setbacks"])
-        recent = tuple(extra["recent"])
-        return Progress(fallback, extra["scale"], saved.step, found[-1], recent)
+        return Progress(extra["scale"], saved.step, found[-1], tuple(extra["recent"]))
 
-    def save(self, now: Progress, *, at_once: bool = False) -> None:
+    def save(self, now: Progress, fallback: Fallback, *, at_once: bool = False) -> None:
         """Save the state if it is time; in all processes or in none."""
         scale = now.scale
         if self._checkpoints is None or scale is None or not scale.shared:
             return
         if at_once or agree(time.monotonic() - self._since > self._seconds):
             # Where the run may go back, only a state that it may go back to.
-            kept = now.fallback.kept or Kept(now.done, scale.state_to_save(), now.recent)
+            kept = fallback.kept or Kept(now.done, scale.state_to_save(), now.recent)
             if kept.done > self._saved:
                 extra = {"scale": now.number, "rows": kept.state.variable.shape[-3]}
                 extra |= {"recent": kept.recent, "fixed": now.fixed}
-                extra["setbacks"] = now.fallback.setbacks
+                extra["setbacks"] = fallback.setbacks
                 self._checkpoints.save(kept.done, kept.state, extra)
             self._saved, self._since = max(kept.done, self._saved), time.monotonic()
 

@@ -23,7 +23,6 @@ from nst_jax.devices.backend import resolve
 from nst_jax.geometry import resample
 from nst_jax.io.extras import load_extras
 from nst_jax.losses.objective import Losses
-from nst_jax.network.vgg import VGG19
 from nst_jax.scale import step as scale_step
 from nst_jax.transfer.initial_image import first_picture
 from nst_jax.transfer.multiscale import Snapshot
@@ -58,15 +57,12 @@ def album(tmp_path, monkeypatch, photographs):
 
 
 @pytest.fixture
-def seen(monkeypatch):
+def seen(monkeypatch, without_network):
     """Fake the network and `stylize`; return the record of its calls, and a hook that spoils one.
 
     The picture is the given start, else the content image, darker by 1/100.
     """
     seen = SimpleNamespace(calls=[], spoil=lambda call: None)
-    weights = Weights({}, "vgg19", trained=True, origin="nowhere")
-    monkeypatch.setattr(batch, "run_weights", lambda _, config: (weights, config))
-    monkeypatch.setattr(batch, "network_of", lambda *_: object.__new__(VGG19))
 
     def stylize(content, styles, *, network, config, start, **options):
         call = SimpleNamespace(content=content, styles=styles, config=config, start=start)

@@ -22,10 +22,8 @@ from nst_jax.geometry import fit
 from nst_jax.io.images import image_shape
 from nst_jax.io.video import read_video
 from nst_jax.losses.objective import Losses
-from nst_jax.network.vgg import VGG19
 from nst_jax.transfer.multiscale import Snapshot
 from nst_jax.transfer.schedule import make_schedule
-from nst_jax.weights.converted_file import Weights
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install '.[film]'")
 
@@ -39,15 +37,12 @@ TO_FILE = [*JOB, "--output=o.mp4"]
 
 
 @pytest.fixture
-def painter(tmp_path, monkeypatch):
+def painter(tmp_path, monkeypatch, without_network):
     """A folder with a video and a style; the record of the calls, and a hook before each."""
     monkeypatch.chdir(tmp_path)
     make_clip("c.mp4")
     save_image("s.png", np.full((24, 32, 3), 0.5))
     painter = SimpleNamespace(starts=[], before=lambda: None, finite=lambda: True)
-    weights = Weights({}, "vgg19", trained=True, origin="nowhere")
-    monkeypatch.setattr(batch, "run_weights", lambda _, config: (weights, config))
-    monkeypatch.setattr(batch, "network_of", lambda *_: object.__new__(VGG19))
 
     def stylize(content, styles, *, config, start, **_):
         painter.starts.append(start)

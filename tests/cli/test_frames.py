@@ -14,13 +14,11 @@ from scipy import ndimage
 
 import commands
 from nst_jax import load_image, save_image
-from nst_jax.cli import batch, batch_painter
+from nst_jax.cli import batch_painter
 from nst_jax.cli import main as cli
 from nst_jax.losses.objective import Losses
-from nst_jax.network.vgg import VGG19
 from nst_jax.transfer.multiscale import Snapshot
 from nst_jax.transfer.schedule import make_schedule
-from nst_jax.weights.converted_file import Weights
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed: pip install '.[film]'")
 
@@ -31,7 +29,7 @@ SHAPE, MOTION = (40, 48), 3  # px to the left from frame to frame
 
 
 @pytest.fixture
-def film(tmp_path, monkeypatch):
+def film(tmp_path, monkeypatch, without_network):
     """A folder with three frames of a picture that moves; the record of the calls."""
     monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(0).normal(size=(40, 60, 3))
@@ -42,9 +40,6 @@ def film(tmp_path, monkeypatch):
         save_image(f"in/{number}.png", texture[:, MOTION * number :][:, : SHAPE[1]])
     save_image("s.png", np.full((24, 32, 3), 0.5))
     calls = []
-    weights = Weights({}, "vgg19", trained=True, origin="nowhere")
-    monkeypatch.setattr(batch, "run_weights", lambda _, config: (weights, config))
-    monkeypatch.setattr(batch, "network_of", lambda *_: object.__new__(VGG19))
 
     def stylize(content, styles, *, config, start, previous, previous_mask, **_):
         calls.append(SimpleNamespace(start=start, previous=previous, mask=previous_mask))
