@@ -218,7 +218,8 @@ def fit_to_memory(
       InputError: if it does not fit; it names the size that would.
     """
     free = free_memory()
-    tiles = config.wrap == "none" and config.optimizer != "lbfgs"
+    untiled = not config.tile and config.wrap == "none" and config.optimizer != "lbfgs"
+    least = max(_LEAST_SIZE, 2 * config.tile)  # tiles make another program than smaller pictures
     ways: list[Remat] = ["none", "blocks"] if may_remat else [config.remat]
 
     def need_of(size: Size, remat: Remat) -> Need:
@@ -226,21 +227,24 @@ def fit_to_memory(
         return need(plan, config=way, batch=batch, devices=devices)
 
     if config.size == "max":
-        sizes = {way: largest(functools.partial(need_of, remat=way), free=free) for way in ways}
+        sizes = {
+            way: largest(functools.partial(need_of, remat=way), free=free, least=least)
+            for way in ways
+        }
         way = max(ways, key=lambda way: sizes[way])
         if sizes[way]:
             return replace(config, size=sizes[way], remat=way), schedule_of(sizes[way])
         shape = schedule_of(_LEAST_SIZE).last.shape
-        raise InputError(refusal(0, shape, need_of(_LEAST_SIZE, ways[0]), free, tiles=tiles))
+        raise InputError(refusal(0, shape, need_of(_LEAST_SIZE, ways[0]), free, untiled=untiled))
     schedule = schedule_of(config.size)
     if surely_fits(schedule.last.shape, config, batch=max(1, batch)):
         return replace(config, remat=ways[0]), schedule
     for way in ways:
         if fits(need_of(config.size, way), free):
             return replace(config, remat=way), schedule
-    size = largest(functools.partial(need_of, remat=ways[0]), free=free)
+    size = largest(functools.partial(need_of, remat=ways[0]), free=free, least=least)
     wanted = need_of(config.size, ways[0])
-    raise InputError(refusal(size, schedule.last.shape, wanted, free, tiles=tiles))
+    raise InputError(refusal(size, schedule.last.shape, wanted, free, untiled=untiled))
 
 
 class Pace(NamedTuple):
@@ -312,7 +316,7 @@ def _overlap(covered: Cover) -> float:
     return len(covered.windows) * math.prod(covered.size) / math.prod(covered.picture)
 
 
-def refusal(size: int, shape: Shape, wanted: Need, free: Need, *, tiles: bool = True) -> str:
+def refusal(size: int, shape: Shape, wanted: Need, free: Need, *, untiled: bool = True) -> str:
     """Say that a run does not fit, and what would.
 
     Args:
@@ -320,7 +324,7 @@ def refusal(size: int, shape: Shape, wanted: Need, free: Need, *, tiles: bool = 
       shape: (height, width) in px of the one that does not.
       wanted: its need.
       free: from `free_memory`.
-      tiles: whether the picture can be computed in tiles.
+      untiled: whether the picture could be computed in tiles, and is not.
     """
     height, width = shape
     parts = memories(wanted, free)
@@ -328,5 +332,5 @@ def refusal(size: int, shape: Shape, wanted: Need, free: Need, *, tiles: bool = 
     advice = f"--size={size} fits" if size else "no size fits"
     return (
         f"{width}x{height} px need {need / 1e9:.1f} GB of memory, but {there / 1e9:.1f} GB are "
-        f"free; {advice}" + (", or give --tile=1024, which takes less" if tiles else "")
+        f"free; {advice}" + (", or give --tile=1024, which takes less" if untiled else "")
     )

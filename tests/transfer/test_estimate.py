@@ -13,6 +13,7 @@ from rich.console import Console
 from nst_jax import Config, layers
 from nst_jax.cli import console
 from nst_jax.devices.backend import resolve
+from nst_jax.errors import InputError
 from nst_jax.scale import ahead_of_time
 from nst_jax.scale.tiled import tiles
 from nst_jax.transfer import estimate
@@ -94,8 +95,32 @@ def test_a_refusal_names_the_size_and_the_way_out():
         r"--tile=1024, which takes less",
         text,
     )
-    untiled = estimate.refusal(700, (9, 9), Need(2, 10**9), Need(10**10, 10**8), tiles=False)
-    assert untiled.endswith("--size=700 fits")
+    tiled = estimate.refusal(700, (9, 9), Need(2, 10**9), Need(10**10, 10**8), untiled=False)
+    assert tiled.endswith("--size=700 fits")
+
+
+@pytest.mark.parametrize("tile", [0, 512])
+def test_a_picture_that_does_not_fit_is_told_the_largest_size_that_does(monkeypatch, tile):
+    def need(plan, **_):
+        return Need(1000 * min(plan.shape[0], tile or 10**9) ** 2, 100 * plan.shape[0] ** 2)
+
+    monkeypatch.setattr(estimate, "need", need)
+    monkeypatch.setattr(estimate, "free_memory", lambda: Need(2 * 10**9, 2 * 10**9))
+    config = resolve(Config(**SHALLOW, size=20_000, tile=tile))
+
+    def schedule_of(size):
+        return make_schedule((size, size), [(40, 40)], dataclasses.replace(config, size=size))
+
+    with pytest.raises(InputError) as caught:
+        estimate.fit_to_memory(schedule_of, config=config, may_remat=False)
+    size = int(re.search(r"--size=(\d+) fits", str(caught.value))[1])
+    fits, not_much_more = (
+        estimate.fits(need(schedule_of(x).last), estimate.free_memory())
+        for x in (size, int(1.04 * size))
+    )
+    assert fits
+    assert not not_much_more
+    assert ("or give --tile=1024" in str(caught.value)) == (tile == 0)
 
 
 def test_what_is_free_is_what_a_container_leaves(monkeypatch, tmp_path):
@@ -145,6 +170,7 @@ from nst_jax import Config, build_vgg19, stylize
 from nst_jax.transfer import estimate
 from nst_jax.network.architecture import ARCHITECTURES
 from nst_jax.devices.backend import resolve
+from nst_jax.errors import InputError
 config = resolve(Config(min_size=0, steps=1, conv="direct"))
 rng = np.random.default_rng(0)
 params = {name: rng.normal(0, 0.02, shape).astype(np.float32)
