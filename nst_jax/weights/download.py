@@ -73,7 +73,8 @@ def download(url: str, folder: Path, *, progress: Progress | None = None) -> Pat
 
     Received bytes are kept in a `.part` file. A broken transfer is continued at once, as long as
     every try receives a megabyte; else the next call continues it, even after this process was
-    killed. A lock keeps two processes from writing the file at once.
+    killed. A lock keeps two processes from writing the file at once. Where it does not work, as in
+    some network folders, both write the same bytes at the same places.
 
     Args:
       url: its last part is the file's name, which ends in the first digits of its SHA-256.
@@ -91,15 +92,20 @@ def download(url: str, folder: Path, *, progress: Progress | None = None) -> Pat
         if target.exists():
             check_hash(target)
             return target
-        _fetch_all(url, part, progress)
-        expected, digest = hash_prefix(name), sha256_of(part)
-        if not digest.startswith(expected):
-            part.unlink()  # not worth continuing
-            raise DownloadError(
-                f"what {url} sent is not the file: its SHA-256 starts with "
-                f"{digest[: len(expected)]}, not with {expected}; try again"
-            )
-        os.replace(part, target)
+        try:
+            _fetch_all(url, part, progress)
+            expected, digest = hash_prefix(name), sha256_of(part)
+            if not digest.startswith(expected):
+                part.unlink()  # not worth continuing
+                raise DownloadError(
+                    f"what {url} sent is not the file: its SHA-256 starts with "
+                    f"{digest[: len(expected)]}, not with {expected}; try again"
+                )
+            os.replace(part, target)
+        except FileNotFoundError:  # another machine, which the lock does not reach, was first
+            if not target.exists():
+                raise DownloadError(f"{part} was removed; try again") from None
+            check_hash(target)
     return target
 
 
@@ -178,7 +184,9 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
         have = have if resumed else 0
         left = response.headers.get("Content-Length")
         total = have + int(left) if left else None
-        with part.open("ab" if resumed else "wb") as file:
+        part.touch()
+        with part.open("r+b") as file:
+            file.seek(have)
             for block in _blocks(response):
                 file.write(block)
                 have += len(block)
@@ -187,6 +195,7 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
                 if max(have, total or 0) > MOST_BYTES:
                     part.unlink()
                     raise DownloadError(f"the file has more than {MOST_BYTES / 2**30:g} GiB")
+            file.truncate()  # what an earlier try left behind the end
     if total is not None and have < total:
         raise ConnectionError(
             f"the connection broke after {have} of {total} bytes; run again to continue there"

@@ -168,7 +168,7 @@ def pretrained_weights(
             converted, metadata = convert(source, network=network)
             save_converted(path, converted, metadata)
             if source.is_relative_to(cache_dir()):
-                source.unlink()  # half a gigabyte, not needed after the conversion
+                source.unlink(missing_ok=True)  # half a gigabyte, not needed after the conversion
     return load_weights(path, deepest=deepest)
 
 

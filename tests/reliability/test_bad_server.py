@@ -215,12 +215,19 @@ import sys, pathlib
 from nst_jax.weights.download import download
 print(download(sys.argv[1], pathlib.Path(sys.argv[2])).stat().st_size)
 """
+WITHOUT_LOCKS = """
+import contextlib
+from nst_jax.weights import download
+download.FileLock.acquire = lambda lock: contextlib.nullcontext()
+"""
 
 
-def trickle(connection, start):
+def trickle(connection, start, resumes=True):
     """Send the right file in a second, so that all processes meet it."""
-    connection.sendall(head(Content_Length=len(CONTENT)))
-    for place in range(0, len(CONTENT), 300_000):
+    start = start if resumes else 0
+    status = "206 Partial Content" if start else "200 OK"
+    connection.sendall(head(status, Content_Length=len(CONTENT) - start))
+    for place in range(start, len(CONTENT), 300_000):
         connection.sendall(CONTENT[place : place + 300_000])
         time.sleep(0.1)
 
@@ -243,6 +250,28 @@ def test_several_processes_with_one_cache(tmp_path, record_property, count):
     assert len(asked) == 1
     assert (tmp_path / "cache" / NAME).read_bytes() == CONTENT
     record_property("cases", count)
+
+
+@slow
+@pytest.mark.parametrize("resumes", [True, False])
+def test_several_machines_with_one_cache(tmp_path, record_property, resumes):
+    """Machines with one cache folder, in which locks reach no other machine, have the file."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with answering(partial(trickle, resumes=resumes)) as (url, asked):
+        command = [sys.executable, "-c", WITHOUT_LOCKS + TWO, url, str(tmp_path)]
+        started = []
+        for delay in (0, 0, 0.3, 0.5):
+            time.sleep(delay)
+            started += [
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+            ]
+        for process in started:
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 0
+            assert output.strip() == str(len(CONTENT))
+    assert len(asked) > 1
+    assert (tmp_path / NAME).read_bytes() == CONTENT
+    record_property("cases", len(started))
 
 
 @slow
