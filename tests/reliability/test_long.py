@@ -20,7 +20,11 @@ from package import ROOT
 
 SHALLOW = ("--style-layers=relu1_1", "--content-layers=relu1_1", "--weights=untrained", "--quiet")
 FRAMES = 3000
-LARGE = 5000, 5000  # px: 25 megapixels
+LARGE = 10_000, 10_000  # px: 100 megapixels
+GIB = 2**30
+# Ten arrays of 1.2 GB (picture, content, gradient, Adam's averages, the picture's average, and
+# their copies for a checkpoint), and 3 GiB for the program and its windows.
+MOST_MEMORY = 15 * GIB
 MIB = 2**20
 
 
@@ -71,7 +75,9 @@ def test_thousands_of_pictures(tmp_path, photographs, record_property, kind):
 
 @pytest.mark.slow
 def test_a_large_picture(tmp_path, record_property):
-    """25 megapixels in tiles, killed twice and resumed, take no more memory than is stated."""
+    """100 megapixels in tiles, killed twice and resumed, take no more memory than is stated."""
+    if psutil.virtual_memory().available < MOST_MEMORY + GIB:
+        pytest.skip(f"needs {MOST_MEMORY / GIB + 1:g} GiB of memory")
     width, height = LARGE
     gradient = np.linspace(0, 255, width).astype(np.uint8)
     image = np.broadcast_to(gradient[None, :, None], (height, width, 3)).copy()
@@ -103,10 +109,8 @@ def test_a_large_picture(tmp_path, record_property):
     with Image.open(tmp_path / "o.png") as made:
         assert made.size == LARGE
     record_property("cases", kills)
-    record_property("peak", f"{peak / 2**30:.1f} GiB")
-    # Ten arrays of 300 MB (picture, content, gradient, Adam's averages, the picture's average, and
-    # their copies for a checkpoint), and 3 GiB for the program and its windows.
-    assert peak < 6 * 2**30
+    record_property("peak", f"{peak / GIB:.1f} GiB")
+    assert peak < MOST_MEMORY
 
 
 def steps(folder):
