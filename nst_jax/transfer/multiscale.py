@@ -174,10 +174,9 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
                 picture = chunk.picture
             fixed = tuple(job.steps[: number + chunk.stuck])
             now = Progress(number, done, scale, chunk.recent, fixed)
-            if unfinished:
-                saver.save(now, fallback)
             due = pauses.seconds is not None or done % every == 0 or done == total
             if not (due or chunk.stuck or chunk.failed):
+                saver.save(now, fallback)
                 continue
             losses = jax.tree.map(lambda *records: np.concatenate(records), *parts)
             parts = []
@@ -191,6 +190,8 @@ def snapshots(job: Job, pauses: Pauses, saver: Saver) -> Generator[Snapshot[Any]
                 raise
             if chunk.failed:
                 return
+            if unfinished:  # after what is made of the snapshot, or a run that is killed lacks it
+                saver.save(now, fallback)
             if pauses.end_scale and pauses.end_scale(snapshot):
                 done = end
                 break

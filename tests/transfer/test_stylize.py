@@ -496,6 +496,24 @@ def test_snapshots_say_where_they_are_and_a_callback_ends_a_scale(network, photo
     assert made == [(1, 18)] * 2 + [(1, 26)] * 2 + [(1, 37)] * 3
 
 
+def test_a_state_is_saved_after_its_snapshot_was_taken(network, photographs):
+    """A run that is killed between the two makes the snapshot again."""
+    events = []
+
+    class Store:
+        def save(self, step, state, extra):
+            events.append(f"state {step}")
+
+        def resume(self, like):
+            return None
+
+    options = {"snapshot_every": 2, "checkpoints": Store(), "checkpoint_seconds": 0.0}
+    config = dataclasses.replace(SCALES, min_size=0, steps=5)
+    for snapshot in stylize(*photographs, network=network, config=config, **options):
+        events.append(f"snapshot {snapshot.step}")
+    assert events == ["snapshot 2", "state 2", "snapshot 4", "state 4", "snapshot 5"]
+
+
 @pytest.mark.parametrize("rate", [1e38])
 def test_a_scale_that_fails_leaves_the_last_good_picture(network, photographs, rate):
     config = dataclasses.replace(SCALES, learning_rate=rate, clamp=False, picture="last")
