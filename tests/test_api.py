@@ -147,6 +147,13 @@ def test_the_rooms():
         assert isinstance(docstring, ast.Expr)
 
 
+def test_shapes_are_checked_where_there_are_any(pytestconfig):
+    """In other rooms, as that of the settings, the checks take long and find what mypy finds."""
+    shaped = {room(module) for module in MODULES if "jaxtyping" in dict(imports(parsed(module)))}
+    checked = pytestconfig.getoption("jaxtyping_packages").split(",")[:-1]
+    assert sorted(checked) == sorted(f"nst_jax.{name}" for name in shaped)
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_one_way(module):
     assert needs(module) <= set(MODULES)
