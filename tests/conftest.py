@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 # Before JAX starts: the tests are about numbers on a CPU, wherever they run.
@@ -32,6 +33,7 @@ import jax
 import numpy as np
 import pytest
 from jax._src import compiler
+from jax._src.interpreters import mlir
 
 import fast
 
@@ -75,6 +77,23 @@ def _compile_fast():
 
 
 _compile_fast()
+
+
+def _reuse_ir_contexts():
+    """Lower ten programs in one context of MLIR: to make one takes longer than most programs."""
+    kept, make = threading.local(), mlir.make_ir_context
+
+    def make_ir_context():
+        kept.uses = getattr(kept, "uses", -1) + 1
+        if kept.uses % 10 == 0:
+            kept.context = make()
+        return kept.context
+
+    mlir.make_ir_context = make_ir_context
+
+
+if jax.__version_info__ < (0, 12):  # later JAX does so itself
+    _reuse_ir_contexts()
 
 
 @pytest.fixture(autouse=True)
