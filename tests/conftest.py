@@ -1,5 +1,7 @@
 """Shared fixtures. No test reaches beyond this machine or into the user's own cache."""
 
+import contextlib
+import ctypes
 import functools
 import gc
 import importlib.util
@@ -31,6 +33,7 @@ else:
 import hypothesis
 import jax
 import numpy as np
+import psutil
 import pytest
 from jax._src import compiler
 from jax._src.interpreters import mlir
@@ -105,6 +108,17 @@ def _optimized(request, monkeypatch):
         jax.config.update("jax_disable_most_optimizations", plain)
         if not plain:  # JAX would take what it has
             jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Give the memory of compiled programs back where a process has come to 2 GiB."""
+    yield
+    if psutil.Process().memory_info().rss > 2**31:
+        jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(AttributeError):  # glibc has it, and keeps the memory else
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)
