@@ -252,11 +252,13 @@ def test_importing_brings_no_torch_and_no_files_and_prints_nothing():
 
 
 def test_importing_starts_no_device():
+    """Neither does a command line, nor bring torch."""
     code = (
-        "import nst_jax, nst_jax.cli.main; from jax._src import xla_bridge as x; print(x._backends)"
+        "import sys, nst_jax.cli.main, nst_jax.cli.convert; from jax._src import xla_bridge as x\n"
+        "print(x._backends, sorted({'torch', 'torchvision'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "{}\n"
+    assert (done.stdout, done.stderr) == ("{} []\n", "")
 
 
 def test_wheel_and_sdist(tmp_path):

@@ -242,19 +242,6 @@ def test_nothing_is_printed(network, photographs, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_import_has_no_side_effects_and_needs_no_torch():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, nst_jax, nst_jax.cli.main, nst_jax.cli.convert\n"
-        "assert not {'torch', 'torchvision'} & set(sys.modules)\n"
-        "import jax; assert not jax._src.xla_bridge._backends, 'a backend was started'"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
 @pytest.mark.parametrize("optimizer", ["lbfgs", "lbfgs-torch"])
 def test_lbfgs_descends_from_one_program(network, photographs, optimizer):
     config = Config(**{**vars(CONFIG), "optimizer": optimizer, "memory_size": 5, "steps": 20})
