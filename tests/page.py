@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from fast import xla_flags
 from ports import free_port
 
 # Says on standard error which names and addresses of other machines it asks for.
@@ -36,6 +37,10 @@ sys.exit(main())
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+def environment(folder):
+    return {"TMPDIR": str(folder), "XLA_FLAGS": xla_flags()}
+
+
 @contextlib.contextmanager
 def serving(*flags, folder, app=True):
     """Yield the process and the address of its page, which is `nst-jax app` or a --preview."""
@@ -46,7 +51,7 @@ def serving(*flags, folder, app=True):
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env=os.environ | {"TMPDIR": str(folder), "NST_JAX_CACHE": str(folder / "cache")},
+        env=os.environ | environment(folder) | {"NST_JAX_CACHE": str(folder / "cache")},
     ) as process:
         try:
             line = process.stdout.readline()

@@ -282,6 +282,7 @@ def test_costs_of_a_trace(monkeypatch):
 def test_the_profile_names_operations(tmp_path):
     command = [sys.executable, "-m", "benchmarks.profile", "--size=32", "--steps=1", "--top=5"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = xla_flags()
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     assert "ms a step" in done.stdout

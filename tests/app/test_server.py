@@ -16,7 +16,7 @@ from nst_jax.app.page import _wishes
 from nst_jax.cli.manifest import read_manifest
 from nst_jax.geometry import fit
 from package import ROOT
-from page import serving
+from page import environment, serving
 from ports import free_port
 
 # In a process of its own, whose warnings are not ours.
@@ -47,8 +47,8 @@ def folder(tmp_path, photographs):
 def test_the_demo_is_the_same_page(folder):
     script = ROOT / "examples/space/app.py"
     command = [sys.executable, script, "--weights=untrained", f"--port={free_port()}"]
-    environment = os.environ | {"TMPDIR": str(folder)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    env = os.environ | environment(folder)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         line = process.stdout.readline()
         assert "painting at http://" in line
         address = line.split()[2].replace("0.0.0.0", "127.0.0.1")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fast import xla_flags
 from nst_jax import Config, build_vgg19, layers, stylize
 from nst_jax.transfer import progress
 
@@ -86,10 +87,10 @@ list(stylize(image, image[::-1], network=network, config=config, snapshot_every=
 
 def test_a_terminal_has_a_line_and_a_pipe_nothing():
     command = [sys.executable, "-c", _SCRIPT]
-    piped = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "XLA_FLAGS": xla_flags()}
+    piped = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert (piped.stdout, piped.stderr) == ("", "")
     ours, theirs = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as run:
         os.close(theirs)
         written = b""
