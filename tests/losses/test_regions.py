@@ -1,5 +1,6 @@
 """Guided statistics and losses, against NumPy in float64 and against those without masks."""
 
+import functools
 from typing import get_args
 
 import jax
@@ -33,8 +34,14 @@ from nst_jax.losses.terms import StyleLoss
 KINDS = get_args(StyleLoss)
 
 
+# Compiled at once: each operation alone takes as long to compile.
+loss_and_gradient = jax.jit(jax.value_and_grad(region_loss), static_argnames="kind")
+style_loss_and_gradient = jax.jit(jax.value_and_grad(style_loss), static_argnames="kind")
+whole_loss = jax.jit(style_transfer_loss, static_argnames="features")
+
+
 def draw(seed, *shape):
-    return jax.random.uniform(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).uniform(size=shape), jnp.float32)
 
 
 def halves(height, width):
@@ -47,6 +54,7 @@ def halves(height, width):
 def test_a_position_counts_as_its_pixels_are_covered(height, width, poolings, seed):
     masks, block = draw(seed, height, width, 2), 2**poolings
     found = coverage(masks, (height // block, width // block))
+    masks = np.asarray(masks)
     for i, j in np.ndindex(height // block, width // block):
         own = masks[i * block : (i + 1) * block, j * block : (j + 1) * block]
         np.testing.assert_allclose(found[i, j], own.mean((0, 1)), rtol=1e-5)
@@ -67,7 +75,7 @@ def test_sums_of_regions_in_float64(height, width, count, shifted, seed):
     masks = rng.uniform(size=(height, width, count)) * rng.integers(0, 2, (height, width, 1))
     shift = rng.normal(size=(2, count, 3)) if shifted else np.zeros((2, count, 3))
     with jax.enable_x64(True):
-        found = region_statistics(
+        found = jax.jit(region_statistics)(
             *map(jnp.asarray, (features, masks)), shift=jnp.asarray(shift) if shifted else None
         )
     for n, r in np.ndindex(2, count):
@@ -78,6 +86,7 @@ def test_sums_of_regions_in_float64(height, width, count, shifted, seed):
         np.testing.assert_allclose(found.positions[n, r], weights.sum(), atol=1e-12)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def target_of(kind, *styles, regions=None):
     each = [style_statistics(style) for style in styles]
     if regions is None:
@@ -92,10 +101,8 @@ def target_of(kind, *styles, regions=None):
 def test_a_mask_of_ones_changes_nothing(kind):
     features, style = draw(0, 5, 8, 4), draw(1, 6, 7, 4)
     target = target_of(kind, style, regions=[jnp.ones((6, 7, 1))])
-    value, gradient = jax.value_and_grad(region_loss)(
-        features, jnp.ones((5, 8, 1)), target, kind=kind
-    )
-    expected, slope = jax.value_and_grad(style_loss)(features, target_of(kind, style), kind=kind)
+    value, gradient = loss_and_gradient(features, jnp.ones((5, 8, 1)), target, kind=kind)
+    expected, slope = style_loss_and_gradient(features, target_of(kind, style), kind=kind)
     # The Wasserstein losses are differences of sums; see `wasserstein_loss` for their errors.
     digits = 2e-3 if "wasserstein" in kind else 1e-5
     np.testing.assert_allclose(value, expected, rtol=digits)
@@ -110,7 +117,7 @@ def test_each_region_counts_by_its_share_and_no_other_is_drawn(kind):
         jnp.broadcast_to(jax.nn.one_hot(i, 2), (*x.shape[:2], 2)) for i, x in enumerate(styles)
     ]
     target = target_of(kind, *styles, regions=masks)
-    value, gradient = jax.value_and_grad(region_loss)(features, regions, target, kind=kind)
+    value, gradient = loss_and_gradient(features, regions, target, kind=kind)
     expected = 0.0
     for own, style in zip((features[:, :2], features[:, 2:6]), styles, strict=True):
         count = own.shape[0] * own.shape[1]
@@ -127,7 +134,7 @@ def test_an_empty_region_gives_numbers(kind):
     features, style = draw(0, 5, 8, 4), draw(1, 6, 7, 4)
     regions = jnp.ones((5, 8, 2)).at[..., 1].set(0.0)
     target = target_of(kind, style, regions=[jnp.ones((6, 7, 2))])
-    value, gradient = jax.value_and_grad(region_loss)(features, regions, target, kind=kind)
+    value, gradient = loss_and_gradient(features, regions, target, kind=kind)
     expected = region_loss(
         features, regions[..., :1], jax.tree.map(lambda x: x[:1], target), kind=kind
     )
@@ -169,11 +176,11 @@ def test_two_styles_have_a_half_each():
     masks = halves(16, 24)
     targets = make_targets(features, contents, list(styles), content_mask=masks, **LAYERS)
     assert targets.style["pixels"].mean.shape == (2, 2, 3)
-    _, both = style_transfer_loss(image, targets, features=features)
+    _, both = whole_loss(image, targets, features=features)
     parts = []
     for half, style in enumerate(styles):
         own = make_targets(features, contents, style, content_mask=masks[..., half], **LAYERS)
-        _, alone = style_transfer_loss(image, own, features=features)
+        _, alone = whole_loss(image, own, features=features)
         target = style_target(jax.tree.map(lambda x: jnp.stack([x] * 2), style_statistics(style)))
         mine = image[:, :, 12 * half : 12 * (half + 1)]
         np.testing.assert_allclose(

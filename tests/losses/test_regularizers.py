@@ -54,7 +54,7 @@ REFERENCES = {"nine-point": nine_point, "l2": l2, "l1": l1}
 def test_neighbor_by_neighbor_in_float64(kind, shape):
     x = draw(*shape)
     with jax.enable_x64(True):
-        found = float(total_variation(jnp.asarray(x), kind=kind))
+        found = float(jax.jit(functools.partial(total_variation, kind=kind))(jnp.asarray(x)))
     np.testing.assert_allclose(found, REFERENCES[kind](x), rtol=1e-12, atol=1e-15)
 
 
@@ -89,7 +89,7 @@ def test_ends_that_meet_are_neighbors(kind, wrap):
     else:
         expected = of_one_more_tile(REFERENCES[kind], x, wrap)
     with jax.enable_x64(True):
-        value = functools.partial(total_variation, kind=kind, wrap=wrap)
+        value = jax.jit(functools.partial(total_variation, kind=kind, wrap=wrap))
         found, ones = value(jnp.asarray(x)), jnp.ones(x.shape[:2])
         weighted = value(jnp.asarray(x), weights=ones) if kind != "l2" else found
     np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -128,7 +128,7 @@ def test_l2_has_the_gradient_that_its_program_knows_it_by():
 @pytest.mark.parametrize("kind", KINDS)
 def test_flat_pictures_have_none_and_no_gradient(kind):
     flat = jnp.full((4, 5, 3), 0.3)
-    value, gradient = jax.value_and_grad(lambda x: total_variation(x, kind=kind))(flat)
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: total_variation(x, kind=kind)))(flat)
     assert value == 0
     assert not np.asarray(gradient).any()
 
@@ -137,6 +137,7 @@ def test_flat_pictures_have_none_and_no_gradient(kind):
 def test_each_image_of_a_batch_has_its_own_value(function):
     batch = jnp.asarray(draw(3, 5, 4, 3), jnp.float32)
 
+    @jax.jit
     def value(x):
         return range_penalty(x) if function == "range" else total_variation(x, kind=function)
 

@@ -1,3 +1,4 @@
+import functools
 from typing import get_args
 
 import jax
@@ -25,6 +26,8 @@ def target_of(style, like, kind):
     return terms.style_target(statistics, positions=positions, kind=kind)
 
 
+# Compiled at once: each operation alone takes as long to compile.
+@functools.partial(jax.jit, static_argnums=2)
 def value(features, style, kind):
     return terms.style_loss(jnp.asarray(features), target_of(style, features, kind), kind=kind)
 
@@ -73,8 +76,9 @@ def test_style_losses_as_published_in_float64(kind, height, width, channels, see
 def test_content_losses_in_float64(height, width, channels, seed):
     f, other = (draw(seed + i, height, width, channels) for i in range(2))
     with jax.enable_x64(True):
+        content_loss = jax.jit(terms.content_loss, static_argnames="kind")
         found = {
-            kind: float(terms.content_loss(jnp.asarray(f), jnp.asarray(other), kind=kind))
+            kind: float(content_loss(jnp.asarray(f), jnp.asarray(other), kind=kind))
             for kind in ("mean", "half-sum", "relative")
         }
     square = np.square(f - other).sum()

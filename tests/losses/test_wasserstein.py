@@ -38,6 +38,7 @@ def graded(seed, positions, channels, least):
     return (rng.normal(size=(1, positions, channels)) * spread) @ basis.T
 
 
+@jax.jit
 def target_of(features):
     acc = features.astype(accumulator(features))
     positions = features.shape[-3] * features.shape[-2]
