@@ -135,8 +135,8 @@ def climb(record: Record, network: VGG, config: ResolvedConfig) -> Iterator[Rung
     before = record["normalized"]
     for name, operation in network.operations():
         after = record[f"map/{name}"]
-        ours = at(operation, jnp.asarray(before, network.dtype)[None])[0]
-        yield _rung(f"operation {name}", ours, after, budget.operation)
+        ours = at(operation, jnp.asarray(before[None], network.dtype))
+        yield _rung(f"operation {name}", ours, after[None], budget.operation)
         before = after
 
     maps = at(_maps, network, image["point"])
