@@ -1,6 +1,7 @@
 """The cross-check must pass if nothing is wrong, and else name the rung with the fault."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -162,19 +163,21 @@ def clipped_after_every_step(patch):
     patch.setattr(minimize, "step_once", step_once)
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+# An operation, a Gram matrix, a term, the gradient, an update and the losses have a fast one.
 FAULTS = [
     (statistics_as_bgr, "normalized"),
     (wrong_weights("conv1_1.kernel", lambda k: k[:, :, ::-1]), "operation conv1_1"),  # BGR
-    (wrong_weights("conv3_1.kernel", lambda k: k.transpose(1, 0, 2, 3)), "operation conv3_1"),
+    slow(wrong_weights("conv3_1.kernel", lambda k: k.transpose(1, 0, 2, 3)), "operation conv3_1"),
     (wrong_weights("conv5_4.bias", np.zeros_like), "operation conv5_4"),
     (max_for_average, "operation pool1"),
-    (ceil_for_floor, "operation pool1"),
+    slow(ceil_for_floor, "operation pool1"),
     (no_relu, "operation relu3_1"),
     (halved_gram_matrix, "Gram relu1_1"),
     (content_as_a_sum, "content relu1_1"),
-    (style_per_row, "style relu1_1"),
+    slow(style_per_row, "style relu1_1"),
     (kernel_not_turned_in_the_gradient, "gradient"),
-    (biased_adam, "update 1"),
+    slow(biased_adam, "update 1"),
     (clipped_after_every_step, "loss, step 2"),
 ]
 
