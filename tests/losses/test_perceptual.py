@@ -15,7 +15,7 @@ CONTENT, STYLE = ("relu2_1",), ("relu1_1", "relu2_1")
 @pytest.fixture(scope="module")
 def features(random_params):
     network = build_vgg19(random_params, deepest="relu2_1")
-    return functools.partial(network, taps=CONTENT + STYLE)
+    return jax.jit(functools.partial(network, taps=CONTENT + STYLE))
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,11 +40,17 @@ def test_value_and_gradients_are_those_of_jax_to_float64_rounding(form, size, re
             "turned": {"turned": conv.turn(kernel)},
             "winograd": {"transformed": transform_kernel(kernel)},
         }[form]
-        ours, pull = jax.vjp(lambda *a: conv3x3(*a, **forms, rectify=rectify), x, kernel, bias)
-        theirs, pull_theirs = jax.vjp(lambda *a: plain(*a, rectify), x, kernel, bias)
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def derive(function):
+            value, pull = jax.vjp(function, x, kernel, bias)
+            return value, *pull(cotangent)
+
+        ours, *pulled = derive(lambda *a: conv3x3(*a, **forms, rectify=rectify))
+        theirs, *others = derive(lambda *a: plain(*a, rectify))
         # Sums of 9 * 36 numbers around 1, in two orders.
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
-        for a, b in zip(pull(cotangent), pull_theirs(cotangent), strict=True):
+        for a, b in zip(pulled, others, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11)
 
 

@@ -100,7 +100,7 @@ def test_regularizers_of_parts_add_up(kind):
         summands += range_summands(image, shape=part.shape)
         return add_up(x._replace(values=part.own(x.values, before=x.before)) for x in summands)
 
-    value, gradient = jax.value_and_grad(regularize)(picture)
+    value, gradient = jax.jit(jax.value_and_grad(regularize))(picture)
     covered = cover(33, 49, tile=1, margin=0)
     assert len(covered.windows) == 6
     total, summed = 0.0, np.zeros(picture.shape, np.float32)
