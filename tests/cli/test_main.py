@@ -358,7 +358,12 @@ def start(folder, *flags):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_it_writes_the_picture_so_far(job, tmp_path, number, code, untrained_file):
     flags = [*job, *SHALLOW, f"--weights={untrained_file}", "--steps=100000", "--output=o.png"]

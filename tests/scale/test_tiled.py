@@ -22,6 +22,7 @@ from nst_jax.scale.whole import WholeScale
 from nst_jax.transfer.schedule import make_schedule
 from package import ROOT
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 SHALLOW = {
     "content_layers": layers("relu2_1"),
     "style_layers": layers("relu2_2", relu1_1=2.0),
@@ -68,7 +69,8 @@ BUDGETS = {"wasserstein": 1e-5, "relative-wasserstein": 1e-5}
 
 
 # The others differ from relative-gram by factors alone.
-STYLE_LOSSES = ["moments", "relative-gram", "pytorch", "wasserstein", "relative-wasserstein"]
+STYLE_LOSSES = ["moments", slow("relative-gram"), "pytorch", "wasserstein"]
+STYLE_LOSSES += [slow("relative-wasserstein")]
 
 
 @pytest.mark.parametrize("style_loss", STYLE_LOSSES)
@@ -81,7 +83,7 @@ def test_every_style_loss(random_params, images, style_loss):
     assert distance < BUDGETS.get(style_loss, 2e-6)
 
 
-@pytest.mark.parametrize("style_loss", ["moments", "wasserstein"])
+@pytest.mark.parametrize("style_loss", ["moments", slow("wasserstein")])
 def test_regions(random_params, images, style_loss):
     config = Config(style_loss=style_loss, tile=32, pooling="average", **SHALLOW)
     draw = np.random.default_rng(1).uniform
@@ -146,7 +148,7 @@ def test_the_recipe_with_trained_weights_in_float64(package):
     assert distance < 1e-12
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "lbfgs-torch"])
+@pytest.mark.parametrize("optimizer", ["adam", slow("lbfgs-torch")])
 def test_a_run_in_tiles_is_the_run(random_params, images, optimizer, monkeypatch):
     """Over two scales, of which only the second has tiles; pieces of the picture are updated."""
     from nst_jax.scale import tiled as scale_tiled
