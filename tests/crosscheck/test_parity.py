@@ -60,7 +60,7 @@ def record_of(torch, reference, state, content, style, config):
 def marks_of(case):
     """How the compiler adds is a matter of rounding, which float64's budgets hardly see."""
     marks = [] if "64" in case else [pytest.mark.optimized]
-    slow = case not in ("float64, Adam, VGG-16", "float64, L-BFGS, max, VGG-16")
+    slow = "64" not in case
     return [*marks, pytest.mark.slow] if slow else marks
 
 
