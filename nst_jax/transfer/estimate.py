@@ -226,11 +226,11 @@ def fit_to_memory(
         plan, way = schedule_of(size).last, replace(config, remat=remat)
         return need(plan, config=way, batch=batch, devices=devices)
 
+    def largest_of(remat: Remat) -> int:
+        return largest(functools.partial(need_of, remat=remat), free=free, least=least)
+
     if config.size == "max":
-        sizes = {
-            way: largest(functools.partial(need_of, remat=way), free=free, least=least)
-            for way in ways
-        }
+        sizes = {way: largest_of(way) for way in ways}
         way = max(ways, key=lambda way: sizes[way])
         if sizes[way]:
             return replace(config, size=sizes[way], remat=way), schedule_of(sizes[way])
@@ -242,8 +242,7 @@ def fit_to_memory(
     for way in ways:
         if fits(need_of(config.size, way), free):
             return replace(config, remat=way), schedule
-    size = largest(functools.partial(need_of, remat=ways[0]), free=free, least=least)
-    wanted = need_of(config.size, ways[0])
+    size, wanted = largest_of(ways[0]), need_of(config.size, ways[0])
     raise InputError(refusal(size, schedule.last.shape, wanted, free, untiled=untiled))
 
 

@@ -59,9 +59,7 @@ def record_of(torch, reference, state, content, style, config):
 
 def marks_of(case):
     """How the compiler adds is a matter of rounding, which float64's budgets hardly see."""
-    marks = [] if "64" in case else [pytest.mark.optimized]
-    slow = "64" not in case
-    return [*marks, pytest.mark.slow] if slow else marks
+    return [] if "64" in case else [pytest.mark.optimized, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("case", [pytest.param(x, marks=marks_of(x), id=x) for x in CASES])

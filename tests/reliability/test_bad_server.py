@@ -232,23 +232,30 @@ def trickle(connection, start, resumes=True):
         time.sleep(0.1)
 
 
+def download_by_several(program, url, folder, delays):
+    """Start processes, each so many seconds after the one before; all must have the file."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, url, str(folder)]
+    started = []
+    for delay in delays:
+        time.sleep(delay)
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        )
+    for process in started:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert output.strip() == str(len(CONTENT))
+    assert (folder / NAME).read_bytes() == CONTENT
+
+
 @slow
 @pytest.mark.parametrize("count", [2, 6])
 def test_several_processes_with_one_cache(tmp_path, record_property, count):
     """Processes that start at once with one cache folder have the file, and it is sent once."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with answering(trickle) as (url, asked):
-        command = [sys.executable, "-c", TWO, url, str(tmp_path / "cache")]
-        started = [
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-            for _ in range(count)
-        ]
-        for process in started:
-            output, _ = process.communicate(timeout=120)
-            assert process.returncode == 0
-            assert output.strip() == str(len(CONTENT))
+        download_by_several(TWO, url, tmp_path / "cache", [0] * count)
     assert len(asked) == 1
-    assert (tmp_path / "cache" / NAME).read_bytes() == CONTENT
     record_property("cases", count)
 
 
@@ -256,22 +263,11 @@ def test_several_processes_with_one_cache(tmp_path, record_property, count):
 @pytest.mark.parametrize("resumes", [True, False])
 def test_several_machines_with_one_cache(tmp_path, record_property, resumes):
     """Machines with one cache folder, in which locks reach no other machine, have the file."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    delays = (0, 0, 0.3, 0.5)
     with answering(partial(trickle, resumes=resumes)) as (url, asked):
-        command = [sys.executable, "-c", WITHOUT_LOCKS + TWO, url, str(tmp_path)]
-        started = []
-        for delay in (0, 0, 0.3, 0.5):
-            time.sleep(delay)
-            started += [
-                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-            ]
-        for process in started:
-            output, _ = process.communicate(timeout=120)
-            assert process.returncode == 0
-            assert output.strip() == str(len(CONTENT))
+        download_by_several(WITHOUT_LOCKS + TWO, url, tmp_path, delays)
     assert len(asked) > 1
-    assert (tmp_path / NAME).read_bytes() == CONTENT
-    record_property("cases", len(started))
+    record_property("cases", len(delays))
 
 
 @slow

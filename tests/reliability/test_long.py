@@ -22,11 +22,10 @@ from package import ROOT
 SHALLOW = ("--style-layers=relu1_1", "--content-layers=relu1_1", "--weights=untrained", "--quiet")
 FRAMES = 3000
 LARGE = 10_000, 10_000  # px: 100 megapixels
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 # Ten arrays of 1.2 GB (picture, content, gradient, Adam's averages, the picture's average, and
 # their copies for a checkpoint), and 3 GiB for the program and its windows.
 MOST_MEMORY = 15 * GIB
-MIB = 2**20
 
 
 def start(folder, *flags):

@@ -170,7 +170,6 @@ from nst_jax import Config, build_vgg19, stylize
 from nst_jax.transfer import estimate
 from nst_jax.network.architecture import ARCHITECTURES
 from nst_jax.devices.backend import resolve
-from nst_jax.errors import InputError
 config = resolve(Config(min_size=0, steps=1, conv="direct"))
 rng = np.random.default_rng(0)
 params = {name: rng.normal(0, 0.02, shape).astype(np.float32)

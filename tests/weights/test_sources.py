@@ -93,7 +93,7 @@ def test_values_that_do_not_fit_are_refused(state, tmp_path):
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
 def test_any_change_of_a_converted_file_is_noticed(converted, tmp_path, data):
