@@ -60,7 +60,8 @@ def _parser() -> Parser:
     add("report", metavar="quality.json", help="of benchmarks.quality, in its folder")
     add("--output", default="blind.html", metavar="PATH", help="the page (default: %(default)s)")
     seed = positive_int(least=0)
-    add("--seed", type=seed, default=0, metavar="N", help="of order and sides (default: 0)")
+    text = "of order and sides; an odd one swaps the sides of the one before (default: 0)"
+    add("--seed", type=seed, default=0, metavar="N", help=text)
     add("--table", nargs="+", metavar="FILE", help="print the table of these answers, no page")
     return parser
 
@@ -109,12 +110,13 @@ def _verdicts(path: Path) -> list[Verdict]:
 def draw(verdicts: Sequence[Verdict], *, seed: int) -> list[Trial]:
     """Return every two programs' pictures of each pair, in random order and on random sides.
 
-    The pictures are those at the programs' own content weights.
+    The pictures are those at the programs' own content weights. An odd seed shows what the even one
+    before it does, with the sides swapped: who leans to one side then does no harm.
     """
     own = [each for each in verdicts if each.factor == 1 and each.program in programs(verdicts)]
     trials = [Trial(a, b) for a, b in itertools.combinations(own, 2) if a[:2] == b[:2]]
-    rng = np.random.default_rng(seed)
-    turned = rng.random(len(trials)) < 0.5
+    rng = np.random.default_rng(seed // 2)
+    turned = (rng.random(len(trials)) < 0.5) ^ bool(seed % 2)
     return [
         Trial(*trials[number][::-1]) if turned[number] else trials[number]
         for number in rng.permutation(len(trials))
@@ -199,7 +201,17 @@ def table(answers: Sequence[Answer]) -> str:
     for judge in answers[0].trial.left.distances:
         found = [agreement(answers, judge, question) for question in QUESTIONS]
         lines.append(cells([judge, *(f"{same} of {of}" for same, of in found)]))
-    return "\n".join([*lines, "", "Comparisons in which the judge prefers the same picture.", ""])
+    sides = [left(answers, question) for question in QUESTIONS]
+    lines.append(cells(["the left side", *(f"{here} of {of}" for here, of in sides)]))
+    lines += [
+        "",
+        "In how many comparisons the judge prefers the same picture, and in how many that ",
+    ]
+    lines[-1] += (
+        "was the left one. Far from half, the side has a say: let as many people answer with "
+    )
+    lines[-1] += "the sides swapped (--seed)."
+    return "\n".join([*lines, ""])
 
 
 def wins(
@@ -240,12 +252,22 @@ def agreement(answers: Sequence[Answer], judge: str, question: str) -> tuple[int
 
     Answers of "cannot say" are left out.
     """
-    decided = [each for each in answers if each.question == question and each.share != 0.5]
+    decided = _decided(answers, question)
     same = sum(
         (each.trial.left.distances[judge] < each.trial.right.distances[judge]) == (each.share == 1)
         for each in decided
     )
     return same, len(decided)
+
+
+def left(answers: Sequence[Answer], question: str) -> tuple[int, int]:
+    """Return in how many comparisons the left picture was preferred, and of how many."""
+    decided = _decided(answers, question)
+    return sum(each.share == 1 for each in decided), len(decided)
+
+
+def _decided(answers: Sequence[Answer], question: str) -> list[Answer]:
+    return [each for each in answers if each.question == question and each.share != 0.5]
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def test_every_two_programs_of_a_pair_are_compared_once(report, capsys):
 
 def test_order_and_sides_are_those_of_the_seed(report):
     verdicts = blind._verdicts(Path("quality.json"))
-    draws = [blind.draw(verdicts, seed=seed) for seed in range(200)]
-    assert draws[3] == blind.draw(verdicts, seed=3)
+    draws = [blind.draw(verdicts, seed=seed) for seed in range(0, 400, 2)]
+    assert draws[3] == blind.draw(verdicts, seed=6)
     assert all(trial.left[:2] == trial.right[:2] for trial in draws[0])
     assert {each.factor for trial in draws[0] for each in trial} == {1.0}
     left = [
@@ -69,6 +69,13 @@ def test_order_and_sides_are_those_of_the_seed(report):
     assert np.mean(left) == pytest.approx(0.5, abs=4 * 0.5 / 800**0.5)  # four deviations
     first = [draw[0].left.content for draw in draws]
     assert np.mean([x == "a" for x in first]) == pytest.approx(0.5, abs=4 * 0.5 / 200**0.5)
+
+
+def test_an_odd_seed_swaps_the_sides(report):
+    verdicts = blind._verdicts(Path("quality.json"))
+    for seed in range(0, 20, 2):
+        even, odd = (blind.draw(verdicts, seed=x) for x in (seed, seed + 1))
+        assert [trial[::-1] for trial in odd] == [tuple(trial) for trial in even]
 
 
 def answered(prefer):
@@ -108,6 +115,8 @@ def test_the_table_says_who_wins_and_which_judge_agrees(report, capsys):
     assert (wall == 1).all()
     assert rows["rank"] == ["6 of 6", "0 of 6", "0 of 0"]
     assert rows["back"] == ["0 of 6", "6 of 6", "0 of 0"]
+    here, there = (int(rows["the left side"][i].split()[0]) for i in range(2))
+    assert here + there == 6  # the two answers are opposite
     # Two files count twice.
     assert run(blind.main, ["quality.json", "--table", "answers.json", "answers.json"]) == 0
     assert "| rank | 12 of 12 |" in capsys.readouterr().out

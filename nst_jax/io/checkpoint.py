@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from filelock import FileLock, Timeout
-from jaxtyping import Array, PyTree, UInt32
+from jaxtyping import Array, PyTree, Shaped, UInt32
 
 from nst_jax import __version__
 from nst_jax.distributed.collectives import agree, is_first
@@ -160,10 +160,10 @@ class CheckpointStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_json(self._folder / _JOB, _sealed(self._about))
         args = self._ocp.args
-        about = _sealed({"extra": dict(extra), "sum": int(_checksum(state))})
+        about = _sealed({"extra": dict(extra), "sum": _checksum(state)})
         self._manager.save(
             step,
-            args=args.Composite(state=args.StandardSave(_named(state)), about=args.JsonSave(about)),
+            args=args.Composite(state=args.PyTreeSave(_named(state)), about=args.JsonSave(about)),
             force=True,
         )
         self._manager.wait_until_finished()
@@ -175,8 +175,10 @@ class CheckpointStore:
         An unreadable checkpoint is named in a warning and moved aside, and the one before is tried.
 
         Args:
-          like: takes `extra` to a pytree with the shapes, dtypes and shardings that the state shall
-            have: of arrays or `jax.ShapeDtypeStruct`. The devices may differ from those of `save`.
+          like: takes `extra` to a pytree with the shapes and dtypes that the state shall have: of
+            NumPy arrays, for which it has others, or of JAX's arrays or `jax.ShapeDtypeStruct`,
+            whose shardings it gets; without one, JAX's default device has it. The devices may
+            differ from those of `save`.
 
         Raises:
           InputError: if there are checkpoints, but none can be read.
@@ -224,15 +226,17 @@ class CheckpointStore:
         if not _is_sealed(about):
             raise ValueError("its checksum is wrong")
         leaves, structure = jax.tree.flatten(like(about["extra"]))
-        wanted = {
-            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-            for name, x in _named(leaves).items()
-        }
-        found = self._manager.restore(
-            step, args=args.Composite(state=args.StandardRestore(wanted))
+        wanted = _named([_on_a_device(x) for x in leaves])
+        restore_args = self._ocp.checkpoint_utils.construct_restore_args(wanted)
+        restored = self._manager.restore(
+            step,
+            args=args.Composite(state=args.PyTreeRestore(wanted, restore_args=restore_args)),
         )["state"]
-        state = jax.tree.unflatten(structure, [found[name] for name in wanted])
-        if int(_checksum(state)) != about["sum"]:
+        found = [restored[name] for name in wanted]
+        if [x.shape for x in found] != [x.shape for x in leaves]:
+            raise ValueError("its shapes are others")
+        state = jax.tree.unflatten(structure, found)
+        if _checksum(state) != about["sum"]:
             raise ValueError("its checksum is wrong")
         return Saved(step, state, about["extra"])
 
@@ -243,7 +247,19 @@ class CheckpointStore:
             enable_async_checkpointing=False,
             cleanup_tmp_directories=True,
         )
-        return ocp.CheckpointManager(self._folder, options=options)
+        # Nobody changes the state while `save` waits, and its float numbers hardly compress: copies
+        # of either kind would take as much memory as the state.
+        arrays = ocp.type_handlers.create_type_handler_registry(
+            (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+            (jax.Array, ocp.type_handlers.ArrayHandler()),
+        )
+        handlers = {
+            "state": ocp.PyTreeCheckpointHandler(
+                use_compression=False, type_handler_registry=arrays
+            ),
+            "about": ocp.JsonCheckpointHandler(),
+        }
+        return ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def _claim(self, about: dict[str, Any]) -> None:
         """Claim the folder unless it is another job's; all processes come to the same result."""
@@ -355,16 +371,27 @@ def _named(state: PyTree[Any]) -> dict[str, Any]:
     return {f"leaf{i:03}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
 
 
-@jax.jit
-def _checksum(state: PyTree[Array | np.ndarray]) -> UInt32[Array, ""]:
+def _on_a_device(like: Any) -> Any:
+    """Return a NumPy array as it is, and the shape of any other with its sharding."""
+    if isinstance(like, np.ndarray):
+        return like
+    default = jnp.zeros(()).sharding
+    return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=like.sharding or default)
+
+
+def _checksum(state: PyTree[Array | np.ndarray]) -> int:
     """Sum the bits of all leaves as integers: the result is the same on any devices."""
-    total = jnp.zeros((), jnp.uint32)
-    for i, leaf in enumerate(jax.tree.leaves(state)):
-        whole = leaf if leaf.dtype != jnp.bool_ else leaf.astype(jnp.uint8)
-        unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
-        bits = jax.lax.bitcast_convert_type(whole, unsigned[np.dtype(whole.dtype).itemsize])
-        total += jnp.uint32(2 * i + 1) * jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
-    return total
+    # One leaf after the other, as JAX copies a NumPy array.
+    sums = [int(_sum_of_bits(leaf)) for leaf in jax.tree.leaves(state)]
+    return sum((2 * i + 1) * own for i, own in enumerate(sums)) % 2**32
+
+
+@jax.jit
+def _sum_of_bits(leaf: Shaped[Array | np.ndarray, "..."]) -> UInt32[Array, ""]:
+    whole = leaf if leaf.dtype != jnp.bool_ else leaf.astype(jnp.uint8)
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+    bits = jax.lax.bitcast_convert_type(whole, unsigned[np.dtype(whole.dtype).itemsize])
+    return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
 
 
 @contextmanager

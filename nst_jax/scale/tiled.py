@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, Float, PyTree
 
 from nst_jax.config import Config, Space
@@ -169,15 +168,12 @@ class TiledScale:
         return self._state
 
     def abstract_state(self, rows: int) -> Any:
-        """Return the shapes of the state."""
-        here = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), self._state
-        )
+        """Return the state, whose arrays are NumPy's."""
+        return self._state
 
     def load_state(self, state: State) -> None:
-        """Go on from a state that was kept."""
-        self._state = jax.tree.map(np.array, state)
+        """Go on from a state of NumPy arrays, which become the scale's own."""
+        self._state = state
 
     @property
     def shared(self) -> bool:

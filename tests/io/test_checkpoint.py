@@ -300,10 +300,59 @@ def test_the_checksum_sees_every_bit():
                 ones[:, :4],
                 jnp.zeros((3, 5), kind),
             ]
-            found = [int(checkpoint._checksum([x])) for x in sums]
+            found = [checkpoint._checksum([x]) for x in sums]
             assert len(set(found)) == len(found), kind
     a, b = jnp.ones(3), jnp.zeros(3)
     assert checkpoint._checksum([a, b]) != checkpoint._checksum([b, a])
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from nst_jax.io.checkpoint import CheckpointStore
+
+ARRAYS, BYTES = 4, 2**26
+path, asked = sys.argv[1], Path("/proc/self")
+
+
+def peak(call):
+    before = read("VmRSS")
+    (asked / "clear_refs").write_text("5")  # the peak begins here
+    result = call()
+    print(round((read("VmHWM") - before) / BYTES, 1))
+    return result
+
+
+def read(name):
+    lines = dict(x.split(":") for x in (asked / "status").read_text().splitlines())
+    return 1024 * int(lines[name].split()[0])
+
+
+rng = np.random.default_rng(0)  # what does not compress
+state = [rng.random(BYTES // 4, np.float32) for _ in range(ARRAYS)]
+small = [x[:9] for x in state]
+with CheckpointStore(path, fingerprint={"a": 1}, warn=print) as store:
+    store.save(1, small, {})  # imports and compiles
+    store.resume(lambda _: small)
+    peak(lambda: store.save(2, state, {}))
+    found = peak(lambda: store.resume(lambda _: state)).state
+assert all(map(np.array_equal, found, state))
+found[0][0] = 2  # its own memory
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel for the peak of memory")
+def test_states_of_numpy_take_little_memory_beside_their_own(tmp_path):
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "k")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    saved, resumed = map(float, done.stdout.split())  # in arrays, of which the state has four
+    assert saved < 3  # what the checksum of one array takes, and none of what the state does
+    assert resumed < 4 + 3  # and what TensorStore reads at a time
 
 
 def test_without_orbax(folder, monkeypatch):
