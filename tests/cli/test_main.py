@@ -329,7 +329,7 @@ def test_a_picture_that_cannot_be_written_at_the_end_is_not_lost(job, capfd, mon
     assert error.count("going on") == 2
     rescued = Path(re.search(r"the picture is (\S+)", error)[1])
     assert load_image(rescued).shape == (20, 24, 3)
-    rescued.unlink()
+    shutil.rmtree(rescued.parent)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -117,6 +118,7 @@ def test_a_picture_for_standard_output_is_lost_in_no_case(monkeypatch):
         with pytest.raises(OSError, match=said), standard_output(".png") as picture:
             save_image(picture, IMAGE)
     np.testing.assert_array_equal(load_image(picture), load_image("a.png"))
+    shutil.rmtree(picture.parent)
     stream.isatty = lambda: True
     with pytest.raises(InputError, match="standard output is a terminal"), standard_output(".png"):
         pass
