@@ -35,6 +35,11 @@ QUESTIONS: Mapping[str, str] = MappingProxyType(
     }
 )
 _SHARES = {"left": 1.0, "right": 0.0, "equal": 0.5}  # of the left one
+_AGREEMENT = (
+    "In how many comparisons the judge prefers the same picture, and in how many that was the left "
+    "one. Far from half, the side has a say: let as many people answer with the sides swapped "
+    "(--seed).\n"
+)
 _ROUNDS = 10_000
 _PRIOR = 0.5  # wins of each side of each comparison, so that who always wins has a strength, too
 
@@ -203,15 +208,7 @@ def table(answers: Sequence[Answer]) -> str:
         lines.append(cells([judge, *(f"{same} of {of}" for same, of in found)]))
     sides = [left(answers, question) for question in QUESTIONS]
     lines.append(cells(["the left side", *(f"{here} of {of}" for here, of in sides)]))
-    lines += [
-        "",
-        "In how many comparisons the judge prefers the same picture, and in how many that ",
-    ]
-    lines[-1] += (
-        "was the left one. Far from half, the side has a say: let as many people answer with "
-    )
-    lines[-1] += "the sides swapped (--seed)."
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", _AGREEMENT])
 
 
 def wins(

@@ -76,7 +76,7 @@ class Scale(Protocol):
         """Return the shapes, types and shardings of a state that was saved with so many rows."""
 
     def load_state(self, state: State) -> None:
-        """Go on from a state that was saved."""
+        """Go on from a state that was saved; its arrays become the scale's own."""
 
     @property
     def shared(self) -> bool:

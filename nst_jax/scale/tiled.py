@@ -172,8 +172,8 @@ class TiledScale:
         return self._state
 
     def load_state(self, state: State) -> None:
-        """Go on from a state of NumPy arrays, which become the scale's own."""
-        self._state = state
+        """Go on from a state that was kept; NumPy arrays of it become the scale's own."""
+        self._state = jax.tree.map(lambda x: np.require(x, requirements="W"), state)
 
     @property
     def shared(self) -> bool:

@@ -185,6 +185,23 @@ def test_a_run_in_tiles_is_the_run(random_params, images, optimizer, monkeypatch
     assert distance < 1e-4  # a few pixels have gradients of no size, whose sign decides
 
 
+@pytest.mark.parametrize("kind", [np.array, jnp.asarray])
+def test_a_kept_state_goes_on_the_same(random_params, images, kind):
+    """NumPy's arrays without a copy of them, JAX's, which nobody may write to, with one."""
+    content, style, picture = map(jnp.asarray, images)
+    config = resolve(Config(**SHALLOW, tile=64))
+    network = freeze(build_vgg19(random_params), taps=config.taps)
+    whole, again = (
+        TiledScale(ScaleInputs(content, [style], picture, network, config)) for _ in range(2)
+    )
+    whole.advance(1)
+    kept = jax.tree.map(kind, whole.state())
+    again.load_state(kept)
+    assert np.shares_memory(again.state().variable, kept.variable) == (kind is np.array)
+    expected, _ = whole.advance(2)
+    np.testing.assert_array_equal(again.advance(2)[0], expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"optimizer": "lbfgs"}, "line search cannot be computed in tiles"), ({}, "one picture")],
