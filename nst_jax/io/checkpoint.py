@@ -101,6 +101,8 @@ class CheckpointStore:
     def close(self) -> None:
         """Release the folder. Nothing is left to write, as `save` returns when all is written."""
         self._manager.close()
+        if self._unwritten:
+            self._remove_unfinished()
         self._silence.close()
         self._lock.release()
 
@@ -136,6 +138,8 @@ class CheckpointStore:
         Raises:
           InputError: if one of several processes cannot write.
         """
+        if self._unwritten:
+            self._remove_unfinished()
         try:
             self._write(step, state, extra)
             self._unwritten = False
@@ -147,11 +151,15 @@ class CheckpointStore:
                 if not _is_systems(error):  # a process was lost
                     raise
                 raise InputError(f"{fault}; make room, and start all again") from error
-            for path in self._folder.glob(f"*{_UNFINISHED}"):
-                shutil.rmtree(path, ignore_errors=True)
+            self._remove_unfinished()
             if not self._unwritten:
                 self._warn(f"{fault}; going on without")
             self._unwritten = True
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a failed save has left; its other threads may still write some of it."""
+        for path in self._folder.glob(f"*{_UNFINISHED}"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _write(
         self, step: int, state: PyTree[Array | np.ndarray], extra: Mapping[str, Any]
