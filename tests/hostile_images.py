@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from image_bytes import WIDE, png
+from peak_memory import forget_peak, peak
 
 SIDE = 48  # px of the picture that is loaded
 # What a process may take in all, in bytes: Pillow's limit of pixels, 179 million, with an alpha
@@ -464,26 +465,16 @@ def read(path):
     return {"shape": image.shape, "right": bool(fits and values)}
 
 
-def _peak():
-    """Return the most memory that this process has held, in bytes."""
-    with contextlib.suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
-
-
 def main(folder):
     """Read all files of a folder; a fault that is no InputError ends the process."""
     with contextlib.suppress(OSError, ValueError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (3 * MOST_MEMORY, -1))
     for path in sorted(Path(folder).iterdir()):
         print(json.dumps({"begins": path.name}), flush=True)
-        with contextlib.suppress(OSError):  # Linux alone can forget the peak of the file before
-            Path("/proc/self/clear_refs").write_text("5")
+        forget_peak()
         began = time.monotonic()
-        found, peak = read(path), _peak()
-        found |= {"name": path.name, "seconds": time.monotonic() - began, "peak": peak}
+        found, most = read(path), peak()
+        found |= {"name": path.name, "seconds": time.monotonic() - began, "peak": most}
         print(json.dumps(found), flush=True)
 
 
