@@ -46,9 +46,16 @@ def test_default_is_the_settings_defaults():
     assert preset("default") == Config()
 
 
+def test_graphic_is_the_default_with_another_loss():
+    default, graphic = (dataclasses.asdict(preset(name)) for name in ("default", "graphic"))
+    changed = {name: value for name, value in graphic.items() if value != default[name]}
+    weights = {"style_weight": 4.0, "content_weight": 6.0}
+    assert changed == {"style_loss": "relative-wasserstein", **weights}
+
+
 def test_unknown_preset():
-    names = "default, pytorch, gatys-paper, gatys-code, neural-style, pytorch-tutorial, crowson"
-    with pytest.raises(InputError, match=f"preset is 'paper'; allowed are {names}"):
+    names = "default, graphic, pytorch, gatys-paper, gatys-code, neural-style, pytorch-tutorial, "
+    with pytest.raises(InputError, match=f"preset is 'paper'; allowed are {names}crowson"):
         preset("paper")
 
 
