@@ -11,8 +11,8 @@ from nst_jax.config import Config, Layer, SettingError, layers
 _RELUS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 _CHANNELS = (64, 128, 256, 512, 512)
 
-# Ours, for prints, drawings and mosaics: the Wasserstein-2 distance leaves flat colors cleaner than
-# the default's loss (docs/presets.md). Its values are smaller, so the style counts more.
+# Ours, for prints, drawings and cut paper: the Wasserstein-2 distance keeps flat colors cleaner
+# than the default's loss (docs/presets.md). Its values are smaller, so the style counts more.
 _GRAPHIC = Config(style_loss="relative-wasserstein", style_weight=4.0, content_weight=6.0)
 
 # The settings that the programs with a single scale have in common.
