@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import os
 import types
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import nst_jax
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nst_jax"
+# PYTHONPATH of a process that imports the package and modules of the tests.
+TESTS_PATH = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 
 
 def _name(path):

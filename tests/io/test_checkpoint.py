@@ -22,7 +22,7 @@ from nst_jax.io import checkpoint
 from nst_jax.optimizers import averaging
 from nst_jax.optimizers.adam import torch_adam
 from nst_jax.optimizers.lbfgs import torch_lbfgs
-from package import ROOT
+from package import ROOT, TESTS_PATH
 
 pytest.importorskip("orbax.checkpoint", reason="not installed: pip install '.[checkpoint]'")
 
@@ -344,7 +344,7 @@ found[0][0] = 2  # its own memory
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel for the peak of memory")
 def test_states_of_numpy_take_little_memory_beside_their_own(tmp_path):
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "k")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+    environment = os.environ | {"PYTHONPATH": TESTS_PATH}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     saved, resumed = map(float, done.stdout.split())  # in arrays, of which the state has four

@@ -19,7 +19,7 @@ from nst_jax.cli.main import main
 from nst_jax.errors import InputError
 from nst_jax.io.formats import readable_suffixes
 from nst_jax.io.images import load_image
-from package import ROOT
+from package import TESTS_PATH
 
 MOST_SECONDS = 60.0  # for one file, which is read four times; the slowest took 12
 slow = pytest.mark.slow
@@ -36,7 +36,7 @@ def read_all(folder, cases):
     for name, data in cases.items():
         (folder / name).write_bytes(data)
     program = [sys.executable, hostile_images.__file__, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment = {**os.environ, "PYTHONPATH": TESTS_PATH}
     found, begun, log = {}, None, folder.with_suffix(".log")
     with (
         log.open("w") as errors,

@@ -12,7 +12,7 @@ import pytest
 
 from fast import xla_flags
 from nst_jax import Config, build_vgg19, layers, stylize
-from package import ROOT
+from package import TESTS_PATH
 
 pytest.importorskip("orbax.checkpoint", reason="not installed: pip install '.[checkpoint]'")
 
@@ -110,7 +110,7 @@ def test_many_devices(tmp_path, record_property):
         [sys.executable, __file__, str(tmp_path)],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+            "PYTHONPATH": TESTS_PATH,
             "XLA_FLAGS": xla_flags(devices=4),
         },
         capture_output=True,

@@ -20,7 +20,7 @@ from nst_jax.scale.tiled import tiles
 from nst_jax.transfer import estimate
 from nst_jax.transfer.estimate import Need
 from nst_jax.transfer.schedule import make_schedule
-from package import ROOT
+from package import TESTS_PATH
 
 SHALLOW = {"content_layers": layers("relu2_1"), "style_layers": layers("relu1_1"), "min_size": 0}
 
@@ -196,7 +196,7 @@ def test_a_real_run_takes_what_was_forecast():
 
     def run(what):
         command = [sys.executable, "-c", RUN, what]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+        environment = os.environ | {"PYTHONPATH": TESTS_PATH}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout
